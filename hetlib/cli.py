@@ -1,0 +1,176 @@
+"""The command line: `hetlib run | reproduce | report | data | doctor`, and what authors need."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hetlib import __version__
+
+app = typer.Typer(
+    help="Teach, try and reproduce five papers on moving knowledge between networks of different shape.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Get, list and find data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+Preset = Annotated[str, typer.Option(help="smoke (seconds), classroom (minutes, a laptop) or paper (hours, a GPU).")]
+Jobs = Annotated[int, typer.Option(min=1, help="How many notebooks run at a time.")]
+Runs = Annotated[Path, typer.Option(help="Folder that gets one folder per run.")]
+Names = Annotated[list[str] | None, typer.Option("--notebook", "-n", help="Only this one; may be given often.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Teach, try and reproduce five papers on moving knowledge between networks of different shape."""
+    if show:
+        console.print(f"hetlib {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="Number or name of a notebook, or the path of one.")],
+    preset: Preset = "classroom",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME VALUE", help="May be given often.")
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Run one notebook: hetlib run 01 --preset smoke -p SEEDS 2"""
+    pairs = [pair.partition("=") for pair in parameter or ()]
+    bare = [name for name, equals, _ in pairs if not equals]
+    if bare:
+        raise ValueError(f"parameter {bare[0]} has no value: write -p {bare[0]} VALUE")
+    _run([notebook], preset, {name: value for name, _, value in pairs}, 1, runs)
+
+
+@app.command()
+def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
+    """Run all notebooks, or those named, and say what failed."""
+    from hetlib.lab import notebooks
+
+    _run(notebook or notebooks.names(), preset, {}, jobs, runs)
+
+
+@app.command("notebooks")
+def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
+    """For authors: run the text of the notebooks and write them, with their outputs, to notebooks/."""
+    from hetlib.lab import notebooks
+
+    for task in _run(notebook or notebooks.names(), None, {}, jobs, runs):
+        done = notebooks.publish(notebooks.read(task.source), notebooks.read(task.output))
+        path = notebooks.save(notebooks.folder() / task.output.name, done)
+        for complaint in notebooks.check(task.source, path):
+            console.print(f"[yellow]{path.name}:[/] {escape(complaint)}")
+
+
+@app.command()
+def exercises(to: Annotated[Path, typer.Option(help="Folder that gets exercises/ and solutions/.")] = Path("build")):
+    """Write every notebook with its solutions taken out, and once more with them."""
+    from hetlib.lab import notebooks
+
+    for path in notebooks.write_exercises(to):
+        console.print(str(path))
+
+
+@app.command()
+def report(
+    runs: Runs = Path("runs"),
+    results: Annotated[Path, typer.Option(help="Folder of committed records.")] = Path("results"),
+    papers: Annotated[Path, typer.Option(help="File whose tables are brought up to date.")] = Path("papers.md"),
+) -> None:
+    """Build runs/report.html, and the tables of papers.md from results/ alone."""
+    from hetlib.lab import report as reporting
+
+    console.print(f"wrote {reporting.write_html(runs, results)}")
+    if reporting.update_tables(papers, results):
+        console.print(f"updated {papers}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what it lacks, and how to get it."""
+    from hetlib.lab.doctor import examine
+
+    table = Table("", "what", "found", "to get it", box=None)
+    findings = list(examine())
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.needed else "[yellow]without[/]"
+        table.add_row(mark, finding.what, escape(finding.found), "" if finding.ok else escape(finding.remedy))
+    console.print(table)
+    raise typer.Exit(any(finding.needed and not finding.ok for finding in findings))
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """Name the data sets, and say which are here."""
+    from hetlib import data
+
+    for name in data.names():
+        console.print(f"{name:12} {_where(name)}", highlight=False)
+
+
+@data_app.command()
+def get(name: Annotated[str, typer.Argument(help="Name of a data set: see `hetlib data list`.")]) -> None:
+    """Download a data set, unless it is here."""
+    from hetlib import data
+
+    for split in ("train", "test"):
+        console.print(f"{name} {split}: {len(data.load(name, split, download=True)):,} images")
+
+
+@data_app.command()
+def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> None:
+    """Print where a data set is read from."""
+    from hetlib import data
+    from hetlib.errors import unknown
+
+    if name not in data.names():
+        raise unknown("data set", name, data.names())
+    typer.echo(_where(name))
+
+
+def _where(name: str) -> str:
+    raise NotImplementedError
+
+
+def _run(names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path) -> list:
+    """Run notebooks with a line of progress each; leave with status 1 if one fails."""
+    from hetlib.lab import progress, runner
+
+    tasks = [runner.plan(name, preset, parameters, runs) for name in names]
+    outcomes = progress.follow(tasks, jobs, console)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        console.rule(f"[red]{outcome.task.source.stem} failed")
+        console.print(escape(str(outcome.error)), highlight=False)
+        console.print(f"notebook as far as it got: {outcome.task.output}", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+    return tasks
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Read `-p NAME VALUE`, which typer cannot, as `-p NAME=VALUE`."""
+    rest, joined = list(arguments), []
+    while rest:
+        joined.append(rest.pop(0))
+        if joined[-1] in ("-p", "--parameter") and len(rest) > 1 and "=" not in rest[0]:
+            joined.append(f"{rest.pop(0)}={rest.pop(0)}")
+    return joined
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: what the user got wrong is one line and status 2; a failed run is status 1."""
+    try:
+        app(_joined(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"[red]hetlib:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)

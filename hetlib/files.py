@@ -1,0 +1,125 @@
+"""Files that are either whole or absent: written beside, flushed, renamed; read only when their checksum holds."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+
+class DamagedFile(OSError):
+    """A file exists but is truncated, altered, or not what its name says."""
+
+
+def write(path: str | os.PathLike, content: str | bytes) -> Path:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the file shall be; missing folders are made.
+    content : str or bytes
+        The whole content; text is encoded as UTF-8.
+
+    Returns
+    -------
+    Path
+        The path written.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or read-only. The message names the file; what stood there before is intact.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(
+                error.errno, f"could not write {path} ({error.strerror}); what was there is unchanged"
+            ) from error
+        raise
+    return path
+
+
+def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Write tensors and JSON-able facts about them as one safetensors file with a checksum.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the file shall be.
+    tensors : mapping of str to Tensor
+        What to keep; moved to the CPU and made contiguous.
+    meta : mapping
+        Plain facts stored in the file's header as JSON.
+
+    Raises
+    ------
+    OSError
+        As `write`.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dict(meta), sort_keys=True)
+    return write(path, to_bytes(plain, {"meta": text, "sha256": _digest(plain, text)}))
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote, after checking that every byte is the one written.
+
+    Returns
+    -------
+    tuple of dict
+        The tensors by name, and the facts.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    DamagedFile
+        If the file is truncated or altered; the message names it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        text = header["meta"]
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise DamagedFile(f"{path} is truncated or was not written by hetlib ({error})") from error
+    if header.get("sha256") != _digest(tensors, text):
+        raise DamagedFile(f"{path} was altered: its checksum does not match its content")
+    return tensors, json.loads(text)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of `tensors`, in order of name."""
+    return _digest(tensors, "")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -1,0 +1,252 @@
+"""What was expensive to compute, kept under a key made of its configuration and of the code that computes it."""
+
+import ast
+import errno
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetlib import files
+
+Result = tuple[dict[str, Tensor], dict[str, Any]]
+
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+log = logging.getLogger("hetlib.cache")
+
+
+class Cache:
+    """Tensors and facts on disk, shared by notebooks and processes.
+
+    Parameters
+    ----------
+    root : path-like, optional
+        Folder of the entries; by default ``$HETLIB_CACHE``, else ``~/.cache/hetlib``.
+
+    Attributes
+    ----------
+    reused, computed : list of str
+        Labels of what `fetch` found and of what it had to compute, in order.
+    """
+
+    def __init__(self, root: str | os.PathLike | None = None):
+        self.root = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib").expanduser()
+        self.reused: list[str] = []
+        self.computed: list[str] = []
+        self._complained = False
+
+    @property
+    def hits(self) -> int:
+        """How often `fetch` found what it was asked for."""
+        return len(self.reused)
+
+    @property
+    def misses(self) -> int:
+        """How often `fetch` had to compute."""
+        return len(self.computed)
+
+    def __str__(self) -> str:
+        reused = f": {', '.join(self.reused)}" if self.reused else ""
+        return f"computed {self.misses}, reused {self.hits}{reused}"
+
+    def key(self, config: Mapping[str, Any], uses: Sequence[Any] = ()) -> str:
+        """Name a result by all that it depends on.
+
+        Parameters
+        ----------
+        config : mapping
+            The full configuration: anything JSON can hold, and dataclasses. Tuples equal lists.
+        uses : sequence of modules, classes and functions
+            The code whose change shall make the result new; a package stands for all its modules. Comments,
+            docstrings and layout do not count. What this code calls elsewhere has to be listed too.
+
+        Returns
+        -------
+        str
+            SHA-256 in hexadecimal over the configuration, the code and the version of torch.
+
+        Raises
+        ------
+        TypeError
+            If the configuration holds something that has no plain form, or the source of a part cannot be read.
+        """
+        code = sorted(text for part in uses for text in _sources(part))
+        return hashlib.sha256(_canonical([config, code, torch.__version__]).encode()).hexdigest()
+
+    def path(self, key: str) -> Path:
+        """Where the entry of a key is, or would be."""
+        return self.root / "entries" / f"{key}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry for a key; it is read, and checked, only by `fetch`."""
+        return self.path(key).is_file()
+
+    def fetch(
+        self,
+        config: Mapping[str, Any],
+        compute: Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+        uses: Sequence[Any] = (),
+        label: str = "",
+    ) -> Result:
+        """Find a result, or compute and keep it.
+
+        Of several processes that ask for one key, one computes and the others wait and read. A damaged entry is named
+        in a warning and computed anew; where nothing can be kept, one warning says so and the result is returned all
+        the same.
+
+        Parameters
+        ----------
+        config, uses
+            As `key`.
+        compute : callable
+            Called with a path of its own, where it may keep a file or folder to resume from if it is interrupted
+            (removed once the result is kept). Returns named tensors, and facts that JSON can hold.
+        label : str
+            What the result is, for people.
+
+        Returns
+        -------
+        tensors : dict of str to Tensor
+            On the CPU.
+        facts : dict
+            As JSON gives them back (tuples are lists), whether found or computed.
+        """
+        key = self.key(config, uses)
+        found = self._find(key, quiet=True)
+        if found is None:
+            with self._locked(key):
+                found = self._find(key)
+                if found is None:
+                    self.computed.append(label or key[:8])
+                    return self._compute(key, compute, {"label": label, "config": json.loads(_canonical(config))})
+        self.reused.append(label or key[:8])
+        log.info("reused %s (%s)", label, key[:8])
+        return found
+
+    def _find(self, key: str, quiet: bool = False) -> Result | None:
+        try:
+            tensors, meta = files.load_tensors(self.path(key))
+            return tensors, meta["facts"]
+        except FileNotFoundError:
+            return None
+        except (OSError, KeyError) as error:
+            if not quiet:
+                warnings.warn(f"{_reason(error)}; it is computed anew", stacklevel=4)
+            return None
+
+    def _compute(self, key: str, compute: Callable, about: dict[str, Any]) -> Result:
+        scratch = self.root / "scratch" / key
+        try:
+            scratch.parent.mkdir(parents=True, exist_ok=True)
+            tensors, facts = compute(scratch)
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            self._complain(error)
+            tensors, facts = _elsewhere(scratch, compute)
+        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        facts = json.loads(_canonical(facts))
+        try:
+            files.save_tensors(self.path(key), tensors, about | {"facts": facts})
+            _remove(scratch)
+        except OSError as error:
+            self._complain(error)
+        return tensors, facts
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        from filelock import FileLock
+
+        lock = FileLock(self.root / "locks" / key)
+        try:
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            self._complain(error)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            warnings.warn(
+                f"the cache {self.root} cannot be written: results are computed, but not kept ({_reason(error)})",
+                stacklevel=5,
+            )
+
+
+def _elsewhere(scratch: Path, compute: Callable) -> Any:
+    with tempfile.TemporaryDirectory(prefix="hetlib-") as folder:
+        spare = Path(folder) / "scratch"
+        if scratch.is_dir():
+            shutil.copytree(scratch, spare)
+        elif scratch.is_file():
+            shutil.copyfile(scratch, spare)
+        return compute(spare)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: asdict(value)}
+    raise TypeError(
+        f"{value!r} ({type(value).__name__}) has no plain form: use numbers, text, lists, dicts or dataclasses"
+    )
+
+
+def _sources(part: Any) -> Iterator[str]:
+    """The code of a module, class or function, or of every module of a package, without comments and docstrings."""
+    if isinstance(part, ModuleType) and hasattr(part, "__path__"):
+        for file in sorted(file for folder in part.__path__ for file in Path(folder).rglob("*.py")):
+            yield _bare(file.read_text(encoding="utf-8"))
+        return
+    try:
+        yield _bare(textwrap.dedent(inspect.getsource(part)))
+    except (OSError, TypeError, SyntaxError) as error:
+        raise TypeError(
+            f"the source of {part!r} cannot be read ({error}): pass its module, or a plain function"
+        ) from error
+
+
+def _bare(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)

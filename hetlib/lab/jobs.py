@@ -1,0 +1,207 @@
+"""Trainings described as plain data: run once, found again, and spread over processes."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+from torch import nn
+
+from hetlib import data, training, zoo
+from hetlib.lab.cache import Cache
+from hetlib.training import History, Recipe, fit
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, complete enough that its description is the key under which its result is kept.
+
+    Attributes
+    ----------
+    model : str
+        Name for `hetlib.zoo.build`.
+    data : str
+        Name for `hetlib.data.load`; its test split is evaluated on.
+    recipe : Recipe
+        Settings of the training.
+    seed : int
+        Seed of the initial weights, of the data order and of the augmentation.
+    options, data_options : dict
+        Keyword arguments for `build` and `load`.
+    source : Job, optional
+        The training whose network feeds this one before it starts.
+    transfer : dict
+        Keyword arguments for the transfer from `source`.
+    method : str
+        The module of hetlib whose `transfer` is called.
+    """
+
+    model: str
+    data: str
+    recipe: Recipe
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
+    source: "Job | None" = None
+    transfer: dict[str, Any] = field(default_factory=dict)
+    method: str = "hmt"
+
+    @property
+    def label(self) -> str:
+        """A short name for people: what is trained on what, and how it started."""
+        start = "" if self.source is None else f" from {self.source.model} ({self.transfer.get('order', 'chain')})"
+        return f"{self.model} on {self.data}{start}, seed {self.seed}"
+
+    def load(self, split: str) -> data.Images:
+        """The images of a split."""
+        return data.load(self.data, split, **self.data_options)
+
+    def build(self) -> nn.Module:
+        """The untrained network with the weights that the seed gives; the global generator is left as it was."""
+        images = self.load("test")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a job gives: the trained network, on the CPU and in evaluation mode, and its history."""
+
+    model: nn.Module
+    history: History
+
+
+def start(job: Job, cache: Cache) -> nn.Module:
+    """The job's network as its training finds it: built, and fed from its source if it has one.
+
+    Parameters
+    ----------
+    job : Job
+        What is to be trained.
+    cache : Cache
+        Where the source is found, or kept once trained.
+
+    Returns
+    -------
+    nn.Module
+        On the CPU.
+    """
+    model = job.build()
+    if job.source is not None:
+        import_module(f"hetlib.{job.method}").transfer(train(job.source, cache).model, model, **job.transfer)
+    return model
+
+
+def train(
+    job: Job,
+    cache: Cache,
+    device: str | torch.device = "cpu",
+    on_epoch: Callable[[History], bool | None] | None = None,
+) -> Trained:
+    """Run a job, or find its result; an interrupted run goes on from its last epoch.
+
+    Parameters
+    ----------
+    job : Job
+        What to train.
+    cache : Cache
+        Where results and checkpoints are kept.
+    device : str or torch.device
+        Where to train.
+    on_epoch : callable, optional
+        Called with the history after every epoch of a run that is not found.
+
+    Returns
+    -------
+    Trained
+    """
+    return _trained(job, *_fetch(job, cache, device, on_epoch))
+
+
+def train_all(
+    jobs: Sequence[Job], cache: Cache, device: str | torch.device = "cpu", processes: int | None = None
+) -> list[Trained]:
+    """Run many jobs, each source before its heirs, one process per core where there is no GPU.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What to train; equal jobs are run once.
+    cache : Cache
+        Where results and checkpoints are kept.
+    device : str or torch.device
+        Where to train.
+    processes : int, optional
+        How many at a time; by default $HETLIB_PROCESSES, else the number of cores, else (on a GPU) one.
+
+    Returns
+    -------
+    list of Trained
+        In the order of `jobs`.
+    """
+    sources = [job.source for job in jobs if job.source is not None]
+    if sources:
+        train_all(sources, cache, device, processes)
+    unique = {cache.key(asdict(job), _uses(job)): job for job in jobs}
+    if processes is None:
+        processes = int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
+    missing = {key: job for key, job in unique.items() if not cache.has(key)}
+    work = partial(_fetch, cache=cache, device=device)
+    found = {key: work(job) for key, job in unique.items() if key not in missing}
+    found |= _in_processes(work, missing, min(processes, len(missing)))
+    return [_trained(job, *found[cache.key(asdict(job), _uses(job))]) for job in jobs]
+
+
+def _in_processes(work: Callable, jobs: dict[str, Job], processes: int) -> dict[str, Any]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not jobs) as bar:
+        task, done = bar.add_task("training", total=len(jobs)), {}
+        if processes <= 1:
+            for key, job in jobs.items():
+                bar.update(task, description=job.label)
+                done[key] = work(job)
+                bar.advance(task)
+            return done
+        # Spawned, not forked: a forked child inherits the locks of torch's and the notebook's threads.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            keys = {pool.submit(work, job): key for key, job in jobs.items()}
+            for future in as_completed(keys):
+                done[keys[future]] = future.result()
+                bar.update(task, description=jobs[keys[future]].label, advance=1)
+    return done
+
+
+def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
+    def compute(scratch: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        model = start(job, cache).to(device)
+        test = job.load("test")
+        history = fit(model, job.load("train"), test, job.recipe, seed=job.seed, checkpoint=scratch, on_epoch=on_epoch)
+        return model.cpu().state_dict(), {"history": asdict(history)}
+
+    return cache.fetch(asdict(job), compute, _uses(job), label=job.label)
+
+
+def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Trained:
+    model = job.build()
+    model.load_state_dict(tensors)
+    return Trained(model.eval(), History(**facts["history"]))
+
+
+def _uses(job: Job) -> tuple:
+    """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
+    shared = [data, import_module("hetlib.shapes"), training, import_module("hetlib.recipe"), zoo]
+    shared += [import_module(f"hetlib.zoo.{file.name}") for file in iter_modules(zoo.__path__)]
+    if job.source is not None:
+        shared += [import_module(f"hetlib.{name}") for name in (job.method, "match", "kernels.resize")]
+    return tuple(shared)

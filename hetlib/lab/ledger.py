@@ -1,0 +1,291 @@
+"""The record that every run leaves: what was run, on what, with which numbers."""
+
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hetlib import files
+from hetlib.data import Images
+
+PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of one notebook.
+
+    Attributes
+    ----------
+    notebook, preset : str
+        What was run.
+    parameters : dict
+        The notebook's own parameters.
+    seeds : list of int
+        One per value of each metric.
+    metrics : dict
+        Name to ``{"unit": str, "values": [one finite number per seed]}``.
+    data : dict
+        ``name``, ``checksum`` of the images trained on, and how many ``train`` and ``test`` images.
+    device, precision : str
+        As "cuda" and "bf16".
+    threads : int
+        Of torch, per process.
+    versions : dict
+        Of Python, torch, torchvision, hetlib and NumPy.
+    commit : str or None
+        Git commit of hetlib's source; None outside a checkout.
+    dirty : bool or None
+        Whether tracked files differed from that commit.
+    seconds : float
+        From start to record.
+    peak_mib : float
+        Highest memory in MiB: the GPU's on CUDA, else of the process or its largest child.
+    date : str
+        When it was recorded, ISO 8601 in UTC.
+    facts : dict
+        What else the notebook wants remembered.
+    """
+
+    notebook: str
+    preset: str
+    parameters: dict[str, Any]
+    seeds: list[int]
+    metrics: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    device: str
+    precision: str
+    threads: int
+    seconds: float
+    peak_mib: float
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    commit: str | None = field(default_factory=lambda: git()[0])
+    dirty: bool | None = field(default_factory=lambda: git()[1])
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if problems := _problems(asdict(self)):
+            raise ValueError(f"not a valid record: {'; '.join(problems)}")
+
+    def to_json(self) -> str:
+        """The record as a JSON text."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def path(folder: str | os.PathLike) -> Path:
+    """Where a run that writes into `folder` leaves its record."""
+    return Path(folder) / "record.json"
+
+
+def write(record: Record, folder: str | os.PathLike) -> Path:
+    """Add a record to a collection such as ``results/``.
+
+    Parameters
+    ----------
+    record : Record
+        What to keep.
+    folder : path-like
+        Made if missing.
+
+    Returns
+    -------
+    Path
+        ``<notebook>-<preset>-<data>-<commit>-<time>.json``.
+
+    Raises
+    ------
+    OSError
+        As `hetlib.files.write`.
+    """
+    stamp = datetime.fromisoformat(record.date).strftime("%Y%m%dT%H%M%S%f")
+    parts = (record.notebook, record.preset, record.data["name"], (record.commit or "nogit")[:8], stamp)
+    name = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)
+    return files.write(Path(folder) / f"{name}.json", record.to_json())
+
+
+def read(path: str | os.PathLike) -> Record:
+    """Read a record and check all of it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is no JSON, or fields are missing, unknown or wrong; each is named.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON text: {error}") from error
+    if problems := _problems(content):
+        raise ValueError(f"{path} is not a valid record: {'; '.join(problems)}")
+    return Record(**content)
+
+
+def read_all(folder: str | os.PathLike) -> list[Record]:
+    """Every record of a collection, or of a folder of runs, in order of date.
+
+    Raises
+    ------
+    ValueError
+        If a record is not valid; the message names the file and the fields.
+    """
+    folder = Path(folder)
+    found = [*folder.glob("*.json"), *folder.glob("*/record.json")]
+    return sorted((read(file) for file in found), key=lambda record: record.date)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % confidence interval by Student's t.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One per seed.
+
+    Returns
+    -------
+    tuple of float
+        The half width is nan for a single value.
+
+    Raises
+    ------
+    ValueError
+        If there are no values.
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to take a mean of")
+    mean = statistics.fmean(values)
+    if n == 1:
+        return mean, math.nan
+    return mean, float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def describe(train: Images, test: Images) -> dict[str, Any]:
+    """The record's `data` field for a training and a test set."""
+    return {"name": train.name, "checksum": train.checksum, "train": len(train), "test": len(test)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def git() -> tuple[str | None, bool | None]:
+    """Commit of hetlib's own source and whether tracked files differ from it; (None, None) outside a checkout."""
+    here = Path(__file__)
+    try:
+        # An environment inside some other project's checkout must not lend its commit to an installed hetlib.
+        _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
+        commit = _git("rev-parse", "HEAD", cwd=here.parent)
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no", cwd=here.parent))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    return subprocess.run(("git", *arguments), cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def peak_memory(device: str) -> float:
+    """Highest memory so far in MiB: allocated on the GPU for "cuda", else of this process or its largest child."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return (
+        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        * unit
+        / 2**20
+    )
+
+
+def _problems(content: Any) -> list[str]:
+    """What keeps `content` from being a record, one line per field."""
+    if not isinstance(content, Mapping):
+        return [f"expected an object, found {type(content).__name__}"]
+    names = [f.name for f in fields(Record)]
+    problems = [f"{name} is missing" for name in names if name not in content]
+    problems += [f"{name} is no field of a record" for name in content if name not in names]
+    for name in names:
+        wanted, right = _FIELDS[name]
+        if name in content and not right(content[name]):
+            problems.append(f"{name} must be {wanted}, got {content[name]!r}")
+    if not problems:
+        problems = [
+            line for name, metric in content["metrics"].items() for line in _metric(name, metric, content["seeds"])
+        ]
+    return problems
+
+
+def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
+    if not isinstance(metric, Mapping) or set(metric) != {"unit", "values"} or not _text(metric["unit"]):
+        return [f"metrics[{name!r}] must be {{'unit': text, 'values': [...]}}, got {metric!r}"]
+    values = metric["values"]
+    if not isinstance(values, list | tuple) or not all(map(_number, values)):
+        return [f"metrics[{name!r}]['values'] must be finite numbers, got {values!r}"]
+    if len(values) != len(seeds):
+        return [f"metrics[{name!r}] has {len(values)} values for {len(seeds)} seeds"]
+    return []
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value >= 0
+
+
+def _facts(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, Mapping)
+
+
+def _data(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and set(value) == {"name", "checksum", "train", "test"}
+        and all(_name(value[key]) for key in ("name", "checksum"))
+        and all(_whole(value[key]) and value[key] >= 0 for key in ("train", "test"))
+    )
+
+
+def _date(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False

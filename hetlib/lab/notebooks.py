@@ -1,0 +1,282 @@
+"""Notebooks as files: found by number, built from their text twins, read for parameters and faults, and measured."""
+
+import ast
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nbformat import NotebookNode
+
+from hetlib.errors import unknown
+from hetlib.files import write
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def folder(start: Path | None = None) -> Path:
+    """The project's `notebooks/`: of the current folder, of one above it, or of the clone hetlib was installed from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If hetlib runs outside a clone.
+    """
+    here = (start or Path.cwd()).resolve()
+    for root in (here, *here.parents, Path(__file__).resolve().parents[2]):
+        if (root / "notebooks" / "text").is_dir():
+            return root / "notebooks"
+    raise FileNotFoundError(f"no notebooks/text in {here} or above it: run hetlib inside a clone of the project")
+
+
+def names(where: Path | None = None) -> list[str]:
+    """Names of all notebooks that have a text twin, in order of number."""
+    return sorted(path.stem for path in ((where or folder()) / "text").glob("*.py"))
+
+
+def find(name: str | Path, where: Path | None = None) -> Path:
+    """The source of a notebook.
+
+    Parameters
+    ----------
+    name : str or Path
+        Its number ("3", "03"), its name with or without the number, or the path of a .py or .ipynb file.
+    where : Path, optional
+        The notebooks' folder, if not the project's.
+
+    Raises
+    ------
+    ValueError
+        If nothing is called so; names the nearest.
+    """
+    if Path(name).suffix in (".py", ".ipynb") and Path(name).is_file():
+        return Path(name).resolve()
+    where, wanted = where or folder(), Path(name).stem
+    for full in names(where):
+        number, _, rest = full.partition("_")
+        if wanted in (full, rest) or (wanted.isdigit() and number.isdigit() and int(wanted) == int(number)):
+            return where / "text" / f"{full}.py"
+    raise unknown("notebook", str(name), names(where))
+
+
+def read(path: str | Path) -> NotebookNode:
+    """Read a notebook; one in py:percent text gets cell ids made of the cells' content, so unchanged cells keep theirs.
+
+    Returns
+    -------
+    NotebookNode
+        In notebook format 4.5; without outputs if read from text.
+    """
+    import jupytext
+    import nbformat
+
+    if Path(path).suffix == ".ipynb":
+        return nbformat.read(path, as_version=4)
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata, notebook.nbformat, notebook.nbformat_minor = nbformat.from_dict(METADATA), 4, 5
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] += 1
+        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    return notebook
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    """The cells that carry a tag."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def parameters(notebook: NotebookNode) -> dict[str, Any]:
+    """What the cell tagged `parameters` declares: names and default values.
+
+    Raises
+    ------
+    ValueError
+        If a default is not a plain literal.
+    """
+    found = {}
+    for cell in tagged(notebook, "parameters"):
+        for node in ast.parse(cell.source).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+                found[target.id] = ast.literal_eval(node.value)
+    return found
+
+
+def accept(notebook: NotebookNode, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check parameters against the declared ones; text, as it comes from a command line, is read as the default's type.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not declared (names the nearest) or its value is of another type than the default.
+    """
+    declared = parameters(notebook)
+    for name in given:
+        if name not in declared:
+            raise unknown("parameter", name, declared)
+    return {name: _value(name, value, declared[name]) for name, value in given.items()}
+
+
+def _value(name: str, value: Any, default: Any) -> Any:
+    given = value
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
+        except (ValueError, SyntaxError):
+            value = given
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        value = type(default)(value)
+    if default is not None and type(value) is not type(default):
+        raise ValueError(f"parameter {name} takes {type(default).__name__} (default {default!r}), not {given!r}")
+    return value
+
+
+def faults(notebook: NotebookNode) -> list[str]:
+    """Errors in outputs, and the ones that widgets caught and kept to themselves.
+
+    Returns
+    -------
+    list of str
+        One text per error: where it was found, and its traceback without colours.
+    """
+    places = [(f"cell {index}", output) for index, output in _outputs(notebook)]
+    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    for model in widgets.get("state", {}).values():
+        places += [("a widget", output) for output in model["state"].get("outputs", ())]
+    return [f"{place}: {text}" for place, output in places if (text := _traceback(output))]
+
+
+def _outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    for index, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", ()):
+            yield index, output
+
+
+def _traceback(output: Mapping[str, Any]) -> str:
+    if output["output_type"] == "error":
+        text = "\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}"
+    elif output["output_type"] == "stream" and "Traceback (most recent call last)" in output["text"]:
+        text = output["text"]
+    else:
+        return ""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def publish(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """Give a notebook the outputs of its run, without what changes from run to run or needs a live kernel."""
+    for cell, ran in zip(source.cells, executed.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.execution_count = ran.execution_count
+            cell.outputs = [output for output in ran.outputs if WIDGET not in output.get("data", {})]
+            for output in cell.outputs:
+                output.get("metadata", {}).clear()
+    return source
+
+
+def save(path: str | Path, notebook: NotebookNode) -> Path:
+    """Write a notebook, whole or not at all."""
+    import nbformat
+
+    return write(path, nbformat.writes(notebook) + "\n")
+
+
+def measure(notebook: NotebookNode) -> dict[str, float]:
+    """Sizes a notebook is held to: cells, words, code lines (in all, median and longest cell), figures, bytes."""
+    import nbformat
+
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in code] or [0]
+    prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|<[^>]*>|\]\([^)]*\)", " ", prose, flags=re.DOTALL)
+    drawn = [output for _, output in _outputs(notebook) if {"image/png", "image/svg+xml"} & set(output.get("data", ()))]
+    return {
+        "cells": len(notebook.cells),
+        "words": len(re.findall(r"\w[\w'’-]*", prose)),
+        "lines of code": sum(lines),
+        "median cell": median(lines),
+        "longest cell": max(lines),
+        "figures": len(drawn),
+        "bytes": len(nbformat.writes(notebook).encode()),
+    }
+
+
+BUDGET = {
+    "cells": (35, 60),
+    "words": (1500, 3000),
+    "lines of code": (120, 250),
+    "median cell": (1, 8),
+    "longest cell": (1, 30),
+    "figures": (5, 9),
+    "bytes": (1, 1_000_000),
+}
+
+
+def check(text: str | Path, published: str | Path) -> list[str]:
+    """What is wrong with a published notebook: apart from its text, with errors, without outputs, or over budget.
+
+    Returns
+    -------
+    list of str
+        One sentence per complaint; empty if all is well.
+    """
+    source, notebook = read(text), read(published)
+    update = f"run `make notebooks` ({Path(published).name} and its text differ"
+    complaints = [f"error in {fault}" for fault in faults(notebook)]
+    if len(source.cells) != len(notebook.cells):
+        complaints.append(f"{update}: {len(source.cells)} cells in the text, {len(notebook.cells)} in the notebook)")
+    for index, (ours, theirs) in enumerate(zip(source.cells, notebook.cells, strict=False)):
+        if any(ours[key] != theirs[key] for key in ("id", "cell_type", "source", "metadata")):
+            complaints.append(f"{update} in cell {index})")
+    for what, size in measure(notebook).items():
+        low, high = BUDGET[what]
+        if not low <= size <= high:
+            complaints.append(f"{size:g} {what}, allowed are {low} to {high}")
+    return complaints
+
+
+def exercise(notebook: NotebookNode) -> NotebookNode:
+    """Replace the cells tagged `solution` by signatures with their docstrings, or by one comment."""
+    for cell in tagged(notebook, "solution"):
+        cell.metadata.tags = [tag for tag in cell.metadata.tags if tag != "solution"]
+        if cell.cell_type == "code":
+            cell.source = _stub(cell.source)
+        else:
+            cell.source = "*Your answer here.*"
+    return notebook
+
+
+def _stub(source: str) -> str:
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    for node in functions:
+        todo = ast.parse('raise NotImplementedError("your turn")').body
+        node.body = (node.body[:1] if ast.get_docstring(node) else []) + todo
+    return "\n\n\n".join(map(ast.unparse, functions)) or "# Your code here."
+
+
+def write_exercises(where: str | Path = "build", source: Path | None = None) -> list[Path]:
+    """Write every notebook twice, `exercises/` with stubs and `solutions/` whole, both without outputs.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    written = []
+    for name in names(source):
+        path = find(name, source)
+        written.append(save(Path(where) / "exercises" / f"{name}.ipynb", exercise(read(path))))
+        written.append(save(Path(where) / "solutions" / f"{name}.ipynb", read(path)))
+    return written

@@ -1,0 +1,64 @@
+"""One line of progress per notebook."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hetlib.lab import ledger
+from hetlib.lab.runner import Outcome, Step, Task, run
+
+
+def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
+    """Run notebooks and show, for each, cell i/n, what it is doing, elapsed and expected time.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        What to run.
+    jobs : int
+        How many at a time.
+    console : Console
+        Where to draw; a file or a pipe gets one line per finished notebook and nothing that moves.
+
+    Returns
+    -------
+    list of Outcome
+        In order of completion.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[expected]}  {task.fields[doing]}"),
+    )
+    outcomes = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        expected = {task: _expected(task) for task in tasks}
+        lines = {
+            task: bar.add_task(task.source.stem, start=False, doing="waiting", expected=expected[task])
+            for task in tasks
+        }
+
+        def show(step: Step) -> None:
+            bar.start_task(lines[step.task])
+            bar.update(lines[step.task], completed=step.index, total=step.total, doing=escape(step.doing))
+
+        for outcome in run(tasks, jobs, show):
+            outcomes.append(outcome)
+            bar.remove_task(lines[outcome.task])
+            mark = "[red]failed[/]" if outcome.error else "[green]ok[/]"
+            line = f"{mark:15} {outcome.task.folder.name}  {clock(outcome.seconds)}  {expected[outcome.task]}"
+            console.print(line, highlight=False, soft_wrap=True)
+    return outcomes
+
+
+def _expected(task: Task) -> str:
+    seconds = ledger.last_seconds(task.folder)
+    return f"({clock(seconds)} last time)" if seconds else ""
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as "2:05"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

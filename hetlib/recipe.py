@@ -1,0 +1,130 @@
+"""How a network is trained, and what came of it: settings and history as plain data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from math import cos, pi
+from typing import Any
+
+from hetlib.errors import unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; all that its numbers depend on besides data, weights and seed.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+        Passes over the data, images per step; the last batch of an epoch may be smaller.
+    optimiser : {"sgd", "adamw"}
+        SGD uses `momentum`; both use `weight_decay`.
+    lr : float
+        Highest learning rate.
+    schedule : {"steps", "cosine", "one-cycle", "constant"}
+        "steps" multiplies by `gamma` from each epoch in `milestones` (0-based) on; "cosine" anneals to 0 per step;
+        "one-cycle" rises linearly over the first fifth of the steps and falls linearly to 0.
+    augment : bool
+        Random crop with 4 pixels of padding, and horizontal flip.
+    precision : {"auto", "fp32", "bf16"}
+        "auto" takes bf16 where the device has instructions for it.
+    evaluate_every : int
+        Epochs between evaluations; the last epoch is always evaluated.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimiser: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    augment: bool = True
+    precision: str = "auto"
+    evaluate_every: int = 1
+
+    def __post_init__(self):
+        choices = {
+            "optimiser": ("sgd", "adamw"),
+            "schedule": tuple(SCHEDULES),
+            "precision": ("auto", "fp32", "bf16"),
+        }
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
+        for name in ("epochs", "batch_size", "lr", "evaluate_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+    def changed(self, **changes: Any) -> "Recipe":
+        """The same recipe with some settings replaced; an unknown setting is named with its nearest neighbours."""
+        valid = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in valid:
+                raise unknown("training setting", name, valid)
+        return replace(self, **changes)
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of 0-based optimiser step `step`."""
+        return self.lr * SCHEDULES[self.schedule](self, step, steps_per_epoch)
+
+
+def _steps(recipe: Recipe, step: int, per_epoch: int) -> float:
+    return recipe.gamma ** sum(step // per_epoch >= milestone for milestone in recipe.milestones)
+
+
+def _cosine(recipe: Recipe, step: int, per_epoch: int) -> float:
+    return (1 + cos(pi * step / (recipe.epochs * per_epoch))) / 2
+
+
+def _one_cycle(recipe: Recipe, step: int, per_epoch: int) -> float:
+    total = recipe.epochs * per_epoch
+    return min((step + 1) / (0.2 * total), (total - step) / (0.8 * total), 1.0)
+
+
+SCHEDULES: dict[str, Callable[[Recipe, int, int], float]] = {
+    "steps": _steps,
+    "cosine": _cosine,
+    "one-cycle": _one_cycle,
+    "constant": lambda recipe, step, per_epoch: 1.0,
+}
+
+
+@dataclass
+class History:
+    """What training printed, had it printed: one entry per epoch, and one per evaluation.
+
+    Attributes
+    ----------
+    loss, lr : list of float
+        Mean training loss (nats) and last learning rate of each epoch.
+    evaluated : list of int
+        Epochs, counted from 1, after which the network was evaluated.
+    top1, top5, top10, test_loss : list of float
+        Test accuracy in percent and loss in nats, one entry per evaluation.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    evaluated: list[int] = field(default_factory=list)
+    top1: list[float] = field(default_factory=list)
+    top5: list[float] = field(default_factory=list)
+    top10: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished."""
+        return len(self.loss)
+
+    @property
+    def final(self) -> float:
+        """Top-1 test accuracy after the last evaluated epoch, in percent; nan if never evaluated."""
+        return self.top1[-1] if self.top1 else float("nan")
+
+    @property
+    def best(self) -> float:
+        """Highest top-1 test accuracy of all evaluations, in percent: chosen on the test set, so optimistic."""
+        return max(self.top1, default=float("nan"))

@@ -1,0 +1,257 @@
+"""Training and evaluation: one loop, resumable to the bit, for every network and every paper."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hetlib.data import Images, augment, normalise
+from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
+from hetlib.recipe import History, Recipe
+
+__all__ = ["History", "Recipe", "evaluate", "fit", "use_bf16"]
+
+TOP = (1, 5, 10)
+
+
+def fit(
+    model: nn.Module,
+    data: Images,
+    test: Images | None = None,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    checkpoint: str | PathLike | None = None,
+    on_epoch: Callable[[History], bool | None] | None = None,
+    progress: str = "",
+    **changes: Any,
+) -> History:
+    """Train a classifier in place by cross-entropy, on the device its parameters are on.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Takes normalised images (batch, channels, height, width), gives logits. Modified in place.
+    data, test : Images
+        Training images, and test images to evaluate on (none: no evaluation).
+    recipe : Recipe, optional
+        Settings; keyword `changes` replace single ones, as in ``fit(model, data, epochs=3, lr=0.05)``.
+    seed : int
+        Seed of data order, augmentation and dropout. The global generators are left as they were.
+    checkpoint : path-like, optional
+        File written after every epoch and resumed from if it exists. An interrupted run ends in exactly the numbers
+        of an uninterrupted one on the same machine; a damaged file is named in a warning and training starts again.
+    on_epoch : callable, optional
+        Called with the history after every epoch; returning True stops training there.
+    progress : str
+        Label of a progress bar with the time left; none by default.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        If a setting is unknown or out of range, a label has no output, or `checkpoint` belongs to another run.
+    OSError
+        If the checkpoint cannot be written; the previous one is intact.
+    """
+    recipe = (recipe or Recipe()).changed(**changes)
+    if len(data) == 0:
+        raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    with torch.random.fork_rng(devices=devices), _bar(progress, recipe.epochs) as tick:
+        torch.manual_seed(seed)
+        loop = _Loop(model, data, recipe, seed)
+        if checkpoint is not None:
+            loop.resume(Path(checkpoint))
+        tick(loop.history)
+        while loop.history.epochs < recipe.epochs:
+            loop.epoch()
+            if test is not None and (
+                loop.history.epochs % recipe.evaluate_every == 0 or loop.history.epochs == recipe.epochs
+            ):
+                loop.evaluate(test)
+            if checkpoint is not None:
+                loop.save(Path(checkpoint))
+            tick(loop.history)
+            if on_epoch is not None and on_epoch(loop.history):
+                break
+    return loop.history
+
+
+class _Loop:
+    """The state of one training: everything a checkpoint has to hold."""
+
+    def __init__(self, model: nn.Module, data: Images, recipe: Recipe, seed: int):
+        self.device = next(model.parameters()).device
+        self.model = model.to(memory_format=torch.channels_last)
+        self.data, self.recipe, self.history = data.to(self.device), recipe, History()
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.optimiser = _optimiser(model, recipe)
+        self.bf16 = use_bf16(recipe.precision, self.device.type)
+        self.identity = {
+            "recipe": asdict(recipe)
+            | {"milestones": list(recipe.milestones), "precision": "bf16" if self.bf16 else "fp32"},
+            "seed": seed,
+            "data": data.checksum,
+            "start": checksum(model.state_dict()),
+        }
+
+    def epoch(self) -> None:
+        self.model.train()
+        order = torch.randperm(len(self.data), generator=self.generator, device=self.device)
+        batches = order.split(self.recipe.batch_size)
+        total = torch.zeros((), device=self.device)
+        for number, chosen in enumerate(batches):
+            lr = self.recipe.lr_at(self.history.epochs * len(batches) + number, len(batches))
+            total += self._step(chosen, lr) * len(chosen)
+        self.history.loss.append(total.item() / len(self.data))
+        self.history.lr.append(lr)
+
+    def _step(self, chosen: Tensor, lr: float) -> Tensor:
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        images = self.data.images[chosen]
+        if self.recipe.augment:
+            images = augment(images, self.generator)
+        images = normalise(images, self.data.mean, self.data.std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = F.cross_entropy(self.model(images), self.data.labels[chosen])
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return loss.detach()
+
+    def evaluate(self, test: Images) -> None:
+        scores = evaluate(self.model, test, precision=self.recipe.precision)
+        self.history.evaluated.append(self.history.epochs)
+        for name in ("top1", "top5", "top10"):
+            getattr(self.history, name).append(scores[name])
+        self.history.test_loss.append(scores["loss"])
+
+    def save(self, path: Path) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if value is not None}
+        tensors |= {"generator.own": self.generator.get_state(), "generator.global": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
+        save_tensors(path, tensors, {"identity": self.identity, "history": asdict(self.history)})
+
+    def resume(self, path: Path) -> None:
+        try:
+            tensors, facts = load_tensors(path)
+        except FileNotFoundError:
+            return
+        except DamagedFile as error:
+            warnings.warn(f"{error}; training starts again from its first epoch", stacklevel=3)
+            return
+        self._check(path, facts.get("identity", {}))
+        self.history = History(**facts["history"])
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "generator": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            parts[kind][rest] = value
+        self.model.load_state_dict(parts["model"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimiser"].items():
+            index, _, rest = name.partition(".")
+            state.setdefault(int(index), {})[rest] = value
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.generator.set_state(parts["generator"]["own"])
+        torch.set_rng_state(parts["generator"]["global"])
+        if "cuda" in parts["generator"]:
+            torch.cuda.set_rng_state(parts["generator"]["cuda"], self.device)
+
+    def _check(self, path: Path, found: dict[str, Any]) -> None:
+        wanted = self.identity | self.identity["recipe"]
+        found = found | found.get("recipe", {})
+        for name in ("data", "start"):
+            if found.get(name) != wanted[name]:
+                what = "trained on other data" if name == "data" else "started from other weights"
+                raise ValueError(f"checkpoint {path} {what}; give another path, or delete it to start again")
+        differing = [n for n in (*self.identity["recipe"], "seed") if found.get(n) != wanted[n]]
+        if differing:
+            pairs = ", ".join(f"{n} was {found.get(n)!r}, is {wanted[n]!r}" for n in differing)
+            raise ValueError(f"checkpoint {path} belongs to other settings: {pairs}; give another path or delete it")
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: str = "auto") -> dict[str, float]:
+    """Score a classifier on every image of a data set, in evaluation mode; its own mode is restored.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gives logits (batch, classes).
+    data : Images
+        What to score on; normalised with its own mean and standard deviation.
+    batch_size : int
+        Images per forward pass.
+    precision : {"auto", "fp32", "bf16"}
+        As in `Recipe`.
+
+    Returns
+    -------
+    dict
+        "top1", "top5", "top10" in percent (100 where there are no more classes than that), "loss" in nats.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    data = data.to(device)
+    hits, loss = torch.zeros(len(TOP), device=device), torch.zeros((), device=device)
+    model.eval()
+    try:
+        for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
+            pixels = normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
+                logits = model(pixels)
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            ranked = logits.topk(min(max(TOP), logits.shape[1])).indices.eq(labels[:, None])
+            hits += torch.stack([ranked[:, :k].any(1).sum() for k in TOP])
+    finally:
+        model.train(was_training)
+    scores = (hits / len(data) * 100).tolist()
+    return {f"top{k}": score for k, score in zip(TOP, scores, strict=True)} | {"loss": loss.item() / len(data)}
+
+
+@cache
+def use_bf16(precision: str, device: str) -> bool:
+    """Whether `precision` means bf16 on a kind of device; "auto" asks the device for bf16 arithmetic."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    probes = (
+        getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return device == "cpu" and any(probe() for probe in probes)
+
+
+@contextmanager
+def _bar(label: str, epochs: int) -> Iterator[Callable[[History], None]]:
+    if not label:
+        yield lambda history: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(label, total=epochs)
+        yield lambda history: bar.update(task, completed=history.epochs)

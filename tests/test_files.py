@@ -1,0 +1,100 @@
+"""Files are whole or absent, whatever happens to the disk or the process."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetlib import files
+from hetlib.errors import unknown
+
+TENSORS = {"weight": torch.arange(6.0).view(2, 3), "half": torch.ones(3, dtype=torch.bfloat16), "one": torch.tensor(7)}
+
+
+def test_tensors_and_facts_come_back(tmp_path):
+    path = files.save_tensors(tmp_path / "deep" / "er" / "a.safetensors", TENSORS, {"epoch": 3, "names": ["x"]})
+    tensors, facts = files.load_tensors(path)
+    assert facts == {"epoch": 3, "names": ["x"]}
+    assert tensors.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        assert tensors[name].dtype == value.dtype
+        assert torch.equal(tensors[name], value)
+    assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_every_truncation_is_detected(tmp_path):
+    path = files.save_tensors(tmp_path / "a.safetensors", TENSORS, {})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(files.DamagedFile, match=r"a\.safetensors"):
+            files.load_tensors(path)
+
+
+def test_every_altered_byte_is_detected(tmp_path):
+    path = files.save_tensors(tmp_path / "a.safetensors", TENSORS, {"epoch": 3})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        path.write_bytes(altered)
+        try:
+            tensors, facts = files.load_tensors(path)
+        except files.DamagedFile:
+            continue
+        # A blank of the header's padding may change without changing what is read.
+        assert facts == {"epoch": 3}
+        assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+
+
+def test_missing_is_not_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
+        files.load_tensors(tmp_path / "nowhere.safetensors")
+
+
+def _limited_write(path, limit):
+    """Write 1 MB to `path` in a process that may not write files of more than `limit` bytes: a full disk, in effect."""
+    code = f"from hetlib.files import write; write({str(path)!r}, b'x' * 1_000_000)"
+    limits = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return subprocess.run([sys.executable, "-c", code], preexec_fn=limits, capture_output=True, text=True)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    path = files.write(tmp_path / "notes.txt", "old")
+    done = _limited_write(path, 100_000)
+    assert done.returncode != 0
+    assert "notes.txt" in done.stderr.splitlines()[-1]
+    assert "what was there is unchanged" in done.stderr.splitlines()[-1]
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file/inside"):
+        files.write(tmp_path / "file" / "inside", "x")
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys"), reason="needs a file system nobody may write")
+def test_a_read_only_file_system_is_named():
+    with pytest.raises(OSError, match=r"could not write /sys/notes\.txt"):
+        files.write("/sys/notes.txt", "x")
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), st.integers(-3, 3), max_size=4))
+def test_checksum_knows_names_and_values(numbers):
+    tensors = {name: torch.tensor(float(value)) for name, value in numbers.items()}
+    assert files.checksum(tensors) == files.checksum(dict(reversed(tensors.items())))
+    for name in tensors:
+        assert files.checksum(tensors | {name: tensors[name] + 1}) != files.checksum(tensors)
+        assert files.checksum({k: v for k, v in tensors.items() if k != name}) != files.checksum(tensors)
+
+
+def test_unknown_names_the_nearest():
+    assert "did you mean 'classroom'" in str(unknown("preset", "clasroom", ["smoke", "classroom", "paper"]))
+    assert str(unknown("preset", "zzz", ["a"])) == "unknown preset 'zzz'. Known: a"

@@ -1,0 +1,170 @@
+"""HMT as a whole: agreement with the released code, what it leaves alone, its report and its errors."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hetlib import hmt, zoo
+from hetlib.chain import convolutions
+
+
+def conv_net(*shapes):
+    return nn.Sequential(*(nn.Conv2d(shape[1], shape[0], tuple(shape[2:])) for shape in shapes))
+
+
+def weights(model):
+    return [layer.weight.detach().clone() for _, layer in convolutions(model)]
+
+
+@pytest.mark.parametrize(("key", "order"), [("sequential", "chain"), ("shuffle", "shuffle"), ("interval", "interval")])
+def test_agrees_with_the_released_code(vectors, key, order):
+    with np.load(vectors / "hmt.npz") as file:
+        get = lambda name: torch.from_numpy(file[f"hmt/chain/{name}"])
+        given, before = [get(f"src_w{i}") for i in range(8)], [get(f"tgt_before_w{i}") for i in range(4)]
+        expected = [get(f"{key}_w{i}") for i in range(4)]
+    source, target = (conv_net(*(w.shape for w in group)) for group in (given, before))
+    for model, group in ((source, given), (target, before)):
+        model.load_state_dict({f"{i}.weight": w for i, w in enumerate(group)}, strict=False)
+    hmt.transfer(source, target, order)
+    assert all(torch.equal(found, wanted) for found, wanted in zip(weights(target), expected, strict=True))
+
+
+def test_the_chain_leaves_projection_shortcuts_out():
+    assert len(convolutions(zoo.build("vgg11"))) == 8
+    assert len(convolutions(zoo.build("plainnet5"))) == 4
+    names = [name for name, _ in convolutions(zoo.build("resnet8"))]
+    assert len(names) == 7
+    assert not any("downsample" in name for name in names)
+
+
+@given(st.sampled_from(["chain", "shuffle", "interval"]), st.booleans(), st.integers(0, 3))
+@settings(max_examples=15)
+def test_only_matched_convolutions_change(order, align, seed):
+    torch.manual_seed(seed)
+    source, target = zoo.build("vgg8", width=0.125), zoo.build("resnet8", width=0.125)
+    given, before = copy.deepcopy(source.state_dict()), copy.deepcopy(target.state_dict())
+    report = hmt.transfer(source, target, order, align)
+    fed = {f"{row.target}.weight" for row in report.matched}
+    assert fed
+    for name, value in source.state_dict().items():
+        assert torch.equal(value, given[name])
+    for name, value in target.state_dict().items():
+        assert torch.equal(value, before[name]) != (name in fed), name
+
+
+def test_same_shapes_are_copied_but_the_function_is_not():
+    torch.manual_seed(0)
+    source, target = zoo.build("vgg8", width=0.125), zoo.build("vgg8", width=0.125)
+    report = hmt.transfer(source, target)
+    assert {row.done for row in report} == {"copied"}
+    assert all(torch.equal(a, b) for a, b in zip(weights(source), weights(target), strict=True))
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.allclose(source.eval()(images), target.eval()(images))
+
+
+def test_corrected_gain_keeps_the_response_to_a_constant():
+    source = conv_net((4, 3, 3, 3))
+    nn.init.constant_(source[0].weight, 0.5)
+    plain, corrected = conv_net((8, 6, 5, 5)), conv_net((8, 6, 5, 5))
+    hmt.transfer(source, plain)
+    hmt.transfer(source, corrected, correct_gain=True)
+    response = source[0].weight[0].sum()
+    torch.testing.assert_close(corrected[0].weight[0].sum(), response)
+    torch.testing.assert_close(plain[0].weight[0].sum(), response * 150 / 27)
+
+
+def test_noise_touches_repeated_filters_only_and_is_seeded():
+    source = conv_net((4, 3, 3, 3))
+    found = []
+    for seed in (0, 0, 1):
+        target = conv_net((6, 3, 3, 3))
+        hmt.transfer(source, target, noise=0.1, seed=seed)
+        found.append(target[0].weight.detach())
+    assert all(torch.equal(w[:4], source[0].weight) for w in found)
+    assert not torch.equal(found[0][4:], source[0].weight[:2])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert (found[0][4:] - source[0].weight[:2]).std() == pytest.approx(0.1 * source[0].weight.std().item(), rel=0.35)
+
+
+def test_batch_norms_follow_their_convolutions():
+    torch.manual_seed(0)
+    source, target = zoo.build("vgg8", width=0.125), zoo.build("resnet8", width=0.0625)
+    for module in source.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                value.data.uniform_(0.5, 2)
+    hmt.transfer(source, target, batch_norm=True)
+    norms = [module for module in source.modules() if isinstance(module, nn.BatchNorm2d)]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        assert torch.equal(getattr(target.bn1, name), getattr(norms[0], name)[:4])
+        assert torch.equal(getattr(target.layer1[0].bn1, name), getattr(norms[1], name)[:4])
+    assert torch.equal(target.layer1[0].downsample[1].weight, torch.ones(4))
+
+
+def test_depthwise_targets_take_the_first_input_channel():
+    source, target = conv_net((4, 4, 3, 3)), nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
+    hmt.transfer(source, target)
+    assert torch.equal(target[0].weight, source[0].weight[:, :1])
+
+
+def test_the_report_names_layers_shapes_and_what_was_done():
+    report = hmt.transfer(zoo.build("vgg11", width=0.25), zoo.build("plainnet5", width=0.25))
+    first = report.rows[0]
+    assert first.source_shape == (16, 3, 3, 3)
+    assert first.target_shape == (8, 3, 5, 5)
+    assert first.done == "kernel 3 -> 5, outputs cropped 16 -> 8"
+    text, html = str(report), report._repr_html_()
+    for row in report:
+        assert row.target in text
+        assert row.target in html
+    assert "4 of 4 target layers fed" in text
+    assert len(report.sources) == 8
+
+
+def test_the_report_draws_one_arrow_per_pair():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    report = hmt.transfer(zoo.build("vgg11", width=0.25), zoo.build("resnet8", width=0.25), "interval")
+    figure = report.plot()
+    arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None)]
+    assert len(arrows) == len(report.matched) == 4
+    matplotlib.pyplot.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "message"),
+    [
+        (((4, 3, 3, 3),), ((4, 3, 3, 3), (4, 4, 3, 3)), {"order": "chian"}, "did you mean 'chain'"),
+        (((4, 3, 3, 3),), ((4, 3, 3, 3),), {"order": [1]}, r"\[1\] out of range, the source has layers 0 to 0"),
+        (((4, 3, 3, 3), (4, 4, 3, 3)), ((4, 3, 3, 3),), {"order": [1, 1]}, "repeated"),
+        (
+            ((4, 3, 3, 3), (4, 4, 3, 1)),
+            ((4, 3, 3, 3), (4, 4, 3, 3)),
+            {},
+            r"1 \(4, 4, 3, 1\) -> 1 \(4, 4, 3, 3\).*square",
+        ),
+        (((4, 3, 3, 3),), ((4, 3, 3, 3),), {"noise": -1}, "noise"),
+        (((4, 3, 3, 3),), ((4, 3, 5, 5),), {"resizer": "zeros"}, "did you mean 'zero'"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(source, target, options, message):
+    source, target = conv_net(*source), conv_net(*target)
+    before = weights(target)
+    with pytest.raises(ValueError, match=message):
+        hmt.transfer(source, target, **options)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(target), strict=True))
+
+
+def test_networks_without_convolutions_are_named():
+    with pytest.raises(ValueError, match=r"the target \(Linear\) has no 2-D convolution"):
+        hmt.transfer(conv_net((4, 3, 3, 3)), nn.Linear(3, 3))
+
+
+def test_non_square_kernels_beyond_the_matched_layers_are_no_error():
+    hmt.transfer(conv_net((4, 3, 3, 3), (4, 4, 3, 1)), conv_net((4, 3, 3, 3)))
