@@ -1,5 +1,6 @@
 """The command line: `hetlib run | reproduce | report | data | doctor`, and what authors need."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -97,24 +98,26 @@ def report(
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what it lacks, and how to get it."""
-    from hetlib.lab.doctor import examine
+    from hetlib.lab.doctor import data_sets, examine
 
     table = Table("", "what", "found", "to get it", box=None)
-    findings = list(examine())
+    findings = [*examine(), *data_sets()]
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.needed else "[yellow]without[/]"
-        table.add_row(mark, finding.what, escape(finding.found), "" if finding.ok else escape(finding.remedy))
+        table.add_row(mark, escape(finding.what), escape(finding.found), "" if finding.ok else escape(finding.remedy))
     console.print(table)
     raise typer.Exit(any(finding.needed and not finding.ok for finding in findings))
 
 
 @data_app.command("list")
 def list_data() -> None:
-    """Name the data sets, and say which are here."""
-    from hetlib import data
+    """Name the data sets, and say which are here and whole."""
+    from hetlib.lab.doctor import data_sets
 
-    for name in data.names():
-        console.print(f"{name:12} {_where(name)}", highlight=False)
+    for finding in data_sets():
+        console.print(
+            f"{finding.what:14} {finding.found if finding.ok else 'missing: ' + finding.remedy}", highlight=False
+        )
 
 
 @data_app.command()
@@ -123,22 +126,18 @@ def get(name: Annotated[str, typer.Argument(help="Name of a data set: see `hetli
     from hetlib import data
 
     for split in ("train", "test"):
-        console.print(f"{name} {split}: {len(data.load(name, split, download=True)):,} images")
+        console.print(f"{name} {split}: {len(data.load(name, split, download=True)):,} images", highlight=False)
 
 
 @data_app.command()
 def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> None:
-    """Print where a data set is read from."""
+    """Print the folder a data set is read from, in torchvision's layout: $HETLIB_DATA, else data."""
     from hetlib import data
     from hetlib.errors import unknown
 
     if name not in data.names():
         raise unknown("data set", name, data.names())
-    typer.echo(_where(name))
-
-
-def _where(name: str) -> str:
-    raise NotImplementedError
+    typer.echo(Path(os.environ.get("HETLIB_DATA") or "data").resolve())
 
 
 def _run(names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path) -> list:
@@ -172,5 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(_joined(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]hetlib:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        file = getattr(error, "filename", None)
+        line = str(error) if file is None else f"{file}: {error.strerror}"  # type: ignore[union-attr]
+        Console(stderr=True).print(f"[red]hetlib:[/] {escape(line)}", highlight=False, soft_wrap=True)
         sys.exit(2)

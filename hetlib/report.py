@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HEADER = ("target layer", "shape", "source layer", "shape", "what was done")
+BLUE = "#0072B2"
 
 
 @dataclass(frozen=True)
@@ -93,54 +98,53 @@ class TransferReport:
         title = f"<caption style='text-align:left'>{escape(self._title())}</caption>"
         return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-    def plot(self, ax=None):
-        """Draw both chains as columns of boxes with an arrow per transferred layer; what is untouched is grey.
+    def plot(self, title: str = "") -> "Figure":
+        """Draw both chains as columns of layers, wide where they have many channels, with an arrow per fed layer.
 
         Parameters
         ----------
-        ax : matplotlib.axes.Axes, optional
-            Where to draw; a new figure by default.
+        title : str
+            The finding; by default the method and how many layers it fed.
 
         Returns
         -------
         matplotlib.figure.Figure
+            Not known to pyplot, so that it is shown once and not left open. What no arrow touches is grey.
         """
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
-        targets = [(row.target, row.target_shape) for row in self.rows]
-        fed = {row.source for row in self.matched}
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7, 0.42 * max(len(self.sources), len(targets)) + 0.9), layout="constrained")
-        spots = _column(ax, 0.0, self.sources, fed)
-        ends = _column(ax, 1.0, targets, {row.target for row in self.matched})
-        for row in self.matched:
-            start, end = spots[row.source], ends[row.target]
-            ax.annotate(
-                "",
-                (0.71, end),
-                (0.29, start),
-                arrowprops={"arrowstyle": "-|>", "color": "#0072B2", "lw": 1.3},
-            )
+        targets = tuple((row.target, row.target_shape) for row in self.rows)
         deepest = max(len(self.sources), len(targets))
-        ax.set(xlim=(-0.32, 1.32), ylim=(deepest - 0.3, -1.1), title=self._title())
-        ax.text(0, -0.75, "source", ha="center", va="center", weight="bold")
-        ax.text(1, -0.75, "target", ha="center", va="center", weight="bold")
+        widest = max(shape[0] for _, shape in (*self.sources, *targets))
+        ax = Figure(figsize=(7, 0.36 * deepest + 1), layout="constrained").subplots()
+        fed = ({row.source for row in self.matched}, {row.target for row in self.matched})
+        places = [_column(ax, x, layers, fed[x], widest) for x, layers in enumerate((self.sources, targets))]
+        for row in self.matched:
+            ends = (0.71, places[1][row.target]), (0.29, places[0][row.source])
+            ax.annotate(
+                "", *ends, arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+            )
+        ax.set(xlim=(-0.34, 1.34), ylim=(deepest - 0.3, -1.5), title=title or self._title())
         ax.axis("off")
         return ax.figure
 
 
-def _column(ax, x: float, layers, bright) -> dict[str, float]:
+def _column(
+    ax, x: int, layers: tuple[tuple[str, tuple[int, ...]], ...], fed: set, widest: int
+) -> dict[str | None, int]:
+    """Draw one network and say at which height each of its layers stands."""
+    from matplotlib.patches import FancyBboxPatch
+
+    ax.text(x, -1, ("source", "target")[x], ha="center", va="center", weight="bold")
     for y, (name, shape) in enumerate(layers):
-        on = name in bright
-        box = {
-            "boxstyle": "round,pad=0.25",
-            "fc": "#dcecf7" if on else "#f2f2f2",
-            "ec": "#0072B2" if on else "#bbbbbb",
-        }
-        text = f"{name}  {_shape(shape)}"
-        ax.text(x, y, text, ha="center", va="center", size=8, bbox=box, color="black" if on else "#888888")
-    return {name: float(y) for y, (name, _) in enumerate(layers)}
+        half = 0.12 + 0.16 * (shape[0] / widest) ** 0.5
+        edge, fill, ink = (BLUE, "#DCECF7", "black") if name in fed else ("#BBBBBB", "#F4F4F4", "#767676")
+        box = FancyBboxPatch((x - half, y - 0.34), 2 * half, 0.68, boxstyle="round,pad=0,rounding_size=0.03")
+        box.set(edgecolor=edge, facecolor=fill)
+        ax.add_patch(box)
+        ax.text(x, y, f"{name}  {_shape(shape)}", ha="center", va="center", size=8, color=ink)
+    return {name: y for y, (name, _) in enumerate(layers)}
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
-    return "-" if shape is None else "x".join(map(str, shape))
+    return "-" if shape is None else "×".join(map(str, shape))

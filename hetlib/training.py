@@ -68,6 +68,7 @@ def fit(
     recipe = (recipe or Recipe()).changed(**changes)
     if len(data) == 0:
         raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
+    _check_labels(model, data, test)
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices), _bar(progress, recipe.epochs) as tick:
         torch.manual_seed(seed)
@@ -87,6 +88,15 @@ def fit(
             if on_epoch is not None and on_epoch(loop.history):
                 break
     return loop.history
+
+
+def _check_labels(model: nn.Module, data: Images, test: Images | None) -> None:
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    highest = max(int(images.labels.max()) for images in (data, test) if images is not None and len(images))
+    if heads and highest >= heads[-1].out_features:
+        raise ValueError(
+            f"{data.name} has label {highest}, but {type(model).__name__} ends in {heads[-1].out_features} outputs"
+        )
 
 
 class _Loop:
@@ -124,7 +134,7 @@ class _Loop:
         images = self.data.images[chosen]
         if self.recipe.augment:
             images = augment(images, self.generator)
-        images = normalise(images, self.data.mean, self.data.std).contiguous(memory_format=torch.channels_last)
+        images = normalise(images, self.data.mean, self.data.std, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = F.cross_entropy(self.model(images), self.data.labels[chosen])
         self.optimiser.zero_grad(set_to_none=True)
@@ -164,9 +174,13 @@ class _Loop:
             parts[kind][rest] = value
         self.model.load_state_dict(parts["model"])
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = self.optimiser.param_groups[0]["params"]
         for name, value in parts["optimiser"].items():
             index, _, rest = name.partition(".")
-            state.setdefault(int(index), {})[rest] = value
+            like = parameters[int(index)]
+            # Fused optimisers walk raw memory, so a moment has to lie in memory exactly as its parameter does.
+            laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+            state.setdefault(int(index), {})[rest] = laid_out
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.generator.set_state(parts["generator"]["own"])
         torch.set_rng_state(parts["generator"]["global"])
@@ -219,7 +233,7 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
     model.eval()
     try:
         for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
-            pixels = normalise(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
+            pixels = normalise(images, data.mean, data.std, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
                 logits = model(pixels)
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -2,10 +2,12 @@
 
 import sys
 import textwrap
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
-from hetlib.lab import notebooks, runner
+from hetlib.lab import ledger, notebooks, progress, runner
 
 HEAD = """
 # %% [markdown]
@@ -22,11 +24,25 @@ FLIP = True
 
 # %%
 """
-TAIL = """
+RECORD = ledger.Record(
+    notebook="07_tiny",
+    preset="smoke",
+    parameters={},
+    seeds=[],
+    metrics={},
+    data={"name": "shapes", "checksum": "none", "train": 0, "test": 0},
+    device="cpu",
+    precision="fp32",
+    threads=1,
+    seconds=75.0,
+    peak_mib=1.0,
+).to_json()
+TAIL = f"""
 
 # %%
-import json, os, pathlib
-pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text(json.dumps({"A": A, "N": N, "FLIP": FLIP}))
+import os, pathlib
+pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text({RECORD!r})
+print(A, N, FLIP)
 """
 
 
@@ -59,7 +75,7 @@ def test_a_run_gets_its_parameters_and_this_python(tiny):
     assert outcome.task.folder.name.startswith("07_tiny-smoke-")
     ran = notebooks.read(outcome.task.output)
     assert ran.cells[4].outputs[0].text == f"{sys.executable} 1 1\n"
-    assert (outcome.task.folder / runner.RECORD).read_text() == '{"A": 0.2, "N": 5, "FLIP": false}'
+    assert ran.cells[5].outputs[0].text == "0.2 5 False\n"
     assert [step.doing for step in steps][:1] + [step.doing for step in steps][-1:] == ["Tiny", "The middle"]
     assert [(step.index, step.total) for step in steps][-1] == (6, 6)
 
@@ -117,6 +133,19 @@ def test_a_record_of_an_earlier_run_does_not_count(tiny):
     assert "it wrote no record" in run(tiny("pass", record=False))[0].error
 
 
+def test_a_record_with_a_hole_is_a_failure(tiny):
+    outcome, _ = run(
+        tiny(
+            """
+        import os, pathlib
+        pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text('{"notebook": "07_tiny"}')
+    """,
+            record=False,
+        )
+    )
+    assert "preset is missing" in outcome.error
+
+
 def test_an_error_swallowed_by_a_widget_is_found(tiny):
     where = tiny("""
         from ipywidgets import interact
@@ -136,3 +165,18 @@ def test_a_dead_kernel_is_a_failure_of_its_notebook_alone(tiny):
     errors = {outcome.task.source.stem: outcome.error for outcome in runner.run(tasks, jobs=2)}
     assert errors["08_fine"] is None
     assert "Kernel died" in errors["07_dead"]
+
+
+def test_progress_is_one_line_per_notebook(tiny):
+    where = tiny("pass")
+    tiny("1 / 0", name="08_broken")
+    tasks = [runner.plan(number, "smoke", runs=where.parent / "runs", where=where) for number in "78"]
+    tasks[0].folder.mkdir(parents=True)
+    ledger.path(tasks[0].folder).write_text(RECORD)
+    console = Console(file=StringIO(), width=40)
+    progress.follow(tasks, 2, console)
+    broken, fine = sorted(console.file.getvalue().splitlines())
+    assert broken.startswith("failed")
+    assert "08_broken-smoke" in broken
+    assert fine.startswith("ok")
+    assert fine.endswith("(1:15 last time)")

@@ -59,7 +59,7 @@ def resize(
     shape = tuple(int(n) for n in shape)
     _check(weight, shape, resizer)
     if weight.dim() == 4 and weight.shape[2:] != shape[2:]:
-        weight = _resize_kernel(weight[: shape[0], : shape[1]], shape[-1], align_corners, resizer, antialias)
+        weight = _resize_kernel(weight, shape[-1], align_corners, resizer, antialias)
     out = weight.new_empty(shape) if out is None else out
     return _stack_(out, weight)
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,7 @@ from hetlib import files
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 log = logging.getLogger("hetlib.cache")
 
 
@@ -44,7 +45,9 @@ class Cache:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
-        self.root = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib").expanduser()
+        self.root = Path(
+            root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib"
+        ).expanduser()
         self.reused: list[str] = []
         self.computed: list[str] = []
         self._complained = False
@@ -132,7 +135,9 @@ class Cache:
                 found = self._find(key)
                 if found is None:
                     self.computed.append(label or key[:8])
-                    return self._compute(key, compute, {"label": label, "config": json.loads(_canonical(config))})
+                    return self._compute(
+                        key, compute, {"label": label, "config": json.loads(_canonical(config))}
+                    )
         self.reused.append(label or key[:8])
         log.info("reused %s (%s)", label, key[:8])
         return found
@@ -143,9 +148,9 @@ class Cache:
             return tensors, meta["facts"]
         except FileNotFoundError:
             return None
-        except (OSError, KeyError) as error:
+        except OSError as error:
             if not quiet:
-                warnings.warn(f"{_reason(error)}; it is computed anew", stacklevel=4)
+                warnings.warn(f"{error}; it is computed anew", stacklevel=4)
             return None
 
     def _compute(self, key: str, compute: Callable, about: dict[str, Any]) -> Result:
@@ -154,11 +159,13 @@ class Cache:
             scratch.parent.mkdir(parents=True, exist_ok=True)
             tensors, facts = compute(scratch)
         except OSError as error:
-            if error.errno not in DISK_TROUBLE:
-                raise
+            if error.errno not in DISK_TROUBLE and str(self.root) not in str(error):
+                raise  # not the cache's disk
             self._complain(error)
             tensors, facts = _elsewhere(scratch, compute)
-        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+        }
         facts = json.loads(_canonical(facts))
         try:
             files.save_tensors(self.path(key), tensors, about | {"facts": facts})
@@ -186,7 +193,7 @@ class Cache:
         if not self._complained:
             self._complained = True
             warnings.warn(
-                f"the cache {self.root} cannot be written: results are computed, but not kept ({_reason(error)})",
+                f"the cache {self.root} cannot be written: results are computed, but not kept ({error})",
                 stacklevel=5,
             )
 
@@ -203,13 +210,9 @@ def _elsewhere(scratch: Path, compute: Callable) -> Any:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _canonical(value: Any) -> str:
@@ -226,18 +229,20 @@ def _plain(value: Any) -> Any:
 
 def _sources(part: Any) -> Iterator[str]:
     """The code of a module, class or function, or of every module of a package, without comments and docstrings."""
-    if isinstance(part, ModuleType) and hasattr(part, "__path__"):
-        for file in sorted(file for folder in part.__path__ for file in Path(folder).rglob("*.py")):
-            yield _bare(file.read_text(encoding="utf-8"))
-        return
     try:
-        yield _bare(textwrap.dedent(inspect.getsource(part)))
-    except (OSError, TypeError, SyntaxError) as error:
+        if isinstance(part, ModuleType):
+            file = Path(part.__file__ or "")
+            for module in sorted(file.parent.rglob("*.py")) if hasattr(part, "__path__") else [file]:
+                yield _bare(module.read_text(encoding="utf-8"))
+        else:
+            yield _bare(textwrap.dedent(inspect.getsource(part)))
+    except (AttributeError, OSError, SyntaxError, TypeError, UnicodeError) as error:
         raise TypeError(
-            f"the source of {part!r} cannot be read ({error}): pass its module, or a plain function"
+            f"the source of {part!r} cannot be read: pass its module, or a plain function"
         ) from error
 
 
+@lru_cache(maxsize=256)
 def _bare(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):

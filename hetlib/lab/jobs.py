@@ -5,16 +5,16 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from hetlib import data, training, zoo
+from hetlib import data, recipe, shapes, training, zoo
 from hetlib.lab.cache import Cache
 from hetlib.training import History, Recipe, fit
 
@@ -34,7 +34,7 @@ class Job:
     seed : int
         Seed of the initial weights, of the data order and of the augmentation.
     options, data_options : dict
-        Keyword arguments for `build` and `load`.
+        Keyword arguments for `build`, and for `load` of the training images; the test images are always all.
     source : Job, optional
         The training whose network feeds this one before it starts.
     transfer : dict
@@ -61,7 +61,7 @@ class Job:
 
     def load(self, split: str) -> data.Images:
         """The images of a split."""
-        return data.load(self.data, split, **self.data_options)
+        return _load(self.data, split, tuple(sorted(self.data_options.items())) if split == "train" else ())
 
     def build(self) -> nn.Module:
         """The untrained network with the weights that the seed gives; the global generator is left as it was."""
@@ -69,6 +69,11 @@ class Job:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> data.Images:
+    return data.load(name, split, **dict(options))
 
 
 @dataclass(frozen=True)
@@ -150,14 +155,14 @@ def train_all(
     sources = [job.source for job in jobs if job.source is not None]
     if sources:
         train_all(sources, cache, device, processes)
-    unique = {cache.key(asdict(job), _uses(job)): job for job in jobs}
+    unique = {cache.key(asdict(job), uses(job)): job for job in jobs}
     if processes is None:
         processes = int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
     missing = {key: job for key, job in unique.items() if not cache.has(key)}
     work = partial(_fetch, cache=cache, device=device)
     found = {key: work(job) for key, job in unique.items() if key not in missing}
     found |= _in_processes(work, missing, min(processes, len(missing)))
-    return [_trained(job, *found[cache.key(asdict(job), _uses(job))]) for job in jobs]
+    return [_trained(job, *found[cache.key(asdict(job), uses(job))]) for job in jobs]
 
 
 def _in_processes(work: Callable, jobs: dict[str, Job], processes: int) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=
         history = fit(model, job.load("train"), test, job.recipe, seed=job.seed, checkpoint=scratch, on_epoch=on_epoch)
         return model.cpu().state_dict(), {"history": asdict(history)}
 
-    return cache.fetch(asdict(job), compute, _uses(job), label=job.label)
+    return cache.fetch(asdict(job), compute, uses(job), label=job.label)
 
 
 def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Trained:
@@ -198,10 +203,9 @@ def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) 
     return Trained(model.eval(), History(**facts["history"]))
 
 
-def _uses(job: Job) -> tuple:
+def uses(job: Job) -> tuple[ModuleType, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    shared = [data, import_module("hetlib.shapes"), training, import_module("hetlib.recipe"), zoo]
-    shared += [import_module(f"hetlib.zoo.{file.name}") for file in iter_modules(zoo.__path__)]
-    if job.source is not None:
-        shared += [import_module(f"hetlib.{name}") for name in (job.method, "match", "kernels.resize")]
-    return tuple(shared)
+    shared = (data, shapes, recipe, training, zoo)
+    if job.source is None:
+        return shared
+    return (*shared, *(import_module(f"hetlib.{name}") for name in (job.method, "match", "kernels.resize")))

@@ -3,23 +3,17 @@
 import json
 import math
 import os
-import platform
 import re
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hetlib import files
 from hetlib.data import Images
-
-PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
+from hetlib.lab import machine
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,9 @@ class Record:
     threads: int
     seconds: float
     peak_mib: float
-    versions: dict[str, str] = field(default_factory=lambda: versions())
-    commit: str | None = field(default_factory=lambda: git()[0])
-    dirty: bool | None = field(default_factory=lambda: git()[1])
+    versions: dict[str, str] = field(default_factory=machine.versions)
+    commit: str | None = field(default_factory=lambda: machine.git()[0])
+    dirty: bool | None = field(default_factory=lambda: machine.git()[1])
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -181,74 +175,37 @@ def describe(train: Images, test: Images) -> dict[str, Any]:
     return {"name": train.name, "checksum": train.checksum, "train": len(train), "test": len(test)}
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
-def git() -> tuple[str | None, bool | None]:
-    """Commit of hetlib's own source and whether tracked files differ from it; (None, None) outside a checkout."""
-    here = Path(__file__)
-    try:
-        # An environment inside some other project's checkout must not lend its commit to an installed hetlib.
-        _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
-        commit = _git("rev-parse", "HEAD", cwd=here.parent)
-        return commit, bool(_git("status", "--porcelain", "--untracked-files=no", cwd=here.parent))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-
-
-def _git(*arguments: str, cwd: Path) -> str:
-    return subprocess.run(("git", *arguments), cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def peak_memory(device: str) -> float:
-    """Highest memory so far in MiB: allocated on the GPU for "cuda", else of this process or its largest child."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return (
-        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        * unit
-        / 2**20
-    )
-
-
 def _problems(content: Any) -> list[str]:
-    """What keeps `content` from being a record, one line per field."""
+    """What keeps `content` from being a record, field by field."""
     if not isinstance(content, Mapping):
         return [f"expected an object, found {type(content).__name__}"]
-    names = [f.name for f in fields(Record)]
-    problems = [f"{name} is missing" for name in names if name not in content]
-    problems += [f"{name} is no field of a record" for name in content if name not in names]
-    for name in names:
-        wanted, right = _FIELDS[name]
+    problems = [f"{name} is missing" for name in _FIELDS if name not in content]
+    problems += [f"{name} is no field of a record" for name in content if name not in _FIELDS]
+    for name, (wanted, right) in _FIELDS.items():
         if name in content and not right(content[name]):
             problems.append(f"{name} must be {wanted}, got {content[name]!r}")
-    if not problems:
-        problems = [
-            line for name, metric in content["metrics"].items() for line in _metric(name, metric, content["seeds"])
-        ]
-    return problems
+    if problems:
+        return problems
+    return [
+        line
+        for name, metric in content["metrics"].items()
+        for line in _metric(name, metric, content["seeds"])
+    ]
 
 
 def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
-    if not isinstance(metric, Mapping) or set(metric) != {"unit", "values"} or not _text(metric["unit"]):
+    if (
+        not isinstance(metric, Mapping)
+        or set(metric) != {"unit", "values"}
+        or not isinstance(metric["unit"], str)
+    ):
         return [f"metrics[{name!r}] must be {{'unit': text, 'values': [...]}}, got {metric!r}"]
     values = metric["values"]
-    if not isinstance(values, list | tuple) or not all(map(_number, values)):
+    if not isinstance(values, list | tuple) or not all(map(_amount, values)):
         return [f"metrics[{name!r}]['values'] must be finite numbers, got {values!r}"]
     if len(values) != len(seeds):
         return [f"metrics[{name!r}] has {len(values)} values for {len(seeds)} seeds"]
     return []
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _name(value: Any) -> bool:
@@ -256,18 +213,18 @@ def _name(value: Any) -> bool:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int
 
 
-def _number(value: Any) -> bool:
+def _count(value: Any) -> bool:
+    return _whole(value) and value >= 0
+
+
+def _amount(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _positive(value: Any) -> bool:
-    return _number(value) and value >= 0
-
-
-def _facts(value: Any) -> bool:
+def _object(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
@@ -276,11 +233,9 @@ def _facts(value: Any) -> bool:
 
 
 def _data(value: Any) -> bool:
+    checks = {"name": _name, "checksum": _name, "train": _count, "test": _count}
     return (
-        isinstance(value, Mapping)
-        and set(value) == {"name", "checksum", "train", "test"}
-        and all(_name(value[key]) for key in ("name", "checksum"))
-        and all(_whole(value[key]) and value[key] >= 0 for key in ("train", "test"))
+        isinstance(value, Mapping) and set(value) == set(checks) and all(checks[k](value[k]) for k in checks)
     )
 
 
@@ -289,3 +244,23 @@ def _date(value: Any) -> bool:
         return datetime.fromisoformat(value).tzinfo is not None
     except (TypeError, ValueError):
         return False
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "notebook": ("a name", _name),
+    "preset": ("a name", _name),
+    "parameters": ("an object of plain values", _object),
+    "seeds": ("a list of whole numbers", lambda value: isinstance(value, list) and all(map(_whole, value))),
+    "metrics": ("an object", lambda value: isinstance(value, Mapping)),
+    "data": ("{'name', 'checksum', 'train', 'test'}", _data),
+    "device": ("a name", _name),
+    "precision": ("a name", _name),
+    "threads": ("a number of threads", _count),
+    "seconds": ("a number of seconds", lambda value: _amount(value) and value >= 0),
+    "peak_mib": ("a number of MiB", lambda value: _amount(value) and value >= 0),
+    "versions": ("an object of plain values", _object),
+    "commit": ("a commit or null", lambda value: value is None or _name(value)),
+    "dirty": ("true, false or null", lambda value: value in (None, True, False)),
+    "date": ("an ISO 8601 time with its zone", _date),
+    "facts": ("an object of plain values", _object),
+}

@@ -152,14 +152,15 @@ def faults(notebook: NotebookNode) -> list[str]:
     list of str
         One text per error: where it was found, and its traceback without colours.
     """
-    places = [(f"cell {index}", output) for index, output in _outputs(notebook)]
+    places = [(f"cell {index}", output) for index, output in outputs(notebook)]
     widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
     for model in widgets.get("state", {}).values():
         places += [("a widget", output) for output in model["state"].get("outputs", ())]
     return [f"{place}: {text}" for place, output in places if (text := _traceback(output))]
 
 
-def _outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+def outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    """Every output, with the index of its cell."""
     for index, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", ()):
             yield index, output
@@ -201,7 +202,7 @@ def measure(notebook: NotebookNode) -> dict[str, float]:
     lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in code] or [0]
     prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|<[^>]*>|\]\([^)]*\)", " ", prose, flags=re.DOTALL)
-    drawn = [output for _, output in _outputs(notebook) if {"image/png", "image/svg+xml"} & set(output.get("data", ()))]
+    drawn = [output for _, output in outputs(notebook) if {"image/png", "image/svg+xml"} & set(output.get("data", ()))]
     return {
         "cells": len(notebook.cells),
         "words": len(re.findall(r"\w[\w'’-]*", prose)),
@@ -232,6 +233,8 @@ def check(text: str | Path, published: str | Path) -> list[str]:
     list of str
         One sentence per complaint; empty if all is well.
     """
+    if not Path(published).is_file():
+        return [f"run `make notebooks` ({Path(published).name} is missing)"]
     source, notebook = read(text), read(published)
     update = f"run `make notebooks` ({Path(published).name} and its text differ"
     complaints = [f"error in {fault}" for fault in faults(notebook)]
@@ -259,11 +262,13 @@ def exercise(notebook: NotebookNode) -> NotebookNode:
 
 
 def _stub(source: str) -> str:
-    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    for node in functions:
-        todo = ast.parse('raise NotImplementedError("your turn")').body
-        node.body = (node.body[:1] if ast.get_docstring(node) else []) + todo
-    return "\n\n\n".join(map(ast.unparse, functions)) or "# Your code here."
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            todo = ast.parse('raise NotImplementedError("your turn")').body
+            node.body = (node.body[:1] if ast.get_docstring(node) else []) + todo
+    return ast.unparse(tree) or "# Your code here."
 
 
 def write_exercises(where: str | Path = "build", source: Path | None = None) -> list[Path]:

@@ -55,8 +55,10 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
 
 
 def _expected(task: Task) -> str:
-    seconds = ledger.last_seconds(task.folder)
-    return f"({clock(seconds)} last time)" if seconds else ""
+    try:
+        return f"({clock(ledger.read(ledger.path(task.folder)).seconds)} last time)"
+    except (FileNotFoundError, ValueError):
+        return ""
 
 
 def clock(seconds: float) -> str:

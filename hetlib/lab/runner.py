@@ -16,9 +16,9 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from hetlib.lab import notebooks
-
-RECORD = "record.json"
+from hetlib.errors import unknown
+from hetlib.lab import ledger, notebooks
+from hetlib.lab.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ def plan(
     Raises
     ------
     ValueError
-        If the notebook does not exist or does not declare a parameter, or a value has the wrong type.
+        If the notebook or the preset does not exist, a parameter is not declared, or a value has the wrong type.
     """
     source = notebooks.find(name, where)
     notebook = notebooks.read(source)
     given = ({"PRESET": preset} if preset else {}) | dict(parameters or {})
     accepted = notebooks.accept(notebook, given)
-    used = accepted.get("PRESET", notebooks.parameters(notebook).get("PRESET", "default"))
+    used = accepted.get("PRESET", notebooks.parameters(notebook).get("PRESET"))
+    if used not in PRESETS:
+        raise unknown("preset", used, PRESETS)
     digest = hashlib.sha256(json.dumps(accepted, sort_keys=True).encode()).hexdigest()[:8]
     return Task(source, accepted, Path(runs).resolve() / f"{source.stem}-{used}-{digest}")
 
@@ -153,10 +155,18 @@ def _leave_with_parent() -> None:
 
 def _execute(task: Task) -> Outcome:
     begun = time.perf_counter()
-    error = _papermill(task)
-    if error is None and not (task.folder / RECORD).is_file():
-        error = f"it wrote no record into {task.folder}: its last cell has to call `run.record(...)`"
+    error = _papermill(task) or _record(task)
     return Outcome(task, time.perf_counter() - begun, error)
+
+
+def _record(task: Task) -> str | None:
+    try:
+        ledger.read(ledger.path(task.folder))
+    except FileNotFoundError:
+        return f"it wrote no record into {task.folder}: a notebook has to end in `run.record(...)`"
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _papermill(task: Task) -> str | None:
@@ -196,7 +206,7 @@ def _papermill(task: Task) -> str | None:
 
 def _prepare(task: Task) -> None:
     task.folder.mkdir(parents=True, exist_ok=True)
-    for stale in (task.output, (task.folder / RECORD)):
+    for stale in (task.output, ledger.path(task.folder)):
         stale.unlink(missing_ok=True)
     os.environ["HETLIB_HEADLESS"] = "1"
     os.environ["HETLIB_RUN_DIR"] = str(task.folder)

@@ -1,0 +1,22 @@
+"""What notebooks need: presets, cache, ledger, explorer, figures and exercises."""
+
+from hetlib.lab.cache import Cache
+from hetlib.lab.exercises import check, exercise
+from hetlib.lab.explorer import Explorer, slider
+from hetlib.lab.jobs import Job, Trained, train, train_all
+from hetlib.lab.presets import PRESETS, Run, start
+
+__all__ = [
+    "PRESETS",
+    "Cache",
+    "Explorer",
+    "Job",
+    "Run",
+    "Trained",
+    "check",
+    "exercise",
+    "slider",
+    "start",
+    "train",
+    "train_all",
+]

@@ -1,0 +1,190 @@
+"""One look for all figures, and the pictures that several notebooks draw.
+
+Every function returns a figure that pyplot does not know of: as the last line of a cell it is shown once, and none is
+left open behind it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from hetlib.lab.ledger import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by readers of every colour vision.
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "black": "#000000",
+    "yellow": "#F0E442",
+}
+COLOURS = tuple(PALETTE.values())
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 1)))
+
+
+def style() -> None:
+    """Set matplotlib to the one style: readable at half a page's width, and small as a file."""
+    import matplotlib
+    from cycler import cycler
+
+    matplotlib.rcParams.update(
+        {
+            "figure.figsize": (7, 3.4),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 100,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": cycler(color=COLOURS),
+            "grid.color": "#E6E6E6",
+            "legend.frameon": False,
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+            "lines.linewidth": 2,
+        }
+    )
+
+
+def axes(width: float = 7, height: float = 3.4) -> "Axes":
+    """One pair of axes in a new figure of that many inches; its figure is ``.figure``."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def curves(
+    ax: "Axes | None",
+    histories: Mapping[str, Sequence[Sequence[float]]],
+    x: Sequence[float] | None = None,
+    xlabel: str = "epoch",
+    ylabel: str = "top-1 accuracy (%)",
+    title: str = "",
+) -> "Figure":
+    """Draw one line per label, the mean over seeds, in a band of its 95 % interval.
+
+    Parameters
+    ----------
+    ax : Axes or None
+        Where to draw; None makes a new figure.
+    histories : mapping of str to sequences
+        For each label one sequence per seed, all of one length; a single seed has no band.
+    x : sequence of float, optional
+        Where the values lie; by default 1, 2, ...
+    xlabel, ylabel, title : str
+        Labels with their units.
+
+    Raises
+    ------
+    ValueError
+        If the sequences of a label differ in length.
+    """
+    ax = ax or axes()
+    for (label, seeds), colour, dash in zip(
+        histories.items(), _cycled(COLOURS, histories), _cycled(DASHES, histories), strict=True
+    ):
+        if len({len(values) for values in seeds}) != 1:
+            raise ValueError(
+                f"{label}: the seeds have {[len(values) for values in seeds]} values, they must agree"
+            )
+        means, halves = zip(*(interval(column) for column in zip(*seeds, strict=True)), strict=True)
+        where = x if x is not None else range(1, len(means) + 1)
+        ax.plot(where, means, color=colour, linestyle=dash, label=f"{label} (n = {len(seeds)})")
+        if len(seeds) > 1:
+            low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
+            ax.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.legend()
+    return cast("Figure", ax.figure)
+
+
+def bars_with_intervals(
+    ax: "Axes | None",
+    values: Mapping[str, Sequence[float]],
+    xlabel: str = "top-1 accuracy (%)",
+    title: str = "",
+) -> "Figure":
+    """Draw one horizontal bar per label: the mean, its 95 % interval, and every seed as a dot.
+
+    Parameters
+    ----------
+    ax : Axes or None
+        Where to draw; None makes a new figure.
+    values : mapping of str to sequence of float
+        One value per seed; the first label is at the top.
+    xlabel, title : str
+        Label with its unit.
+    """
+    ax = ax or axes(height=0.5 * len(values) + 1.2)
+    for y, (seeds, colour) in enumerate(zip(values.values(), _cycled(COLOURS, values), strict=True)):
+        mean, half = interval(seeds)
+        ax.barh(y, mean, height=0.62, color=colour, alpha=0.55)
+        ax.plot(seeds, [y] * len(seeds), "o", color=colour, markeredgecolor="white", zorder=5)
+        if not math.isnan(half):
+            ax.errorbar(mean, y, xerr=half, color="black", capsize=5, linewidth=1.6)
+        right = max(*seeds, mean + (0 if math.isnan(half) else half))
+        ax.annotate(f"{mean:.1f}", (right, y), xytext=(8, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set(xlabel=xlabel, title=title)
+    ax.margins(x=0.12)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return cast("Figure", ax.figure)
+
+
+def kernel_strip(kernels: Mapping[str, Tensor], title: str = "", unit: str = "weight") -> "Figure":
+    """Draw kernels as images, one row per label, all on one colour scale that is symmetric about zero.
+
+    Parameters
+    ----------
+    kernels : mapping of str to Tensor
+        Per label (n, height, width); rows may differ in number and size.
+    title : str
+        The finding.
+    unit : str
+        What the colours measure.
+
+    Raises
+    ------
+    ValueError
+        If a tensor has not three axes.
+    """
+    from matplotlib.figure import Figure
+
+    for label, row in kernels.items():
+        if row.ndim != 3:
+            raise ValueError(f"{label}: kernels must be (n, height, width), got {tuple(row.shape)}")
+    most = max(len(row) for row in kernels.values())
+    figure = Figure(figsize=(7, 7 / (most + 2) * len(kernels) + 0.9), layout="constrained")
+    spots = figure.subplots(len(kernels), most, squeeze=False)
+    limit = max(torch.as_tensor(row).abs().max().item() for row in kernels.values()) or 1.0
+    for line, (label, row) in zip(spots, kernels.items(), strict=True):
+        for ax in line:
+            ax.set(xticks=[], yticks=[], frame_on=False)
+        for ax, kernel in zip(line, row, strict=False):
+            image = ax.imshow(
+                torch.as_tensor(kernel).detach().cpu().float().numpy(), cmap="PuOr", vmin=-limit, vmax=limit
+            )
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.colorbar(image, ax=spots, label=unit, shrink=0.9)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
+
+
+def _cycled(choices: Sequence[Any], labels: Iterable[Any]) -> list[Any]:
+    return [choices[i % len(choices)] for i, _ in enumerate(labels)]

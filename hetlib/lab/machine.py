@@ -1,0 +1,47 @@
+"""What a record says about the machine and the code that ran."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def git() -> tuple[str | None, bool | None]:
+    """Commit of hetlib's own source and whether tracked files differ from it; (None, None) outside a checkout."""
+    here = Path(__file__)
+    try:
+        # An environment inside some other project's checkout must not lend its commit to an installed hetlib.
+        _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
+        commit = _git("rev-parse", "HEAD", cwd=here.parent)
+        return commit, bool(_git("status", "--porcelain", "--untracked-files=no", cwd=here.parent))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def peak_memory(device: str) -> float:
+    """Highest memory so far in MiB: allocated on the GPU for "cuda", else of this process or its largest child."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    ran = subprocess.run(("git", *arguments), cwd=cwd, capture_output=True, text=True, check=True)
+    return ran.stdout.strip()

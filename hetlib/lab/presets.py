@@ -1,0 +1,200 @@
+"""How big a run is, on what it runs, and where what it leaves goes."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from hetlib import files
+from hetlib.data import Images
+from hetlib.errors import unknown
+from hetlib.lab import figures, ledger, machine
+from hetlib.lab.cache import Cache
+from hetlib.training import use_bf16
+
+PRESETS = ("smoke", "classroom", "paper")
+SEEDS = {"smoke": 1, "classroom": 3, "paper": 5}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a notebook, from `start` to its record.
+
+    Attributes
+    ----------
+    notebook, preset : str
+        What runs, and how big.
+    data : str or None
+        The data set asked for instead of the preset's own.
+    seeds : tuple of int
+        One training per seed.
+    parameters : dict
+        The notebook's own parameters, for the record.
+    device, precision : str
+        "cuda" where there is one, else "cpu"; "bf16" where the device has arithmetic for it, else "fp32".
+    threads : int
+        Torch's threads within an operation.
+    cache : Cache
+        Where expensive results are kept.
+    folder : Path
+        Where the record and the figures go.
+    begun : float
+        When the run started, in seconds of `time.perf_counter`.
+    """
+
+    notebook: str
+    preset: str
+    data: str | None
+    seeds: tuple[int, ...]
+    parameters: dict[str, Any]
+    device: str
+    precision: str
+    threads: int
+    cache: Cache
+    folder: Path
+    begun: float = field(default_factory=time.perf_counter)
+
+    def choose(self, *, smoke: T, classroom: T, paper: T) -> T:
+        """The value for the preset of this run."""
+        return {"smoke": smoke, "classroom": classroom, "paper": paper}[self.preset]
+
+    def record(
+        self, metrics: Mapping[str, Any], data: tuple[Images, Images] | Mapping[str, Any], **facts: Any
+    ) -> ledger.Record:
+        """Write what this run found into its folder.
+
+        Parameters
+        ----------
+        metrics : mapping
+            Name to ``{"unit": str, "values": [one number per seed]}``.
+        data : pair of Images, or mapping
+            Training and test images, or the record's `data` field itself.
+        **facts
+            Anything else to remember, as JSON can hold it.
+
+        Returns
+        -------
+        Record
+
+        Raises
+        ------
+        ValueError
+            If a metric lacks a value per seed, or a field has no plain form; each is named.
+        OSError
+            If the record cannot be written.
+        """
+        record = ledger.Record(
+            notebook=self.notebook,
+            preset=self.preset,
+            parameters=self.parameters,
+            seeds=list(self.seeds),
+            metrics=dict(metrics),
+            data=dict(data) if isinstance(data, Mapping) else ledger.describe(*data),
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            seconds=time.perf_counter() - self.begun,
+            peak_mib=machine.peak_memory(self.device),
+            facts=facts,
+        )
+        files.write(ledger.path(self.folder), record.to_json())
+        return record
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        data = [f"data {self.data}"] if self.data else []
+        seeds = f"seeds {', '.join(map(str, self.seeds))}"
+        return " · ".join(
+            [f"{self.notebook}: {self.preset}", *data, self.device, threads, self.precision, seeds]
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p style='border-left:4px solid {figures.PALETTE['blue']};padding:0.2em 0.8em'>{escape(str(self))}</p>"
+
+
+def start(
+    notebook: str,
+    preset: str = "classroom",
+    data: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    cache: Cache | str | os.PathLike | None = None,
+    precision: str = "auto",
+    **parameters: Any,
+) -> Run:
+    """Begin a notebook: set torch's threads and the figures' style, and show one line about the run.
+
+    Parameters
+    ----------
+    notebook : str
+        Its name, as "01_hmt".
+    preset : {"smoke", "classroom", "paper"}
+        How big the run is.
+    data : str, optional
+        A data set instead of the preset's own.
+    seeds : int or sequence of int, optional
+        How many seeds, from 0 on, or which; by default 1, 3 and 5 for the three presets.
+    cache : Cache or path-like, optional
+        Where results are kept; by default as `Cache`.
+    precision : {"auto", "fp32", "bf16"}
+        "auto" takes bf16 where the device has arithmetic for it.
+    **parameters
+        The notebook's other parameters, for the record.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If the preset or precision is unknown, or there is no seed.
+    """
+    from IPython.display import display
+
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    if precision not in ("auto", "fp32", "bf16"):
+        raise unknown("precision", precision, ("auto", "fp32", "bf16"))
+    if seeds is None:
+        seeds = SEEDS[preset]
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen:
+        raise ValueError(f"a run needs at least one seed, got {seeds!r}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        # Small networks gain nothing from more, and parallel trainings would fight for the cores.
+        torch.set_num_threads(1)
+    figures.style()
+    run = Run(
+        notebook=notebook,
+        preset=preset,
+        data=data,
+        seeds=chosen,
+        parameters=parameters,
+        device=device,
+        precision="bf16" if use_bf16(precision, device) else "fp32",
+        threads=torch.get_num_threads(),
+        cache=cache if isinstance(cache, Cache) else Cache(cache),
+        folder=Path(os.environ.get("HETLIB_RUN_DIR") or f"runs/{notebook}-{preset}"),
+    )
+    display(run)
+    return run
+
+
+def headless() -> bool:
+    """Whether nobody can click: the runner said so by ``$HETLIB_HEADLESS``, or this is not a notebook's kernel.
+
+    Papermill executes in a kernel like any other, so a kernel alone proves no reader.
+    """
+    if os.environ.get("HETLIB_HEADLESS", "0") != "0":
+        return True
+    from IPython import get_ipython
+
+    return not hasattr(get_ipython(), "kernel")

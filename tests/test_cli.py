@@ -1,0 +1,188 @@
+"""The command line: help, errors of one line, and what each command prints."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from rich.console import Console
+
+from hetlib import __version__, cli
+from hetlib.lab import report
+from tests.test_runner import HEAD, RECORD, TAIL
+
+
+@pytest.fixture
+def hetlib(capsys):
+    """Call the command line here; gives status, standard output and standard error."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as left:
+            cli.main(list(arguments))
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone with one notebook, the current folder of the test."""
+    text = tmp_path / "notebooks" / "text" / "07_tiny.py"
+    text.parent.mkdir(parents=True)
+    text.write_text(HEAD.lstrip() + "pass" + TAIL)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["run", "reproduce", "report", "data", "doctor", "notebooks", "exercises"])
+def test_help_explains_every_command(hetlib, command):
+    code, out, _ = hetlib(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert command in hetlib("--help")[1]
+
+
+def test_help_is_quick():
+    code = "import sys; from hetlib import cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version(hetlib):
+    assert hetlib("--version")[:2] == (0, f"hetlib {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "7", "--preset", "smoky"), "unknown preset 'smoky': did you mean 'smoke'?"),
+        (("run", "8_tiny"), "unknown notebook '8_tiny': did you mean '07_tiny'?"),
+        (("run", "7", "-p", "FLOP", "1"), "unknown parameter 'FLOP': did you mean 'FLIP'?"),
+        (("run", "7", "-p", "N", "-0.5"), "parameter N takes int (default 3), not '-0.5'"),
+        (("run", "7", "-p", "N"), "parameter N has no value"),
+        (("reproduce", "-n", "7", "--preset", "large"), "unknown preset 'large'"),
+        (("data", "get", "cifar11"), "unknown data set 'cifar11': did you mean 'cifar10'"),
+        (("data", "path", "cifar11"), "unknown data set 'cifar11': did you mean 'cifar10'"),
+        (("report", "--papers", "absent.md"), "absent.md: No such file or directory"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(hetlib, clone, arguments, says):
+    code, _, err = hetlib(*arguments)
+    assert code == 2
+    assert says in err
+    assert err.startswith("hetlib: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_run_prints_one_line_and_leaves_its_folder(hetlib, clone):
+    code, out, _ = hetlib("run", "7", "--preset", "smoke", "-p", "A", "-0.2", "-p", "FLIP=false")
+    assert code == 0, out
+    [folder] = (clone / "runs").iterdir()
+    assert out.split()[:2] == ["ok", folder.name]
+    assert json.loads((folder / "record.json").read_text())["notebook"] == "07_tiny"
+    assert "-0.2 3 False" in (folder / "07_tiny.ipynb").read_text()
+
+
+def test_reproduce_shows_the_failing_cell_and_fails(hetlib, clone):
+    (clone / "notebooks/text/08_broken.py").write_text(HEAD.lstrip() + "nothing = 0\n1 / nothing\n")
+    code, out, _ = hetlib("reproduce", "--preset", "smoke", "--jobs", "2")
+    assert code == 1
+    assert "ok " in out
+    assert "nothing = 0\n1 / nothing" in out
+    assert "ZeroDivisionError" in out
+    assert str(clone / "runs" / "08_broken-smoke") in out
+
+
+def test_notebooks_are_published_with_their_outputs(hetlib, clone):
+    assert hetlib("notebooks")[0] == 0
+    published = json.loads((clone / "notebooks" / "07_tiny.ipynb").read_text())
+    assert published["cells"][-1]["outputs"][0]["text"] == ["0.4 3 True\n"]
+    assert list(published["metadata"]) == ["kernelspec", "language_info"]
+    assert all(cell["metadata"] in ({}, {"tags": ["parameters"]}) for cell in published["cells"])
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(hetlib, clone, monkeypatch):
+    monkeypatch.setenv("HETLIB_DATA", str(clone / "nowhere"))
+    monkeypatch.setenv("HETLIB_VECTORS", "")
+    monkeypatch.setattr(cli, "console", Console(width=300))
+    code, out, _ = hetlib("doctor")
+    assert code == 0
+    lines = {
+        what: (mark, *more)
+        for mark, what, *more in (re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[1:])
+    }
+    assert lines["torch pair"][0] == "ok"
+    assert lines["cifar10"][0] == "without"
+    assert lines["cifar10"][-1] == "hetlib data get cifar10"
+    assert lines["vectors"][0] == "without"
+    assert {"Python", "extra [test]", "processor", "GPU", "cache", "outputs", "disk", "Chromium"} <= set(lines)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write everywhere")
+def test_doctor_sees_a_folder_it_may_not_write(hetlib, clone):
+    clone.chmod(0o555)
+    code, out, _ = hetlib("doctor")
+    clone.chmod(0o755)
+    assert code == 1
+    assert "Permission denied" in out
+
+
+SECTION = {
+    "rows": [
+        {"what": "A", "metric": "a", "paper": {"value": 71.0, "source": "Table 1"}},
+        {"what": "B", "metric": "b"},
+    ]
+}
+
+
+def test_tables_set_ours_beside_what_is_published():
+    record = report.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2]})
+    metrics = {"a": {"unit": "%", "values": [70.0, 71.0, 72.5]}, "c": {"unit": "s", "values": [1.0, 1.0, 1.0]}}
+    rows = report.compare(SECTION, [report.Record(**{**vars(record), "metrics": metrics})])
+    assert rows[0].cells == (
+        "A (shapes, smoke preset)",
+        "71 (Table 1)",
+        "not known",
+        "71.17 ± 3.13 %, n = 3",
+        "agrees",
+    )
+    assert rows[1].cells == ("B", "not known", "not known", "not run", "not run")
+    assert rows[2].cells[3:] == ("1.00 ± 0.00 s, n = 3", "nothing to compare with")
+
+
+def test_one_seed_gets_no_verdict():
+    assert report.verdict([70.0], 71.0) == "-1.00, one seed: no verdict"
+    assert report.verdict([70.0, 70.1], 75.0) == "differs by -4.95"
+
+
+def test_report_writes_between_the_markers_and_nowhere_else(hetlib, clone):
+    (clone / "results").mkdir()
+    (clone / "runs" / "07_tiny-smoke-x").mkdir(parents=True)
+    (clone / "runs" / "07_tiny-smoke-x" / "record.json").write_text(RECORD)
+    papers = clone / "papers.md"
+    before = "# Papers\n\n<!-- table: 01_hmt -->\nold\n<!-- end of table -->\nrest\n"
+    papers.write_text(before)
+    assert hetlib("report")[0] == 0
+    after = papers.read_text()
+    assert after.startswith("# Papers\n\n<!-- table: 01_hmt -->\n| experiment | paper |")
+    assert after.endswith("<!-- end of table -->\nrest\n")
+    assert "| not known | not known | not run | not run |" in after
+    page = (clone / "runs" / "report.html").read_text()
+    assert "07_tiny, smoke preset" in page
+    assert "http" not in page
+    hetlib("report")
+    assert papers.read_text() == after
+    papers.write_text(before.replace("01_hmt", "01_hmm"))
+    assert "unknown table '01_hmm'" in hetlib("report")[2]
+
+
+def test_every_published_number_has_a_source(tmp_path, monkeypatch):
+    assert report.published()
+    toml = '[x]\ntitle = "X"\n[[x.rows]]\nwhat = "y"\nmetric = "z"\npaper = {value = 1.0}\n'
+    (tmp_path / "published.toml").write_text(textwrap.dedent(toml))
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "report.py"))
+    with pytest.raises(ValueError, match="x: the paper's number for 'z' has no source"):
+        report.published()

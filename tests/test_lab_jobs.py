@@ -1,0 +1,79 @@
+"""Trainings described as data: found again, seeded, resumed, and the same in other processes."""
+
+import pytest
+import torch
+
+from hetlib import hmt
+from hetlib.lab import jobs
+from hetlib.lab.cache import Cache
+from hetlib.lab.jobs import Job, start, train, train_all
+from hetlib.training import Recipe
+
+QUICK = Recipe(epochs=2, lr=0.05, precision="fp32", augment=False, batch_size=256)
+SMALL = {"width": 0.125, "kernel_size": 3}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+def same(a, b):
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_a_result_is_found_again(cache):
+    job = Job("plainnet5", "digits", QUICK, options=SMALL)
+    first, again = train(job, cache), train(job, Cache(cache.root))
+    assert cache.misses == 1
+    assert first.history == again.history
+    assert same(first.model, again.model)
+    assert not again.model.training
+
+
+def test_every_setting_makes_another_result(cache):
+    job = Job("plainnet5", "digits", QUICK, options=SMALL)
+    others = [
+        Job("plainnet5", "digits", QUICK, seed=1, options=SMALL),
+        Job("plainnet5", "digits", QUICK.changed(lr=0.01), options=SMALL),
+        Job("plainnet5", "digits", QUICK, options=SMALL | {"width": 0.25}),
+        Job("plainnet5", "digits", QUICK, options=SMALL, source=job),
+        Job("plainnet5", "digits", QUICK, options=SMALL, source=job, transfer={"order": "shuffle"}),
+    ]
+    keys = {cache.key({"job": each}, jobs.uses(each)) for each in (job, *others)}
+    assert len(keys) == 6
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    Job("plainnet5", "digits", QUICK, seed=9, options=SMALL).build()
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_source_is_trained_first_and_feeds_its_heirs(cache):
+    source = Job("vgg8", "digits", QUICK, options={"width": 0.125, "image_size": 8})
+    heir = Job("plainnet5", "digits", QUICK, options=SMALL, source=source, transfer={"order": "interval"})
+    fed, expected = start(heir, cache), heir.build()
+    hmt.transfer(train(source, cache).model, expected, "interval")
+    assert same(fed, expected)
+    assert cache.misses == 1
+
+
+def test_processes_give_the_same_numbers_as_one(tmp_path):
+    work = [Job("plainnet5", "digits", QUICK, seed=seed, options=SMALL) for seed in (0, 1, 0)]
+    alone = train_all(work, Cache(tmp_path / "one"), processes=1)
+    spread = train_all(work, Cache(tmp_path / "two"), processes=2)
+    for a, b in zip(alone, spread, strict=True):
+        assert a.history == b.history
+        assert same(a.model, b.model)
+    assert alone[0].history == alone[2].history != alone[1].history
+
+
+def test_a_failing_job_names_its_error(cache):
+    job = Job("plainnet5", "digits", QUICK, options=SMALL | {"kernel": 3})
+    with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
+        train_all([job], cache, processes=2)

@@ -1,0 +1,148 @@
+"""Notebooks and their text: in step, within their budgets, and every one of them runs."""
+
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from hetlib.lab import notebooks, runner
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NAMES = notebooks.names(FOLDER)
+TEXT = """\
+# %% [markdown]
+# # Title
+# Two $x + y$ words.
+
+# %% tags=["parameters"]
+A = 0.4  # float
+
+# %% tags=["solution"]
+import torch
+
+def double(x):
+    \"\"\"Twice `x`.\"\"\"
+    return 2 * x
+
+# %% tags=["solution"]
+answer = 42
+
+# %%
+double(A)
+"""
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "notebooks" / "text" / "05_small.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_and_notebook_are_in_step_and_within_budget(name):
+    assert notebooks.check(FOLDER / "text" / f"{name}.py", FOLDER / f"{name}.ipynb") == []
+
+
+def test_no_notebook_is_without_text():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} <= set(NAMES)
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", NAMES)
+def test_every_notebook_runs_at_smoke(name, tmp_path):
+    [outcome] = runner.run([runner.plan(name, "smoke", runs=tmp_path, where=FOLDER)])
+    assert outcome.error is None, outcome.error
+    assert outcome.seconds < 90, "45 s on an idle machine is the budget, and tests run two at a time"
+
+
+def test_unchanged_cells_keep_their_ids(text):
+    before = notebooks.read(text)
+    text.write_text(TEXT.replace("# %%\ndouble", "# %% [markdown]\n# New.\n\n# %%\ndouble").replace("42", "43"))
+    after = notebooks.read(text)
+    assert [cell.id for cell in after.cells if cell in before.cells] == [before.cells[i].id for i in (0, 1, 2, 4)]
+    assert len({cell.id for cell in after.cells}) == 6
+    nbformat.validate(after)
+
+
+def test_equal_cells_get_different_ids(text):
+    text.write_text("# %%\n1\n\n# %%\n1\n")
+    assert len({cell.id for cell in notebooks.read(text).cells}) == 2
+
+
+def test_text_and_notebook_that_differ_are_seen(text, tmp_path):
+    published = notebooks.save(tmp_path / "05_small.ipynb", notebooks.read(text))
+    assert not any("differ" in complaint for complaint in notebooks.check(text, published))
+    text.write_text(TEXT.replace("42", "43"))
+    assert "differ in cell 3" in " ".join(notebooks.check(text, published))
+    text.write_text(TEXT + "\n# %%\n1\n")
+    assert "6 cells in the text, 5 in the notebook" in " ".join(notebooks.check(text, published))
+    text.write_text(TEXT.replace('tags=["parameters"]', ""))
+    assert "differ in cell 1" in " ".join(notebooks.check(text, published))
+    published.unlink()
+    assert notebooks.check(text, published) == ["run `make notebooks` (05_small.ipynb is missing)"]
+
+
+def test_errors_and_budgets_are_seen(text, tmp_path):
+    notebook = notebooks.read(text)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="x", traceback=["E: x"])]
+    complaints = notebooks.check(text, notebooks.save(tmp_path / "05_small.ipynb", notebook))
+    assert "error in cell 4: E: x" in complaints
+    assert "5 cells, allowed are 35 to 60" in complaints
+    assert "0 figures, allowed are 5 to 9" in complaints
+
+
+def test_measures_count_prose_and_code(text):
+    size = notebooks.measure(notebooks.read(text))
+    assert (size["cells"], size["words"], size["lines of code"], size["longest cell"]) == (5, 3, 7, 4)
+
+
+def test_publishing_leaves_out_what_needs_a_live_kernel(text):
+    executed = notebooks.read(text)
+    widget = nbformat.v4.new_output("display_data", data={notebooks.WIDGET: {}, "text/plain": "VBox()"})
+    value = nbformat.v4.new_output("execute_result", data={"text/plain": "0.8"}, metadata={"seconds": 3})
+    executed.cells[-1].outputs = [widget, value]
+    executed.cells[-1].execution_count = 4
+    executed.metadata.widgets = {"state": {}}
+    done = notebooks.publish(notebooks.read(text), executed)
+    assert [output.data for output in done.cells[-1].outputs] == [{"text/plain": "0.8"}]
+    assert done.cells[-1].outputs[0].metadata == {}
+    assert done.cells[-1].execution_count == 4
+    assert "widgets" not in done.metadata
+
+
+def test_exercises_keep_signatures_and_lose_solutions(text, tmp_path):
+    written = notebooks.write_exercises(tmp_path / "build", text.parents[1])
+    assert [path.relative_to(tmp_path / "build").as_posix() for path in written] == [
+        "exercises/05_small.ipynb",
+        "solutions/05_small.ipynb",
+    ]
+    stub, whole = map(notebooks.read, written)
+    assert (
+        stub.cells[2].source
+        == textwrap.dedent('''
+        import torch
+
+        def double(x):
+            """Twice `x`."""
+            raise NotImplementedError('your turn')
+    ''').strip()
+    )
+    assert stub.cells[3].source == "# Your code here."
+    assert whole.cells[3].source == "answer = 42"
+
+
+def test_parameters_with_annotations_are_read(text):
+    text.write_text('# %% tags=["parameters"]\nA: float = -0.4\nSIZES = (1, 2)\nDATA = None\n')
+    notebook = notebooks.read(text)
+    assert notebooks.parameters(notebook) == {"A": -0.4, "SIZES": (1, 2), "DATA": None}
+    given = {"A": "1", "SIZES": "[3]", "DATA": "cifar10"}
+    assert notebooks.accept(notebook, given) == {"A": 1.0, "SIZES": (3,), "DATA": "cifar10"}
+
+
+def test_outside_a_clone_the_message_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "hetlib" / "lab" / "notebooks.py"))
+    with pytest.raises(FileNotFoundError, match="run hetlib inside a clone"):
+        notebooks.folder(tmp_path)

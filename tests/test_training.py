@@ -1,0 +1,250 @@
+"""The loop learns, repeats itself to the bit, and survives being killed at any moment."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetlib import data, zoo
+from hetlib.data import few_shot, load
+from hetlib.files import DamagedFile, load_tensors
+from hetlib.training import History, Recipe, evaluate, fit, use_bf16
+
+QUICK = Recipe(epochs=3, lr=0.05, augment=False, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return few_shot(load("digits"), 20), load("digits", "test")
+
+
+def net(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return zoo.build("plainnet5", in_channels=1, width=0.125, kernel_size=3)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_it_learns_real_digits(digits):
+    model = net()
+    untrained = evaluate(model, digits[1])["top1"]
+    history = fit(model, *digits, QUICK, epochs=15, batch_size=32, schedule="one-cycle")
+    assert untrained < 30
+    assert history.final > 85
+    assert history.best >= history.final
+    assert history.epochs == len(history.loss) == 15
+    assert history.evaluated == list(range(1, 16))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(digits):
+    runs = []
+    for seed in (0, 0, 1):
+        model = net()
+        runs.append((model, fit(model, *digits, QUICK, seed=seed, augment=True)))
+    assert runs[0][1] == runs[1][1]
+    assert same(runs[0][0], runs[1][0])
+    assert not same(runs[0][0], runs[2][0])
+
+
+def test_global_generators_are_left_alone(digits):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(net(), *digits, QUICK, epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimiser": "adamw", "lr": 1e-3}, {"precision": "bf16"}, {"schedule": "one-cycle"}], ids=str
+)
+def test_an_interrupted_run_ends_in_the_same_bits(digits, tmp_path, changes):
+    whole, broken = net(), net()
+    expected = fit(whole, *digits, QUICK, epochs=4, augment=True, **changes)
+    path = tmp_path / "run.safetensors"
+    stop = fit(
+        broken, *digits, QUICK, epochs=4, augment=True, checkpoint=path, on_epoch=lambda h: h.epochs == 2, **changes
+    )
+    assert stop.epochs == 2
+    resumed = net()
+    assert fit(resumed, *digits, QUICK, epochs=4, augment=True, checkpoint=path, **changes) == expected
+    assert same(resumed, whole)
+
+
+def test_dropout_resumes_too(digits, tmp_path):
+    def build():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return torch.nn.Sequential(
+                torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.Dropout(), torch.nn.Linear(32, 10)
+            )
+
+    whole, resumed = build(), build()
+    fit(whole, *digits, QUICK)
+    fit(build(), *digits, QUICK, checkpoint=tmp_path / "a", on_epoch=lambda h: True)
+    fit(resumed, *digits, QUICK, checkpoint=tmp_path / "a")
+    assert same(whole, resumed)
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from hetlib import zoo
+from hetlib.data import few_shot, load
+from hetlib.training import fit
+torch.manual_seed(0)
+model = zoo.build("plainnet5", in_channels=1, width=0.125, kernel_size=3)
+history = fit(model, few_shot(load("digits"), 20), load("digits", "test"), epochs=12, lr=0.05, precision="fp32",
+              checkpoint=sys.argv[1] or None)
+print([v.double().sum().item() for v in model.state_dict().values()], history)
+"""
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_numbers(tmp_path):
+    command = [sys.executable, "-c", SCRIPT]
+    expected = subprocess.run([*command, ""], capture_output=True, text=True, check=True).stdout
+    path = tmp_path / "run.safetensors"
+    kills = 0
+    for wait in (0.0, 0.03, 0.011, 0.05, 0.02):
+        process = subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        while process.poll() is None and (not path.exists() or path.stat().st_mtime_ns == before):
+            time.sleep(0.001)
+        time.sleep(wait)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        load_tensors(path)
+    assert kills >= 2
+    assert subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout == expected
+
+
+def test_a_damaged_checkpoint_is_named_and_training_starts_again(digits, tmp_path):
+    path, whole = tmp_path / "run.safetensors", net()
+    expected = fit(whole, *digits, QUICK, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-100])
+    again = net()
+    with pytest.warns(UserWarning, match=r"run\.safetensors is truncated.*starts again"):
+        assert fit(again, *digits, QUICK, checkpoint=path) == expected
+    assert same(again, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.1}, "lr was 0.05, is 0.1"),
+        ({"seed": 3}, "seed was 0, is 3"),
+        ({"epochs": 9}, "epochs was 3, is 9"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(digits, tmp_path, change, message):
+    path = tmp_path / "run.safetensors"
+    fit(net(), *digits, QUICK, checkpoint=path)
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        fit(net(), *digits, QUICK, checkpoint=path, **change)
+    with pytest.raises(ValueError, match="started from other weights"):
+        fit(net(5), *digits, QUICK, checkpoint=path)
+    with pytest.raises(ValueError, match="other data"):
+        fit(net(), digits[1], recipe=QUICK, checkpoint=path)
+    assert path.read_bytes() == whole
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(digits, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="could not write"):
+        fit(net(), *digits, QUICK, checkpoint=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 3}, "unknown training setting 'epoch': did you mean 'epochs'"),
+        ({"schedule": "step"}, "did you mean 'steps'"),
+        ({"optimiser": "adam"}, "did you mean 'adamw'"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'"),
+        ({"epochs": 0}, "epochs must be positive, got 0"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"batch_size": 0}, "batch_size must be positive"),
+    ],
+)
+def test_bad_settings_are_named(digits, changes, message):
+    with pytest.raises(ValueError, match=message):
+        fit(net(), *digits, QUICK, **changes)
+
+
+def test_empty_data_and_labels_without_output_are_named(digits):
+    with pytest.raises(ValueError, match="holds no images"):
+        fit(net(), digits[0].subset([]))
+    small = zoo.build("plainnet5", num_classes=5, in_channels=1, width=0.125)
+    with pytest.raises(ValueError, match=r"label 9.*5 outputs"):
+        fit(small, *digits, QUICK)
+
+
+def test_top_k_against_a_loop(digits):
+    model = net().eval()
+    test = digits[1]
+    with torch.no_grad():
+        logits = model(data.normalise(test.images, test.mean, test.std))
+    scores = evaluate(model, test, batch_size=77, precision="fp32")
+    for k in (1, 5, 10):
+        hits = sum(int(label in row.topk(k).indices) for row, label in zip(logits, test.labels.tolist(), strict=True))
+        assert scores[f"top{k}"] == pytest.approx(100 * hits / len(test))
+    assert scores["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, test.labels).item(), rel=1e-5)
+
+
+def test_evaluation_restores_the_mode_and_counts_the_last_epoch(digits):
+    model = net().train()
+    evaluate(model, digits[1])
+    assert model.training
+    assert fit(net(), *digits, QUICK, epochs=5, evaluate_every=2).evaluated == [2, 4, 5]
+    assert math.isnan(fit(net(), digits[0], recipe=QUICK).final)
+
+
+@given(st.integers(1, 20), st.integers(1, 9), st.floats(0.01, 1))
+def test_schedules_stay_within_their_bounds(epochs, per_epoch, lr):
+    for schedule in ("steps", "cosine", "one-cycle", "constant"):
+        recipe = Recipe(epochs=epochs, lr=lr, schedule=schedule, milestones=(epochs // 2,))
+        rates = [recipe.lr_at(step, per_epoch) for step in range(epochs * per_epoch)]
+        assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
+
+
+def test_the_released_protocol_drops_at_its_epochs():
+    recipe = Recipe(epochs=350, schedule="steps", milestones=(149, 249))
+    rates = [recipe.lr_at(epoch * 8, 8) for epoch in range(350)]
+    assert [epoch for epoch in range(1, 350) if rates[epoch] != rates[epoch - 1]] == [149, 249]
+    assert rates[0] == 0.1
+    assert rates[-1] == pytest.approx(0.001)
+
+
+def test_cosine_is_torchs():
+    model = torch.nn.Linear(1, 1)
+    optimiser = torch.optim.SGD(model.parameters(), 0.05)
+    peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 20)
+    recipe = Recipe(epochs=4, lr=0.05)
+    for step in range(20):
+        assert recipe.lr_at(step, 5) == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-12)
+        optimiser.step()
+        peer.step()
+
+
+def test_bf16_is_only_chosen_where_asked_or_supported():
+    assert use_bf16("bf16", "cpu")
+    assert not use_bf16("fp32", "cpu")
+    assert use_bf16("auto", "cpu") in (True, False)
+
+
+def test_histories_are_plain():
+    assert History(loss=[1.0], lr=[0.1]).epochs == 1
+
+
+def test_damage_is_an_os_error():
+    assert issubclass(DamagedFile, OSError)
