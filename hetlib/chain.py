@@ -5,24 +5,18 @@
 >>> [layer.name for layer in found.longest()]
 """
 
-import traceback
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf, prod
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetlib.axes import Group
-from hetlib.flow import Call, coupled_axes
-
-_HERE = (str(Path(torch.__file__).parent), __file__)
+from hetlib.flow import coupled_axes
+from hetlib.graph import Call, trace
 
 
 @dataclass(frozen=True)
@@ -156,33 +150,22 @@ def chain(model: nn.Module, example: Tensor | None = None) -> Chain:
     ValueError
         If the network cannot be traced (the message names the module and the line) or calls no Conv2d or Linear.
     """
-    graph = _trace(model, example)
-    first = {str(call.node.target): call for call in reversed(list(_layer_calls(model, graph)))}
-    calls = list(reversed(first.values()))
+    graph = trace(model, example)
+    calls: dict[str, Call] = {}
+    for call in (Call.of(model, node) for node in graph.nodes):
+        if isinstance(call.module, nn.Conv2d | nn.Linear):
+            calls.setdefault(str(call.node.target), call)
     if not calls:
         raise ValueError(f"{type(model).__name__} calls no Conv2d or Linear module: there is no chain to read")
     shortcuts, blocks = _residuals(model, graph)
     passed = {name for shortcut in shortcuts for name in shortcut.layers}
     stages = _stages(model, graph, calls)
-    layers = tuple(
-        Layer(
-            name := str(call.node.target),
-            call.module,  # type: ignore[arg-type]
-            _kind(call.module, name in passed),
-            stages[name],
-            blocks.get(call.node),
-            _norm(model, call.node),
-        )
-        for call in calls
-    )
-    return Chain(model, graph, layers, shortcuts)
-
-
-def _layer_calls(model: nn.Module, graph: fx.Graph) -> Iterator[Call]:
-    for node in graph.nodes:
-        call = Call.of(model, node)
-        if isinstance(call.module, nn.Conv2d | nn.Linear):
-            yield call
+    layers = []
+    for name, call in calls.items():
+        module: Any = call.module
+        kind = _kind(module, name in passed)
+        layers.append(Layer(name, module, kind, stages[name], blocks.get(call.node), _norm(model, call.node)))
+    return Chain(model, graph, tuple(layers), shortcuts)
 
 
 def _kind(module: Any, passed: bool) -> Any:
@@ -198,16 +181,16 @@ def _norm(model: nn.Module, node: fx.Node) -> str | None:
     return next((name for name in users if isinstance(model.get_submodule(name), _NormBase)), None)
 
 
-def _stages(model: nn.Module, graph: fx.Graph, calls: list[Call]) -> dict[str, int]:
+def _stages(model: nn.Module, graph: fx.Graph, calls: dict[str, Call]) -> dict[str, int]:
     depth: dict[fx.Node, int] = {}
     for node in graph.nodes:
         call = Call.of(model, node)
         stride: Any = 1
         if isinstance(call.module, nn.Conv2d) or call.name in ("maxpool2d", "avgpool2d", "lppool2d"):
             stride = call.given(2, "stride", None) or call.given(1, "kernel_size", 1)
-        strided = max(stride) > 1 if isinstance(stride, tuple | list) else stride > 1
+        strided = stride not in (1, (1, 1), [1, 1])
         depth[node] = max((depth[source] for source in node.all_input_nodes), default=0) + strided
-    found = {str(c.node.target): depth[c.node] if isinstance(c.module, nn.Conv2d) else inf for c in calls}
+    found = {name: depth[c.node] if isinstance(c.module, nn.Conv2d) else inf for name, c in calls.items()}
     rank = {value: number for number, value in enumerate(sorted(set(found.values())))}
     return {name: rank[value] for name, value in found.items()}
 
@@ -249,89 +232,3 @@ def _size(branch: list[Call]) -> tuple[int, int]:
         getattr(call.module, "kernel_size", (1,)) for call in branch if isinstance(call.module, nn.Conv2d | nn.Linear)
     ]
     return len(kernels), sum(map(prod, kernels))
-
-
-class _Sized(fx.Proxy):
-    """A stand-in that knows its shape, so that decisions on shapes are plain Python."""
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.node.meta["value"].shape
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
-
-    def dim(self) -> int:
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return len(self.node.meta["value"])
-
-
-class _Tracer(fx.Tracer):
-    """Remembers where it failed; given an example, computes every value's shape (on the meta device) as it goes."""
-
-    def __init__(self, example: Tensor | None) -> None:
-        super().__init__()
-        # Two images, because a batch norm in train mode refuses a single value per channel.
-        self.example = None if example is None else example.new_empty((2, *example.shape[1:]), device="meta")
-        self.where = ""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return super().proxy(node) if self.example is None else _Sized(node, self)
-
-    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        proxy = super().create_proxy(*args, **kwargs)
-        if self.example is not None:
-            proxy.node.meta["value"] = self._value(proxy.node)
-        return proxy
-
-    def call_module(self, m: nn.Module, *args: Any) -> Any:
-        try:
-            return super().call_module(m, *args)
-        except Exception:
-            self.where = self.where or self.path_of_module(m)
-            raise
-
-    def _value(self, node: fx.Node) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
-        if node.op == "placeholder":
-            return next(iter(args), self.example)
-        if node.op == "get_attr":
-            return _attribute(self.root, str(node.target)).to("meta")
-        if node.op == "call_module":
-            module = self.root.get_submodule(str(node.target))
-            state = {name: tensor.to("meta") for name, tensor in module.state_dict(keep_vars=True).items()}
-            return functional_call(module, state, args, kwargs)
-        return getattr(args[0], node.target)(*args[1:], **kwargs) if node.op == "call_method" else node.target(*args, **kwargs)
-
-
-@torch.no_grad()
-def _trace(model: nn.Module, example: Tensor | None) -> fx.Graph:
-    tracer, before = _Tracer(example), set(vars(model))
-    try:
-        return tracer.trace(model)
-    except Exception as error:
-        raise ValueError(_explanation(model, tracer, error)) from error
-    finally:
-        for name in set(vars(model)) - before:  # fx leaves constants that it met in the module
-            delattr(model, name)
-
-
-def _explanation(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_HERE)]
-    line = f", {Path(frames[-1].filename).name}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else ""
-    where = f"module {tracer.where!r}" if tracer.where else "its own forward"
-    advice = (
-        "If this line depends on the shape of the input, pass example=, a batch of that shape. If it depends on values"
-        if tracer.example is None
-        else "It was read with an example of shape " + str(tuple(tracer.example.shape[1:])) + " per image. If it depends on values"
-    )
-    return (
-        f"cannot read {type(model).__name__}: tracing stopped in {where}{line} ({error}). {advice}, the network has no "
-        "one graph: pass a submodule that has."
-    )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hetlib import __version__
+from hetlib.files import write
 
 app = typer.Typer(
     help="Teach, try and reproduce five papers on moving knowledge between networks of different shape.",
@@ -68,6 +69,8 @@ def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) ->
     for task in _run(notebook or notebooks.names(), None, {}, jobs, runs):
         done = notebooks.publish(notebooks.read(task.source), notebooks.read(task.output))
         path = notebooks.save(notebooks.folder() / task.output.name, done)
+        if image := notebooks.picture(done):
+            write(path.parents[1] / "docs" / f"{path.stem}.png", image)
         for complaint in notebooks.check(task.source, path):
             console.print(f"[yellow]{path.name}:[/] {escape(complaint)}")
 

@@ -1,7 +1,7 @@
 """Following channels through a traced network, operation by operation, to find the axes that `hetlib.axes` groups.
 
-What is understood: convolutions (plain and depthwise), Linear, batch, instance and one-group norms, whatever acts on each
-channel alone, sums and products, concatenation, splitting, slicing, zero padding of channels, global means, flattening.
+What is understood: convolutions (plain and depthwise), Linear, batch, instance and one-group norms, whatever acts on
+each channel alone, sums, products, concatenation, splitting, slicing, zero channels, global means, flattening.
 Anything else (grouped convolutions, channel shuffles, attention) fixes the channels that enter it, and says so.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetlib.axes import Group, Ledger, Slots
+from hetlib.graph import Call
 
 
 def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
@@ -36,31 +37,6 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
     for node in graph.nodes:
         reader.flows[node] = reader.visit(node)
     return reader.ledger.groups()
-
-
-@dataclass(frozen=True)
-class Call:
-    """A node of a graph with the module it calls, if any."""
-
-    node: fx.Node
-    module: nn.Module | None
-
-    @classmethod
-    def of(cls, model: nn.Module, node: fx.Node) -> "Call":
-        return cls(node, model.get_submodule(str(node.target)) if node.op == "call_module" else None)
-
-    @property
-    def name(self) -> str:
-        """Name of the operation, the same for module, function and (in-place) method: "maxpool2d", "add"."""
-        target = type(self.module) if self.module else self.node.target
-        return (target if isinstance(target, str) else getattr(target, "__name__", "")).replace("_", "").lower()
-
-    def given(self, position: int, key: str, default: Any) -> Any:
-        """Argument of a function or method, attribute of a module."""
-        if self.module:
-            return getattr(self.module, key, default)
-        args = self.node.args
-        return self.node.kwargs.get(key, args[position] if len(args) > position else default)
 
 
 @dataclass(frozen=True)
@@ -259,8 +235,8 @@ def _flattened(call: Call, inputs: list[_Known]) -> _Known:
 
 
 def _viewed(call: Call, inputs: list[_Known]) -> _Known:
-    flow, sizes = inputs[0], call.node.args[1:]
-    sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+    flow, sizes = inputs[0], list(call.node.args[1:])
+    sizes = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
     # Two sizes of a batch of maps can only be images x everything else.
     if not isinstance(flow, _Flow) or len(sizes) != 2:
         return None

@@ -45,9 +45,7 @@ class Cache:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
-        self.root = Path(
-            root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib"
-        ).expanduser()
+        self.root = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib").expanduser()
         self.reused: list[str] = []
         self.computed: list[str] = []
         self._complained = False
@@ -135,9 +133,7 @@ class Cache:
                 found = self._find(key)
                 if found is None:
                     self.computed.append(label or key[:8])
-                    return self._compute(
-                        key, compute, {"label": label, "config": json.loads(_canonical(config))}
-                    )
+                    return self._compute(key, compute, {"label": label, "config": json.loads(_canonical(config))})
         self.reused.append(label or key[:8])
         log.info("reused %s (%s)", label, key[:8])
         return found
@@ -163,9 +159,7 @@ class Cache:
                 raise  # not the cache's disk
             self._complain(error)
             tensors, facts = _elsewhere(scratch, compute)
-        tensors = {
-            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-        }
+        tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         facts = json.loads(_canonical(facts))
         try:
             files.save_tensors(self.path(key), tensors, about | {"facts": facts})
@@ -237,9 +231,7 @@ def _sources(part: Any) -> Iterator[str]:
         else:
             yield _bare(textwrap.dedent(inspect.getsource(part)))
     except (AttributeError, OSError, SyntaxError, TypeError, UnicodeError) as error:
-        raise TypeError(
-            f"the source of {part!r} cannot be read: pass its module, or a plain function"
-        ) from error
+        raise TypeError(f"the source of {part!r} cannot be read: pass its module, or a plain function") from error
 
 
 @lru_cache(maxsize=256)

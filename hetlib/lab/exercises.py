@@ -71,9 +71,7 @@ def check(name: str, answer: Callable, seed: int | None = None) -> None:
     problem = _problem(_exercises[name], answer, torch.Generator().manual_seed(seed))
     if problem and headless():
         raise AssertionError(f"{name}: {problem} (seed {seed})")
-    colour, text = (
-        ("#B00020", f"✗ {name}: {problem} (seed {seed})") if problem else ("#00664B", _praise(name))
-    )
+    colour, text = ("#B00020", f"✗ {name}: {problem} (seed {seed})") if problem else ("#00664B", _praise(name))
     from IPython.display import HTML, display
 
     display(HTML(f"<pre style='color:{colour};white-space:pre-wrap'>{escape(text)}</pre>"))

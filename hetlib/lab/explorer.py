@@ -90,9 +90,7 @@ class Explorer:
         result = self.view(settings)
         pictures = _pictures(result)
         if self._handles and len(pictures) != len(self._handles):
-            raise ValueError(
-                f"the view gave {len(pictures)} things to display, and {len(self._handles)} before"
-            )
+            raise ValueError(f"the view gave {len(pictures)} things to display, and {len(self._handles)} before")
         for handle, (data, metadata) in zip(self._handles, pictures, strict=False):
             handle.update(data, metadata=metadata, raw=True)
         self.settings, self.result = settings, result
@@ -119,17 +117,11 @@ class Explorer:
             for name, toggle in self.toggles.items()
         }
         for name, control in self.controls.items():
-            control.observe(
-                lambda change, name=name: self._clicked(lambda: self.set(**{name: change["new"]})), "value"
-            )
-        reset = widgets.Button(
-            description="Reset", tooltip="Back to the first settings", layout={"width": "auto"}
-        )
+            control.observe(lambda change, name=name: self._clicked(lambda: self.set(**{name: change["new"]})), "value")
+        reset = widgets.Button(description="Reset", tooltip="Back to the first settings", layout={"width": "auto"})
         reset.on_click(lambda _: self._clicked(self.reset))
         self._message = widgets.HTML()
-        flow = widgets.Box(
-            [*self.controls.values(), reset], layout={"flex_flow": "row wrap", "align_items": "center"}
-        )
+        flow = widgets.Box([*self.controls.values(), reset], layout={"flex_flow": "row wrap", "align_items": "center"})
         self.controls["reset"] = reset
         return widgets.VBox([flow, self._message])
 
@@ -190,9 +182,7 @@ class _Toggle:
             low, high, _ = self.range
             kinds = (int,) if self.type is int else (int, float)
             if type(value) not in kinds or not low <= value <= high:
-                raise ValueError(
-                    f"{self.name} must be {_kind(self.type)} from {low} to {high}, got {value!r}"
-                )
+                raise ValueError(f"{self.name} must be {_kind(self.type)} from {low} to {high}, got {value!r}")
 
     def widget(self, value: Any, width: str) -> Any:
         """The control, with a label `width` wide."""

@@ -99,9 +99,7 @@ def curves(
         histories.items(), _cycled(COLOURS, histories), _cycled(DASHES, histories), strict=True
     ):
         if len({len(values) for values in seeds}) != 1:
-            raise ValueError(
-                f"{label}: the seeds have {[len(values) for values in seeds]} values, they must agree"
-            )
+            raise ValueError(f"{label}: the seeds have {[len(values) for values in seeds]} values, they must agree")
         means, halves = zip(*(interval(column) for column in zip(*seeds, strict=True)), strict=True)
         where = x if x is not None else range(1, len(means) + 1)
         ax.plot(where, means, color=colour, linestyle=dash, label=f"{label} (n = {len(seeds)})")

@@ -186,19 +186,11 @@ def _problems(content: Any) -> list[str]:
             problems.append(f"{name} must be {wanted}, got {content[name]!r}")
     if problems:
         return problems
-    return [
-        line
-        for name, metric in content["metrics"].items()
-        for line in _metric(name, metric, content["seeds"])
-    ]
+    return [line for name, metric in content["metrics"].items() for line in _metric(name, metric, content["seeds"])]
 
 
 def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
-    if (
-        not isinstance(metric, Mapping)
-        or set(metric) != {"unit", "values"}
-        or not isinstance(metric["unit"], str)
-    ):
+    if not isinstance(metric, Mapping) or set(metric) != {"unit", "values"} or not isinstance(metric["unit"], str):
         return [f"metrics[{name!r}] must be {{'unit': text, 'values': [...]}}, got {metric!r}"]
     values = metric["values"]
     if not isinstance(values, list | tuple) or not all(map(_amount, values)):
@@ -234,9 +226,7 @@ def _object(value: Any) -> bool:
 
 def _data(value: Any) -> bool:
     checks = {"name": _name, "checksum": _name, "train": _count, "test": _count}
-    return (
-        isinstance(value, Mapping) and set(value) == set(checks) and all(checks[k](value[k]) for k in checks)
-    )
+    return isinstance(value, Mapping) and set(value) == set(checks) and all(checks[k](value[k]) for k in checks)
 
 
 def _date(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import re
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -185,6 +186,12 @@ def publish(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
             for output in cell.outputs:
                 output.get("metadata", {}).clear()
     return source
+
+
+def picture(notebook: NotebookNode) -> bytes | None:
+    """The PNG of the cell tagged `picture`, which stands for the notebook in README; None without one."""
+    found = [output.get("data", {}).get("image/png") for cell in tagged(notebook, "picture") for output in cell.outputs]
+    return next((b64decode(image) for image in found if image), None)
 
 
 def save(path: str | Path, notebook: NotebookNode) -> Path:

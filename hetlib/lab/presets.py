@@ -111,9 +111,7 @@ class Run:
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
         data = [f"data {self.data}"] if self.data else []
         seeds = f"seeds {', '.join(map(str, self.seeds))}"
-        return " · ".join(
-            [f"{self.notebook}: {self.preset}", *data, self.device, threads, self.precision, seeds]
-        )
+        return " · ".join([f"{self.notebook}: {self.preset}", *data, self.device, threads, self.precision, seeds])
 
     def _repr_html_(self) -> str:
         return f"<p style='border-left:4px solid {figures.PALETTE['blue']};padding:0.2em 0.8em'>{escape(str(self))}</p>"

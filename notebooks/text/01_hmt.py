@@ -67,10 +67,10 @@ run = lab.start("01_hmt", PRESET, DATA or None, SEEDS or None, target=TARGET, or
 # `chain` (convolutions in order) → `match` (first with first) → `resize` (kernels bilinearly, channels cyclically) →
 # `place` (overwrite) → train.
 
-# %%
+# %% tags=["picture"]
 torch.manual_seed(0)
 source, target = zoo.build("vgg11"), zoo.build("plainnet5")
-hmt.transfer(source, target).plot()
+hmt.transfer(source, target).plot("VGG11 into PlainNet5: four of its eight convolutions find a place")
 
 # %% [markdown]
 # **What to notice.** The arrows stop where the shorter chain ends, so half of VGG11 is never used. Every arrow changes
@@ -210,7 +210,7 @@ fig, axes = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[4, 9])
 for ax, grid, name in zip(axes, (index, hmt.resize(index, (14, 9))), ("source 6 x 4", "target 14 x 9"), strict=True):
     ax.imshow(grid, cmap="viridis", aspect="auto")
     for (row, column), value in zip(torch.cartesian_prod(*map(torch.arange, grid.shape)), grid.flatten(), strict=True):
-        ax.text(column, row, int(value), ha="center", va="center", color="white", size=7)
+        ax.text(column, row, int(value), ha="center", va="center", color="black" if value > 11 else "white", size=8)
     ax.set(title=name, xlabel="input channel", ylabel="output channel", xticks=range(grid.shape[1]))
     ax.grid(visible=False)
 

@@ -1,0 +1,136 @@
+"""The graph of a network by torch.fx, one node for every module of torch, with shapes where an example is given."""
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+_HERE = (str(Path(torch.__file__).parent), __file__)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of a graph with the module it calls, if any."""
+
+    node: fx.Node
+    module: nn.Module | None
+
+    @classmethod
+    def of(cls, model: nn.Module, node: fx.Node) -> "Call":
+        return cls(node, model.get_submodule(str(node.target)) if node.op == "call_module" else None)
+
+    @property
+    def name(self) -> str:
+        """Name of the operation, the same for module, function and (in-place) method: "maxpool2d", "add"."""
+        target = type(self.module) if self.module else self.node.target
+        return (target if isinstance(target, str) else getattr(target, "__name__", "")).replace("_", "").lower()
+
+    def given(self, position: int, key: str, default: Any) -> Any:
+        """Argument of a function or method, attribute of a module."""
+        if self.module:
+            return getattr(self.module, key, default)
+        args = self.node.args
+        return self.node.kwargs.get(key, args[position] if len(args) > position else default)
+
+
+class _Sized(fx.Proxy):
+    """A stand-in that knows its shape, so that decisions on shapes are plain Python."""
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.node.meta["value"].shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.node.meta["value"])
+
+
+class _Tracer(fx.Tracer):
+    """Remembers where it failed; given an example, computes every value's shape (on the meta device) as it goes."""
+
+    def __init__(self, example: Tensor | None) -> None:
+        super().__init__()
+        # Two images, because a batch norm in train mode refuses a single value per channel.
+        self.example = None if example is None else example.new_empty((2, *example.shape[1:]), device="meta")
+        self.where = ""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if self.example is None else _Sized(node, self)
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        proxy = super().create_proxy(*args, **kwargs)
+        if self.example is not None:
+            proxy.node.meta["value"] = self._value(proxy.node)
+        return proxy
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
+        if any(isinstance(arg, Tensor) for arg in args):  # `_value` computes a shape; hooks are none of its business
+            return m.forward(*args, **kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.where = self.where or self.path_of_module(m)
+            raise
+
+    def _value(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
+        if node.op == "placeholder":
+            return next(iter(args), self.example)
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            module = self.root.get_submodule(owner)
+            held = {**module._parameters, **module._buffers, **vars(module)}  # plain `getattr` would trace
+            return torch.empty_like(held[name], device="meta")
+        if node.op == "call_module":
+            module = self.root.get_submodule(str(node.target))
+            state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+            return functional_call(module, state, args, kwargs)
+        target: Any = getattr(type(args[0]), str(node.target)) if node.op == "call_method" else node.target
+        return target(*args, **kwargs)
+
+
+@torch.no_grad()
+def trace(model: nn.Module, example: Tensor | None) -> fx.Graph:
+    """Trace `model`; with an example, each node's `meta["value"]` has the shape that its value would have.
+
+    Raises
+    ------
+    ValueError
+        If that fails; the message names the module and the line.
+    """
+    tracer, before = _Tracer(example), set(vars(model))
+    try:
+        return tracer.trace(model)
+    except Exception as error:
+        raise ValueError(_explanation(model, tracer, error)) from error
+    finally:
+        for name in set(vars(model)) - before:  # fx leaves constants that it met in the module
+            delattr(model, name)
+
+
+def _explanation(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_HERE)]
+    line = f", {Path(frames[-1].filename).name}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else ""
+    where = f"module {tracer.where!r}" if tracer.where else "its own forward"
+    advice = (
+        "Should it depend on the shape of the input, pass example=, a batch of that shape. Should it depend on values"
+    )
+    if tracer.example is not None:
+        advice = f"The example had shape {tuple(tracer.example.shape[1:])} per image. If this depends on values"
+    return (
+        f"cannot read {type(model).__name__}: tracing stopped in {where}{line} ({error}). "
+        f"{advice}, the network has no one graph: pass a submodule that has."
+    )
