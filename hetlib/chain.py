@@ -32,8 +32,9 @@ class Layer:
     kind : {"conv", "depthwise", "shortcut", "linear"}
         "shortcut" is a convolution (or Linear) on the shorter branch into an addition, whatever it is called.
     stage : int
-        Index of the spatial resolution, counted in strides: a layer opens a new stage if it or a pool before it is
-        strided. The Linear layers behind convolutions are a stage of their own.
+        Index of the resolution of the layer's output, counted in strides: a layer opens a new stage if it or a pool
+        before it is strided (so a bottleneck with its stride on the 3x3 begins in the stage before). The Linear
+        layers of a convolutional network are a stage of their own, the last.
     block : int or None
         Index of the innermost residual block around the layer, None outside of any.
     norm : str or None

@@ -1,58 +1,28 @@
 """Data sets as tensors: images stay uint8 on one device, crops and flips are one batched gather.
 
-Real sets are read from torchvision's own folder layout, every file checked against its published md5 before it is
-opened. `shapes-source` and `shapes-target` are rendered (`hetlib.shapes`), `digits` comes with scikit-learn: those
-three need no network and no file.
+`shapes-source` and `shapes-target` are rendered (`hetlib.shapes`) and `digits` comes with scikit-learn: those three
+need no network and no file. The others are read from torchvision's folder layout (`hetlib.published`).
 """
 
-import hashlib
 import os
-import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib import shapes
+from hetlib import published, shapes
 from hetlib.errors import unknown
-from hetlib.files import DamagedFile, checksum
+from hetlib.files import checksum
+from hetlib.published import DataMissing as DataMissing  # part of this module's interface
 
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as HMT's protocol normalises
-
-CIFAR10 = {
-    "train": {
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    },
-    "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
-    "names": {"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
-}
-CIFAR100 = {
-    "train": {"train": "16019d7e3df5f24257cddd939b257f8d"},
-    "test": {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-    "names": {"meta": "7973b15100ade9c7d40fb424638fde48"},
-}
-MNIST = {
-    "train": {
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    },
-    "test": {
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-}
-
-
-class DataMissing(FileNotFoundError):
-    """A data set's file is not there, and downloading was not allowed or failed."""
+# As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+OPTIONS = ("count", "seed", "noise", "clutter")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +93,7 @@ def load(
     split: str = "train",
     root: str | os.PathLike | None = None,
     download: bool = False,
-    **options: float,
+    **options: Any,
 ) -> Images:
     """Load a data set by name.
 
@@ -138,7 +108,7 @@ def load(
     download : bool
         Let torchvision download what is missing.
     **options
-        For the two rendered sets, what `hetlib.shapes.render` takes: `count`, `seed`, `noise`, ...
+        For the two rendered sets, what `hetlib.shapes.render` takes: `count`, `seed`, `noise`, `clutter`.
 
     Returns
     -------
@@ -148,9 +118,7 @@ def load(
     Raises
     ------
     ValueError
-        For an unknown name or split.
-    TypeError
-        For an option the data set does not have.
+        For an unknown name, split or option; the nearest valid ones are named.
     DataMissing
         If a file is missing; the message names it and says how to get it.
     DamagedFile
@@ -160,28 +128,32 @@ def load(
         raise unknown("data set", name, names())
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
-    if name.startswith("shapes-"):
+    rendered = name.startswith("shapes-")
+    for option in options:
+        if not rendered or option not in OPTIONS:
+            raise unknown(f"option of {name}", option, OPTIONS if rendered else ["(none)"])
+    if rendered:
         return _shapes(name, split, **options)
-    if options:
-        raise TypeError(f"data set {name!r} has no options, got {', '.join(options)}")
-    folder = Path(root or os.environ.get("HETLIB_DATA") or "data")
-    if download and name != "digits":
-        _download(name, folder)
-    match name:
-        case "digits":
-            return _digits(split)
-        case "mnist":
-            return _mnist(folder, split)
-        case "cifar10":
-            return _cifar(name, folder / "cifar-10-batches-py", CIFAR10, split)
-    data = _cifar(name, folder / "cifar-100-python", CIFAR100, split)
+    if name == "digits":
+        return _digits(split)
+    where, published_as = folder(root), name.removeprefix("sub-")
+    if download:
+        published.download(published_as, where)
+    if name == "mnist":
+        return Images(name, split, *published.mnist(where, split), (0.1307,), (0.3081,))
+    data = Images(name, split, *published.cifar(published_as, where, split), CIFAR_MEAN, CIFAR_STD)
     return data.subset(sub_cifar100_indices()) if (name, split) == ("sub-cifar100", "train") else data
+
+
+def folder(root: str | os.PathLike | None = None) -> Path:
+    """Where the published data sets are looked for: `root`, else `$HETLIB_DATA`, else `data`."""
+    return Path(root or os.environ.get("HETLIB_DATA") or "data")
 
 
 def sub_cifar100_indices() -> np.ndarray:
     """The 1,000 of CIFAR-100's 50,000 training images that HMT trains on (spec A2): NumPy seed 1, one shuffle."""
     order = np.arange(50_000)
-    np.random.RandomState(1).shuffle(order)  # noqa: NPY002 (the released protocol's generator)
+    np.random.RandomState(1).shuffle(order)
     return order[:1000]
 
 
@@ -207,15 +179,14 @@ def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:
     """
     parts = [list(group) for group in groups]
     listed = [label for part in parts for label in part]
-    wrong = [label for label in listed if not 0 <= label < data.num_classes]
-    if wrong or len(set(listed)) < len(listed):
-        problem = f"labels {wrong} are outside 0..{data.num_classes - 1}" if wrong else "a label is listed twice"
-        raise ValueError(f"the classes of {data.name} cannot be split like this: {problem}")
+    if len(set(listed)) < len(listed) or not set(listed) <= set(range(data.num_classes)):
+        valid = f"each of 0..{data.num_classes - 1} at most once"
+        raise ValueError(f"the classes of {data.name} can be listed {valid}, got {parts}")
     return [_keep(data, part) for part in parts]
 
 
 def few_shot(data: Images, per_class: int, seed: int = 0) -> Images:
-    """Draw `per_class` images of every class without replacement, in random order.
+    """Draw `per_class` images of every class without replacement, class after class.
 
     Raises
     ------
@@ -225,13 +196,11 @@ def few_shot(data: Images, per_class: int, seed: int = 0) -> Images:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(data), generator=generator)
     labels = data.labels.cpu()[order]
-    chosen = torch.zeros(len(data), dtype=torch.bool)
-    for label, title in enumerate(data.classes):
-        places = (labels == label).nonzero().flatten()[:per_class]
-        if len(places) < per_class:
-            raise ValueError(f"{data.name} has {len(places)} images of class {title!r}, not {per_class}")
-        chosen[places] = True
-    return data.subset(order[chosen])
+    parts = [order[labels == label][:per_class] for label in range(data.num_classes)]
+    for title, part in zip(data.classes, parts, strict=True):
+        if len(part) < per_class:
+            raise ValueError(f"{data.name} has {len(part)} images of class {title!r}, not {per_class}")
+    return data.subset(torch.cat(parts))
 
 
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True) -> Tensor:
@@ -257,13 +226,15 @@ def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool
         Like `images`, in new memory.
     """
     n, _, height, width = images.shape
-    draw = {"generator": generator, "device": generator.device}
-    top, left = torch.randint(2 * pad + 1, (2, n), **draw).to(images.device)
-    mirrored = torch.randint(2 if flip else 1, (n, 1, 1, 1), **draw).to(images.device, torch.bool)
+    own = generator.device
+    top, left = torch.randint(2 * pad + 1, (2, n), generator=generator, device=own).to(images.device)
     padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     crops = windows[torch.arange(n, device=images.device), :, top, left]
-    return torch.where(mirrored, crops.flip(-1), crops) if flip else crops
+    if not flip:
+        return crops
+    mirrored = torch.randint(2, (n, 1, 1, 1), generator=generator, device=own).to(images.device, torch.bool)
+    return torch.where(mirrored, crops.flip(-1), crops)
 
 
 def normalise(
@@ -305,7 +276,7 @@ def _keep(data: Images, labels: list[int]) -> Images:
     return part.subset((relabelled >= 0).nonzero().flatten())
 
 
-def _shapes(name: str, split: str, **options) -> Images:
+def _shapes(name: str, split: str, **options: Any) -> Images:
     vocabulary = name.removeprefix("shapes-")
     images, labels = shapes.render(vocabulary, split, **options)
     return Images(name, split, images, labels, shapes.classes(vocabulary), shapes.MEAN, shapes.STD)
@@ -319,52 +290,6 @@ def _digits(split: str) -> Images:
     kept = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     index = kept[split == "test"]
     images = torch.from_numpy((pixels[index] * 255 / 16).round().astype(np.uint8)).view(-1, 1, 8, 8)
-    return Images("digits", split, images, torch.from_numpy(labels[index]), _digit_names(), (0.3053,), (0.3760,))
-
-
-def _mnist(root: Path, split: str) -> Images:
-    pixels, labels = (_read("mnist", root / "MNIST" / "raw" / file, md5) for file, md5 in MNIST[split].items())
-    images = torch.from_numpy(np.frombuffer(pixels, np.uint8, offset=16).copy()).view(-1, 1, 28, 28)
-    targets = torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).astype(np.int64))
-    return Images("mnist", split, images, targets, _digit_names(), (0.1307,), (0.3081,))
-
-
-def _cifar(name: str, folder: Path, files: dict[str, dict[str, str]], split: str) -> Images:
-    def unpickle(part: str) -> list[dict]:
-        # the md5 has been checked, so these are the published pickles and nothing else is ever unpickled
-        return [pickle.loads(_read(name, folder / file, md5), encoding="latin1") for file, md5 in files[part].items()]
-
-    batches, (meta,) = unpickle(split), unpickle("names")
-    images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
-    labels = [label for batch in batches for label in batch.get("fine_labels", batch.get("labels"))]
-    titles = tuple(meta.get("fine_label_names", meta.get("label_names")))
-    return Images(name, split, torch.from_numpy(images), torch.tensor(labels), titles, CIFAR_MEAN, CIFAR_STD)
-
-
-def _digit_names() -> tuple[str, ...]:
-    return tuple("0123456789")
-
-
-def _read(name: str, path: Path, md5: str) -> bytes:
-    if not path.is_file():
-        raise DataMissing(
-            f"{name} needs {path}, which is missing. Get it with `hetlib data get {name}`, or put it under "
-            "$HETLIB_DATA in torchvision's layout, or use the embedded data: DATA=shapes."
-        )
-    content = path.read_bytes()
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise DamagedFile(
-            f"{path} is truncated or altered: its md5 is {found}, expected {md5}. Delete it and get it again."
-        )
-    return content
-
-
-def _download(name: str, root: Path) -> None:
-    from torchvision import datasets
-
-    kinds = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST}
-    try:
-        kinds.get(name, datasets.CIFAR100)(root, download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataMissing(f"{name} could not be downloaded to {root}: {error}") from error
+    return Images(
+        "digits", split, images, torch.from_numpy(labels[index]), tuple("0123456789"), (0.3053,), (0.3760,)
+    )

@@ -166,9 +166,10 @@ class _Reader:
     def binary(self, call: Call, inputs: list[_Known]) -> _Known:
         first, *others = (known for known in inputs if known is not None)
         for other in others:
-            if not (isinstance(first, _Flow) and isinstance(other, _Flow) and first.layout == other.layout):
-                return self.stop(call.node, f"{call.node.name} joins values that are not followed")
-            if len(first.slots) != len(other.slots):
+            if not isinstance(first, _Flow) or not isinstance(other, _Flow):
+                unknown = f"{call.node.name} joins values that are not followed"
+                return self.stop(call.node, next((known for known in inputs if isinstance(known, str)), unknown))
+            if first.layout != other.layout or len(first.slots) != len(other.slots):
                 return self.stop(call.node, f"{call.node.name} joins different numbers of channels")
             self.ledger.tie(first.slots, other.slots)
         return first
@@ -182,8 +183,8 @@ class _Reader:
         zero = call.given(2, "mode", "constant") == "constant" and before >= 0 and after >= 0
         if (before or after) and not zero:
             return None
-        front, back = (self.ledger.block((), 0, number) for number in (before, after))
-        return _Flow(np.concatenate([front, flow.slots, back]), "map")
+        zeros = self.ledger.block((), 0, before + after)
+        return _Flow(np.concatenate([zeros[:before], flow.slots, zeros[before:]]), "map")
 
 
 def _joined(call: Call, inputs: list[_Known]) -> _Known:

@@ -70,11 +70,11 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return super().proxy(node) if self.example is None else _Sized(node, self)
 
-    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        proxy = super().create_proxy(*args, **kwargs)
-        if self.example is not None:
-            proxy.node.meta["value"] = self._value(proxy.node)
-        return proxy
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        if self.example is not None and node.op != "output":
+            node.meta["value"] = self._value(node)
+        return node
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
         if any(isinstance(arg, Tensor) for arg in args):  # `_value` computes a shape; hooks are none of its business

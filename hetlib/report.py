@@ -1,6 +1,6 @@
 """What a transfer did, layer by layer: readable as text, as HTML and as a picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -80,12 +80,7 @@ class TransferReport:
         return f"{self.method}: {len(self.matched)} of {len(self)} target layers fed"
 
     def __str__(self) -> str:
-        table = [HEADER, *(row.cells() for row in self.rows)]
-        widths = [max(len(line[column]) for line in table) for column in range(len(HEADER))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
-        ]
-        return "\n".join([self._title(), lines[0], "-" * len(lines[0]), *lines[1:]])
+        return f"{self._title()}\n{aligned([HEADER, *(row.cells() for row in self.rows)])}"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in HEADER)
@@ -116,7 +111,8 @@ class TransferReport:
         targets = tuple((row.target, row.target_shape) for row in self.rows)
         deepest = max(len(self.sources), len(targets))
         widest = max(shape[0] for _, shape in (*self.sources, *targets))
-        ax = Figure(figsize=(7, 0.36 * deepest + 1), layout="constrained").subplots()
+        figure = Figure(figsize=(7, 0.36 * deepest + 1), layout="constrained")
+        ax = figure.subplots()
         fed = ({row.source for row in self.matched}, {row.target for row in self.matched})
         places = [_column(ax, x, layers, fed[x], widest) for x, layers in enumerate((self.sources, targets))]
         for row in self.matched:
@@ -126,7 +122,14 @@ class TransferReport:
             )
         ax.set(xlim=(-0.34, 1.34), ylim=(deepest - 0.3, -1.5), title=title or self._title())
         ax.axis("off")
-        return ax.figure
+        return figure
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text in columns, the first line ruled off as their heading."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head, *rest = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([head, "-" * len(head), *rest])
 
 
 def _column(

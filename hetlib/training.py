@@ -109,7 +109,7 @@ class _Loop:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.optimiser = _optimiser(model, recipe)
         self.bf16 = use_bf16(recipe.precision, self.device.type)
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "recipe": asdict(recipe)
             | {"milestones": list(recipe.milestones), "precision": "bf16" if self.bf16 else "fp32"},
             "seed": seed,

@@ -9,7 +9,7 @@ PACKAGE = Path(hetlib.__file__).parent
 FLOORS = (
     {"errors", "files"},
     {"kernels", "zoo", "data", "shapes"},
-    {"axes", "chain", "match", "recipe", "training", "report"},
+    {"axes", "graph", "flow", "chain", "match", "recipe", "training", "report"},
     {"hmt", "clafusion", "grafting", "amalgamation", "tlv"},
     {"lab"},
     {"cli", "__main__"},

@@ -5,6 +5,7 @@ from hetlib.lab.exercises import check, exercise
 from hetlib.lab.explorer import Explorer, slider
 from hetlib.lab.jobs import Job, Trained, train, train_all
 from hetlib.lab.presets import PRESETS, Run, start
+from hetlib.lab.report import beside, effects
 
 __all__ = [
     "PRESETS",
@@ -13,7 +14,9 @@ __all__ = [
     "Job",
     "Run",
     "Trained",
+    "beside",
     "check",
+    "effects",
     "exercise",
     "slider",
     "start",

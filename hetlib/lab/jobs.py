@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hetlib import data, recipe, shapes, training, zoo
+from hetlib.data import Images
 from hetlib.lab.cache import Cache
 from hetlib.training import History, Recipe, fit
 
@@ -59,7 +60,7 @@ class Job:
         start = "" if self.source is None else f" from {self.source.model} ({self.transfer.get('order', 'chain')})"
         return f"{self.model} on {self.data}{start}, seed {self.seed}"
 
-    def load(self, split: str) -> data.Images:
+    def load(self, split: str) -> Images:
         """The images of a split."""
         return _load(self.data, split, tuple(sorted(self.data_options.items())) if split == "train" else ())
 
@@ -72,7 +73,7 @@ class Job:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> data.Images:
+def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Images:
     return data.load(name, split, **dict(options))
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,6 +13,7 @@ from hetlib.errors import unknown
 from hetlib.files import write
 from hetlib.lab import ledger, notebooks
 from hetlib.lab.ledger import Record
+from hetlib.report import aligned
 
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -112,6 +113,52 @@ def markdown(rows: Iterable[Row]) -> str:
     """Rows as a Markdown table."""
     lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that reads as text and shows as HTML; the first line is its heading."""
+
+    lines: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        return aligned(self.lines)
+
+    def _repr_html_(self) -> str:
+        return _table(self.lines[0], self.lines[1:])
+
+
+def beside(record: Record) -> Table:
+    """What a run measured, beside the published numbers of its paper."""
+    return Table((HEAD, *(row.cells for row in compare(published()[record.notebook], [record]))))
+
+
+def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%") -> Table:
+    """Compare ways of doing one thing with a baseline, seed by seed.
+
+    Parameters
+    ----------
+    values : mapping of str to sequence of float
+        For each way one value per seed, the same seeds in the same order; more is better.
+    baseline : str
+        The way that the others are compared with.
+    unit : str
+        Of the values.
+
+    Returns
+    -------
+    Table
+        Per way its mean, the mean difference from the baseline on the same seed with its 95 % interval, and whether
+        that interval excludes zero.
+    """
+    lines = [("start", "ours (mean ± 95 % CI, n)", f"minus {baseline!r}, same seed", "verdict")]
+    for way, found in values.items():
+        gains = [ours - theirs for ours, theirs in zip(found, values[baseline], strict=True)]
+        mean, half = ledger.interval(gains)
+        verdict = "better" if mean > half else "worse" if mean < -half else "no difference shown"
+        cells = (measured(gains, "points").partition(",")[0], "one seed: no verdict" if math.isnan(half) else verdict)
+        lines.append((way, measured(list(found), unit), *(("", "baseline") if way == baseline else cells)))
+    return Table(tuple(lines))
 
 
 def update_tables(papers: str | Path, results: str | Path) -> bool:
