@@ -1,16 +1,21 @@
 """How everything here is timed, compared, printed and kept."""
 
 import json
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hetlib import files
+from hetlib.lab.machine import git, versions
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,14 @@ class Bar:
     ----------
     name, ours, other : str
         What is measured, in what way we do it, and what it is compared with.
-    ours_ms, other_ms : float
-        Medians in milliseconds.
-    ratio, bar : float
-        The measured ratio and its bound.
+    measured, reference : float
+        Ours and the other, in `unit`.
+    unit : str
+        Of both.
+    ratio : float
+        How many times faster ours is, or how many times as much it takes, as `bar` says.
+    bar : str
+        The bound.
     holds : bool
         Whether the bar holds.
     """
@@ -32,76 +41,101 @@ class Bar:
     name: str
     ours: str
     other: str
-    ours_ms: float
-    other_ms: float
+    measured: float
+    reference: float
+    unit: str
     ratio: float
     bar: str
     holds: bool
 
 
-def seconds(work: Callable[[], object], repeats: int = 7, cpu: bool = True) -> float:
-    """Median time of `work` in seconds after one call to warm up.
+def measure(name: str) -> list[Bar]:
+    """Run one benchmark, here; a wrong result raises AssertionError before anything is timed."""
+    return import_module(f"benchmarks.{name}").run()
+
+
+def milliseconds(*works: Callable[[], object], repeats: int = 7) -> list[float]:
+    """Median CPU time of this process for each piece of work, in milliseconds, after one call each to warm up.
+
+    The pieces take turns, so that a machine that slows down meanwhile slows all of them alike.
 
     Parameters
     ----------
-    work : callable
+    *works : callable
         What to time.
     repeats : int
         How often.
-    cpu : bool
-        CPU seconds of this process, which other load disturbs least; else wall-clock.
     """
-    clock = time.process_time if cpu else time.perf_counter
-    work()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        work()
-        times.append(clock() - start)
-    return statistics.median(times)
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(repeats + 1):
+        for work, taken in zip(works, times, strict=True):
+            start = time.process_time()
+            work()
+            if turn:
+                taken.append((time.process_time() - start) * 1e3)
+    return [statistics.median(taken) for taken in times]
 
 
-def faster(name: str, ours: str, other: str, ours_s: float, other_s: float, at_least: float) -> Bar:
-    """A bar of the kind "at least so many times faster than"."""
-    ratio = other_s / ours_s
-    return Bar(name, ours, other, ours_s * 1e3, other_s * 1e3, ratio, f">= {at_least:g}x", ratio >= at_least)
+def faster(name: str, ours: str, other: str, measured: float, reference: float, at_least: float) -> Bar:
+    """A bar of the kind "at least so many times faster than"; times in milliseconds."""
+    ratio = reference / measured
+    return Bar(name, ours, other, measured, reference, "ms", ratio, f">= {at_least:g}x", ratio >= at_least)
 
 
-def within(name: str, ours: str, other: str, ours_s: float, other_s: float, at_most: float, plus_s: float = 0.0) -> Bar:
-    """A bar of the kind "at most so many times as long as, plus a constant"."""
-    ratio = ours_s / other_s
-    bar = f"<= {at_most:g}x" + (f" + {plus_s * 1e3:g} ms" if plus_s else "")
-    return Bar(name, ours, other, ours_s * 1e3, other_s * 1e3, ratio, bar, ours_s <= at_most * other_s + plus_s)
+def within(
+    name: str,
+    ours: str,
+    other: str,
+    measured: float,
+    reference: float,
+    at_most: float,
+    plus: float = 0.0,
+    unit: str = "ms",
+) -> Bar:
+    """A bar of the kind "at most so many times as much as, plus a constant"; all in `unit`."""
+    bar = f"<= {at_most:g}x" + (f" + {plus:g} {unit}" if plus else "")
+    holds = measured <= at_most * reference + plus
+    return Bar(name, ours, other, measured, reference, unit, measured / reference, bar, holds)
 
 
-def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
-    model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "cpu": model,
-        "cores": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "system": platform.system(),
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bf16 matrices in units of their own (AMX)."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def show(bars: list[Bar], path: Path) -> bool:
-    """Print the table, write it as JSON with the machine's description, and say whether every bar holds."""
+    """Print the table, write it as JSON with the machine and the commit, and say whether every bar holds."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what", "ours", "ms", "compared with", "ms", "ratio", "bar", "holds")
+    table = Table("what", "ours", "compared with")
+    for heading in ("ours", "other", "ratio", "bar", "holds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for bar in bars:
         mark = "yes" if bar.holds else "[red]NO[/red]"
-        times = (f"{bar.ours_ms:.2f}", f"{bar.other_ms:.2f}", f"{bar.ratio:.2f}")
-        table.add_row(bar.name, bar.ours, times[0], bar.other, times[1], times[2], bar.bar, mark)
+        values = (f"{bar.measured:.2f} {bar.unit}", f"{bar.reference:.2f} {bar.unit}", f"{bar.ratio:.2f}x")
+        table.add_row(bar.name, bar.ours, bar.other, *values, bar.bar, mark)
     Console(width=150).print(table)
-    files.write(path, json.dumps({"machine": machine(), "bars": [asdict(bar) for bar in bars]}, indent=1))
+    commit, dirty = git()
+    facts = {"commit": commit, "dirty": dirty, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    content = facts | {"machine": machine(), "bars": [asdict(bar) for bar in bars]}
+    files.write(path, json.dumps(content, indent=1) + "\n")
     return all(bar.holds for bar in bars)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bf16 matrix units": has_matrix_units(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    } | versions()
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())

@@ -1,6 +1,5 @@
 """The command line: `hetlib run | reproduce | report | data | doctor`, and what authors need."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -140,7 +139,7 @@ def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> No
 
     if name not in data.names():
         raise unknown("data set", name, data.names())
-    typer.echo(Path(os.environ.get("HETLIB_DATA") or "data").resolve())
+    typer.echo(data.folder().resolve())
 
 
 def _run(names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path) -> list:

@@ -290,6 +290,4 @@ def _digits(split: str) -> Images:
     kept = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     index = kept[split == "test"]
     images = torch.from_numpy((pixels[index] * 255 / 16).round().astype(np.uint8)).view(-1, 1, 8, 8)
-    return Images(
-        "digits", split, images, torch.from_numpy(labels[index]), tuple("0123456789"), (0.3053,), (0.3760,)
-    )
+    return Images("digits", split, images, torch.from_numpy(labels[index]), tuple("0123456789"), (0.3053,), (0.3760,))

@@ -85,9 +85,7 @@ def cifar(name: str, root: Path, split: str) -> tuple[Tensor, Tensor, tuple[str,
 
 def mnist(root: Path, split: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Read MNIST from `root`/MNIST/raw; otherwise as `cifar`, with images of shape (n, 1, 28, 28)."""
-    pixels, labels = (
-        _read("mnist", root / "MNIST" / "raw" / file, md5) for file, md5 in MNIST[split].items()
-    )
+    pixels, labels = (_read("mnist", root / "MNIST" / "raw" / file, md5) for file, md5 in MNIST[split].items())
     images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 1, 28, 28)
     targets = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     return torch.from_numpy(images.copy()), torch.from_numpy(targets), tuple("0123456789")

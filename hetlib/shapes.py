@@ -22,7 +22,7 @@ COUNT = {"train": 8000, "test": 2000}
 
 _SIZE = 32
 _RADIUS = (9, 14)  # of a shape, in pixels
-_PERIOD = (5, 11)  # of a texture, in pixels: a range, or filters stretched from 3x3 to 5x5 would fit nothing
+_PERIOD = (5, 11)  # of a texture, in pixels: wide, as a 3x3 filter stretched to 5x5 answers to longer periods
 _BATCH = 256  # images drawn at once: few enough for the processor's cache
 
 # A field maps coordinates to numbers. A shape's is negative inside, about the distance to the edge in units of its
@@ -129,14 +129,10 @@ def render(
         raise unknown("split", split, COUNT)
     count = COUNT[split] if count is None else count
     if count < 1 or noise < 0 or clutter < 0:
-        raise ValueError(
-            f"count must be positive, noise and clutter not negative; got {count}, {noise}, {clutter}"
-        )
+        raise ValueError(f"count must be positive, noise and clutter not negative; got {count}, {noise}, {clutter}")
     generator = torch.Generator().manual_seed(4 * seed + 2 * (vocabulary == "target") + (split == "test"))
     labels = (torch.arange(count) % len(classes(vocabulary)))[torch.randperm(count, generator=generator)]
-    images = [
-        _Canvas(len(part), generator).draw(vocabulary, part, noise, clutter) for part in labels.split(_BATCH)
-    ]
+    images = [_Canvas(len(part), generator).draw(vocabulary, part, noise, clutter) for part in labels.split(_BATCH)]
     return torch.cat(images), labels
 
 

@@ -16,16 +16,12 @@ from hetlib.files import DamagedFile
 
 real = [
     pytest.mark.data,
-    pytest.mark.skipif(
-        not (data.folder() / "cifar-100-python").is_dir(), reason="no CIFAR-100 in $HETLIB_DATA"
-    ),
+    pytest.mark.skipif(not (data.folder() / "cifar-100-python").is_dir(), reason="no CIFAR-100 in $HETLIB_DATA"),
 ]
 
 
 def random_images(n=6, channels=3, height=7, width=5, seed=0):
-    return torch.from_numpy(
-        np.random.default_rng(seed).integers(0, 256, (n, channels, height, width), np.uint8)
-    )
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, channels, height, width), np.uint8))
 
 
 def labelled(labels, classes=4):
@@ -53,10 +49,7 @@ class TestImages:
         pixels[2, 1, 3, 3] ^= 1
         labels[0] = 1
         assert toy.checksum == labelled([0, 1, 1, 3]).checksum == toy.to("cpu").checksum
-        assert (
-            len({toy.checksum, replace(toy, images=pixels).checksum, replace(toy, labels=labels).checksum})
-            == 3
-        )
+        assert len({toy.checksum, replace(toy, images=pixels).checksum, replace(toy, labels=labels).checksum}) == 3
 
 
 class TestLoad:
@@ -166,15 +159,11 @@ class TestRealData:
         assert torch.equal(sub.labels, whole.labels[index])
         assert len(data.load("sub-cifar100", "test")) == 10_000
 
-    @pytest.mark.parametrize(
-        ("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("mnist", "MNIST")]
-    )
+    @pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("mnist", "MNIST")])
     def test_equals_torchvisions_reader(self, name, kind):
         from torchvision import datasets
 
-        if kind != "CIFAR100" and not list(
-            data.folder().glob({"CIFAR10": "cifar-10-*", "MNIST": "MNIST"}[kind])
-        ):
+        if kind != "CIFAR100" and not list(data.folder().glob({"CIFAR10": "cifar-10-*", "MNIST": "MNIST"}[kind])):
             pytest.skip(f"no {kind}")
         ours, theirs = data.load(name, "test"), getattr(datasets, kind)(data.folder(), train=False)
         pixels = torch.as_tensor(theirs.data)
@@ -208,11 +197,7 @@ class TestSplits:
         few = data.few_shot(digits, 7, seed=3)
         assert few.labels.bincount().tolist() == [7] * 10
         assert len({bytes(image) for image in few.images.numpy()}) == 70
-        assert (
-            few.checksum
-            == data.few_shot(digits, 7, seed=3).checksum
-            != data.few_shot(digits, 7, seed=4).checksum
-        )
+        assert few.checksum == data.few_shot(digits, 7, seed=3).checksum != data.few_shot(digits, 7, seed=4).checksum
 
     def test_few_shot_names_the_class_that_is_too_small(self):
         with pytest.raises(ValueError, match="toy has 1 images of class 'b', not 2"):
@@ -340,10 +325,7 @@ class TestShapes:
         assert 0.2 < (texture(p, q) > 0).double().mean() < 0.8
 
     def test_statistics_are_those_normalised_with(self):
-        pixels = (
-            torch.cat([shapes.render(vocabulary, count=600)[0] for vocabulary in shapes.SHAPES]).double()
-            / 255
-        )
+        pixels = torch.cat([shapes.render(vocabulary, count=600)[0] for vocabulary in shapes.SHAPES]).double() / 255
         assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor(shapes.MEAN).double(), atol=0.02)
         assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor(shapes.STD).double(), atol=0.02)
 

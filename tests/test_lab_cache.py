@@ -127,9 +127,7 @@ def test_functions_packages_and_order_of_uses(cache):
     assert cache.key({}, [hetlib.zoo]) != cache.key({}, [only_init])
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
 def test_a_damaged_entry_is_named_and_computed_anew(cache, damage):
     cache.fetch({}, answer)
     entry = cache.path(cache.key({}))

@@ -10,9 +10,7 @@ from hetlib.lab import exercises
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
     monkeypatch.setattr(exercises, "_exercises", {})
-    lab.exercise(
-        "double", lambda x: 2 * x, lambda g: (torch.rand(3, generator=g),), hint="Twice each number."
-    )
+    lab.exercise("double", lambda x: 2 * x, lambda g: (torch.rand(3, generator=g),), hint="Twice each number.")
     lab.exercise("name", lambda n: "abc"[:n], lambda g: (int(torch.randint(1, 4, (), generator=g)),))
 
 

@@ -44,9 +44,7 @@ def test_names_are_safe_for_any_file_system(tmp_path):
 
 
 def test_defaults_describe_this_machine():
-    given = {
-        k: v for k, v in asdict(RECORD).items() if k not in ("versions", "commit", "dirty", "date", "facts")
-    }
+    given = {k: v for k, v in asdict(RECORD).items() if k not in ("versions", "commit", "dirty", "date", "facts")}
     record = ledger.Record(**given)
     assert set(record.versions) == {"python", "torch", "torchvision", "hetlib", "numpy"}
     assert record.date.endswith("+00:00")
@@ -89,9 +87,7 @@ def test_missing_and_unknown_fields_are_named_with_their_file(tmp_path):
     content = asdict(RECORD)
     del content["metrics"], content["device"]
     (tmp_path / "a.json").write_text(json.dumps(content | {"colour": "red"}))
-    with pytest.raises(
-        ValueError, match=r"a\.json.*metrics is missing; device is missing; colour is no field"
-    ):
+    with pytest.raises(ValueError, match=r"a\.json.*metrics is missing; device is missing; colour is no field"):
         ledger.read_all(tmp_path)
 
 

@@ -8,13 +8,22 @@ import hetlib
 PACKAGE = Path(hetlib.__file__).parent
 FLOORS = (
     {"errors", "files"},
-    {"kernels", "zoo", "data", "shapes"},
+    {"kernels", "zoo", "data", "published", "shapes"},
     {"axes", "graph", "flow", "chain", "match", "recipe", "training", "report"},
     {"hmt", "clafusion", "grafting", "amalgamation", "tlv"},
     {"lab"},
     {"cli", "__main__"},
 )
-STRANGERS = ({"kernels"}, {"zoo"}, {"data", "shapes"}, {"hmt"}, {"clafusion"}, {"grafting"}, {"amalgamation"}, {"tlv"})
+STRANGERS = (
+    {"kernels"},
+    {"zoo"},
+    {"data", "published", "shapes"},
+    {"hmt"},
+    {"clafusion"},
+    {"grafting"},
+    {"amalgamation"},
+    {"tlv"},
+)
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
 

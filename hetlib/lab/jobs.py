@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetlib import data, recipe, shapes, training, zoo
+from hetlib import data, published, recipe, shapes, training, zoo
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
 from hetlib.training import History, Recipe, fit
@@ -206,7 +206,7 @@ def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) 
 
 def uses(job: Job) -> tuple[ModuleType, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    shared = (data, shapes, recipe, training, zoo)
+    shared = (data, published, shapes, recipe, training, zoo)
     if job.source is None:
         return shared
     return (*shared, *(import_module(f"hetlib.{name}") for name in (job.method, "match", "kernels.resize")))

@@ -1,0 +1,35 @@
+"""`python -m benchmarks [NAME ...]`: measure every bar, or those of the named files, and print one table.
+
+Writes `build/benchmarks.json`. The status is 0 if every bar holds, 1 if one does not, 2 for an unknown name.
+"""
+
+import multiprocessing
+import os
+import pkgutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import benchmarks
+from benchmarks.harness import measure, show
+from hetlib.errors import unknown
+
+NAMES = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - {"__main__", "harness"})
+RESULTS = Path("build/benchmarks.json")
+
+
+def main(chosen: list[str]) -> int:
+    """Run the chosen benchmarks, by default all, each in a process of its own with one torch thread."""
+    for name in chosen:
+        if name not in NAMES:
+            print(unknown("benchmark", name, NAMES), file=sys.stderr)
+            return 2
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when a new process imports it
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        bars = [bar for found in pool.map(measure, chosen or NAMES) for bar in found]
+    return 0 if show(bars, RESULTS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
