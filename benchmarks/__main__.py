@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...]`: measure every bar, or those of the named files, and print one table.
 
-Writes `build/benchmarks.json`. The status is 0 if every bar holds, 1 if one does not, 2 for an unknown name.
+Writes `build/benchmarks.json`. The status is 0 if every bar holds, 1 if one does not or cannot be measured,
+2 for an unknown name.
 """
 
 import multiprocessing
@@ -26,9 +27,15 @@ def main(chosen: list[str]) -> int:
             return 2
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when a new process imports it
     context = multiprocessing.get_context("spawn")
+    bars, failed = [], False
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        bars = [bar for found in pool.map(measure, chosen or NAMES) for bar in found]
-    return 0 if show(bars, RESULTS) else 1
+        for name, future in [(name, pool.submit(measure, name)) for name in chosen or NAMES]:
+            try:
+                bars += future.result()
+            except Exception as error:  # whatever one of them met, the others are still measured
+                print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+                failed = True
+    return 0 if show(bars, RESULTS) and not failed else 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ BATCH = 128
 def run() -> list[Bar]:
     """Measure both bars.
 
-    Against torchvision on PIL, 8.7x was measured first and 9.1x here; the bar is at about half, so that a noisy machine
+    Against torchvision on PIL, 8.7x was measured first and 9x since; the bar is at about half, so that a noisy machine
     does not flap. Against slices of tensors nothing is gained on a CPU, where an operation costs a microsecond: that
     bar only says that nothing much is lost. What the gather saves there is launches on a GPU (`tests/test_counts.py`).
     """

@@ -31,7 +31,8 @@ def run() -> list[Bar]:
                 peak = max(peak, high_water(process.pid))
                 time.sleep(0.1)
             said.seek(0)
-            assert process.returncode == 0, f"the notebooks failed:\n{said.read().decode()}"
+            if process.returncode:
+                raise RuntimeError(f"the notebooks failed, so there is no peak to name:\n{said.read().decode()}")
     name = "peak memory of make reproduce"
     return [within(name, "sum of the processes' peaks", "limit", peak / 2**20, LIMIT, at_most=1, unit="GiB")]
 
@@ -39,8 +40,8 @@ def run() -> list[Bar]:
 def high_water(root: int) -> int:
     """KiB that a process and all below it have held at most, each counted at its own peak.
 
-    No real peak is missed between two looks, for the kernel keeps those; what processes share, and peaks that did not
-    coincide, are counted as if they added up. So the truth is at most this.
+    Looking ten times a second misses only what a process does in its last tenth, for the kernel keeps each peak.
+    What processes share, and peaks that did not coincide, are counted as if they added up: rather too much.
     """
     parents, peaks = {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
