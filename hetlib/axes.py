@@ -94,18 +94,22 @@ class Ledger:
         self.pinned: dict[int, str] = {}
 
     def block(self, names: Sequence[str], axis: int, size: int) -> Slots:
+        """Number the channels of one axis of some tensors (of none, for padding)."""
         self.blocks.append((names, axis))
         self.starts.append(self.starts[-1] + size)
         return np.arange(self.starts[-2], self.starts[-1])
 
     def tie(self, one: Slots, other: Slots) -> None:
+        """Say that slots are pairwise the same channels."""
         self.ties.append(np.stack([one, other]))
 
     def pin(self, slots: Slots, why: str) -> None:
+        """Say that slots must stay where they are, and why."""
         for slot in slots.tolist():
             self.pinned.setdefault(slot, why)
 
     def groups(self) -> tuple[Group, ...]:
+        """The connected slots, as groups of interchangeable channels."""
         count, (rows, columns) = self.starts[-1], np.concatenate(self.ties, axis=1)
         ties = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
         label = connected_components(ties, directed=False)[1]

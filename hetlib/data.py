@@ -60,6 +60,7 @@ class Images:
 
     @property
     def num_classes(self) -> int:
+        """How many labels there are."""
         return len(self.classes)
 
     @property

@@ -21,6 +21,7 @@ class Call:
 
     @classmethod
     def of(cls, model: nn.Module, node: fx.Node) -> "Call":
+        """Read a node; `module` is None unless it calls one."""
         return cls(node, model.get_submodule(str(node.target)) if node.op == "call_module" else None)
 
     @property

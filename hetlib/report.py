@@ -47,7 +47,7 @@ class Row:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TransferReport:
     """What a transfer did to every layer of the target, in the order of its chain.
 
@@ -81,6 +81,8 @@ class TransferReport:
 
     def __str__(self) -> str:
         return f"{self._title()}\n{aligned([HEADER, *(row.cells() for row in self.rows)])}"
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in HEADER)
@@ -140,7 +142,7 @@ def _column(
 
     ax.text(x, -1, ("source", "target")[x], ha="center", va="center", weight="bold")
     for y, (name, shape) in enumerate(layers):
-        half = 0.12 + 0.16 * (shape[0] / widest) ** 0.5
+        half = 0.2 + 0.08 * (shape[0] / widest) ** 0.5
         edge, fill, ink = (BLUE, "#DCECF7", "black") if name in fed else ("#BBBBBB", "#F4F4F4", "#767676")
         box = FancyBboxPatch((x - half, y - 0.34), 2 * half, 0.68, boxstyle="round,pad=0,rounding_size=0.03")
         box.set(edgecolor=edge, facecolor=fill)

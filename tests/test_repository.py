@@ -62,23 +62,19 @@ def test_modules_are_small_and_documented(module):
     assert [node.name for node in public if not ast.get_docstring(node) and node.name not in inherited] == []
 
 
-def test_import_is_cheap():
+def test_importing_loads_nothing_heavy_and_has_no_effects():
     names = [f"hetlib.{path.stem}" for path in MODULES if path.parent.name == "hetlib" and path.stem not in ("cli",)]
     names = [name for name in names if not name.endswith("__")] + ["hetlib.zoo", "hetlib.kernels"]
     code = f"""
-import time, torch, sys
+import torch, sys
 state = torch.get_rng_state()
-begun = time.perf_counter()
 import {", ".join(["hetlib", *names])}
-seconds = time.perf_counter() - begun
 assert torch.equal(state, torch.get_rng_state()), "importing set a seed"
 assert [name for name in {HEAVY} if name in sys.modules] == [], "imported too early"
-print(seconds)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 1, "importing printed something"
-    assert float(ran.stdout) < 1.0
+    assert ran.stdout == "", "importing printed something"
 
 
 def test_make_says_which_python_it_needs(tmp_path):

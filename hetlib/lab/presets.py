@@ -23,7 +23,7 @@ SEEDS = {"smoke": 1, "classroom": 3, "paper": 5}
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One run of a notebook, from `start` to its record.
 
@@ -112,6 +112,8 @@ class Run:
         data = [f"data {self.data}"] if self.data else []
         seeds = f"seeds {', '.join(map(str, self.seeds))}"
         return " · ".join([f"{self.notebook}: {self.preset}", *data, self.device, threads, self.precision, seeds])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return f"<p style='border-left:4px solid {figures.PALETTE['blue']};padding:0.2em 0.8em'>{escape(str(self))}</p>"

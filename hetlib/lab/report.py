@@ -115,7 +115,7 @@ def markdown(rows: Iterable[Row]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table that reads as text and shows as HTML; the first line is its heading."""
 
@@ -123,6 +123,8 @@ class Table:
 
     def __str__(self) -> str:
         return aligned(self.lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return _table(self.lines[0], self.lines[1:])

@@ -194,6 +194,7 @@ def _papermill(task: Task) -> str | None:
             kernel_manager_class=_this_python(),
             cwd=task.source.parent.parent if task.source.suffix == ".py" else task.source.parent,
             progress_bar=False,
+            iopub_timeout=120,  # a busy machine is no error; the default is 4 seconds
             on_cell_start=on_cell_start,
         )
     except PapermillExecutionError as error:
@@ -219,8 +220,12 @@ def _this_python() -> type:
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
+    spec = get_kernel_dict()
+    # The kernel is reached from this machine alone: its warning that TCP is not encrypted would only stand in the way.
+    spec["argv"].append("--log-level=ERROR")
+
     class ThisPython(AsyncKernelManager):
-        kernel_spec = KernelSpec(resource_dir="", **get_kernel_dict())
+        kernel_spec = KernelSpec(resource_dir="", **spec)
 
     assert ThisPython.kernel_spec.argv[0] == sys.executable
     return ThisPython

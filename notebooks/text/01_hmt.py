@@ -452,7 +452,14 @@ lab.Explorer(comparison, Comparison())
 #
 # Toggle to *variants*. The two resizing conventions differ in every weight they write, and yet training forgives most
 # of that. A corrected gain changes nothing that the batch norm behind it would not divide away. Moving the batch norms
-# along restores what each filter's output meant in the source: of all variants, it is closest to "the same function".
+# along restores what each filter's output meant in the source. The surprise is *zero padding*, which the paper's own
+# code abandoned: a trained 3x3 filter kept whole inside a 5x5 one goes on doing what it was trained for, while a
+# stretched one looks for patterns five thirds as wide. On the rendered shapes, whose textures have one scale, that is
+# worth several points. Whether it holds on photographs is a question for a run with `DATA`, not for an opinion.
+#
+# One warning about these shapes: they were designed so that a good, a bad and no transfer come apart within minutes,
+# and with four times as many images the advantage shrinks. They teach the method; they do not prove it. The run on
+# CIFAR that papers.md lists is the evidence.
 #
 # **Known deviations.** The release starts from an ImageNet VGG11 and trains one seed; we train the source ourselves
 # and give intervals. The release reports the best test epoch, which chooses on the test set; our table has the last
