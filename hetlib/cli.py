@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from hetlib import __version__
-from hetlib.files import write
 
 app = typer.Typer(
     help="Teach, try and reproduce five papers on moving knowledge between networks of different shape.",
@@ -63,6 +62,7 @@ def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = No
 @app.command("notebooks")
 def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
     """For authors: run the text of the notebooks and write them, with their outputs, to notebooks/."""
+    from hetlib.files import write
     from hetlib.lab import notebooks
 
     for task in _run(notebook or notebooks.names(), None, {}, jobs, runs):

@@ -112,7 +112,7 @@ def _read(name: str, path: Path, md5: str) -> bytes:
     if not path.is_file():
         raise DataMissing(
             f"{name} needs {path}, which is missing. Get it with `hetlib data get {name}`, or put it under "
-            "$HETLIB_DATA in torchvision's layout, or use the embedded data: DATA=shapes."
+            "$HETLIB_DATA in torchvision's layout, or use the embedded data: DATA=shapes-target."
         )
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -104,8 +104,10 @@ def run_all(browser, server, name, notebook, minutes=4.0):
     page.locator(".jp-Notebook").wait_for(timeout=60_000)
     page.set_default_timeout(minutes * 60_000)
     assert page.evaluate(RUN_ALL), "JupyterLab did not run the cells"
-    last = page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt").first
-    page.wait_for_function("node => /\\[\\d+\\]/.test(node.textContent)", arg=last.element_handle())
+    page.wait_for_function(r"""() => {
+        const prompts = document.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')
+        return prompts.length && /\[\d+\]/.test(prompts[prompts.length - 1].textContent)
+    }""")
     return page
 
 
@@ -118,15 +120,14 @@ def test_a_toggle_changes_the_figure_and_an_error_is_seen(browser, server, tmp_p
     text = tmp_path / "explorer.py"
     text.write_text(EXPLORER)
     page = run_all(browser, server, "explorer", notebooks.read(text))
-    figure, control = page.locator(".jp-OutputArea img").first, page.locator(".widget-dropdown select").first
+    picture = lambda: page.locator(".jp-OutputArea img").first.get_attribute("src")
+    control = page.locator(".widget-dropdown select").first
     control.wait_for()
-    before = figure.get_attribute("src")
+    before = picture()
     shoot(page, "toggle-before")
     control.select_option("falling")
-    page.wait_for_function(
-        "([node, src]) => node.src !== src", arg=[figure.element_handle(), figure.evaluate("n => n.src")]
-    )
-    after = page.locator(".jp-OutputArea img").first.get_attribute("src")
+    page.wait_for_function("src => document.querySelector('.jp-OutputArea img').src !== src", arg=before)
+    after = picture()
     shoot(page, "toggle-after")
     assert before != after
     control.select_option("broken")
@@ -138,7 +139,7 @@ def test_a_toggle_changes_the_figure_and_an_error_is_seen(browser, server, tmp_p
 @pytest.mark.parametrize("name", notebooks.names())
 def test_a_notebook_runs_in_jupyterlab(browser, server, name):
     notebook = notebooks.read(notebooks.find(name))
-    parameters = next(notebooks.tagged(notebook, "parameters"))
+    (parameters,) = notebooks.tagged(notebook, "parameters")
     parameters.source = parameters.source.replace('PRESET: str = "classroom"', 'PRESET: str = "smoke"')
     page = run_all(browser, server, name, notebook)
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0

@@ -26,8 +26,8 @@
 
 # %% tags=["parameters"]
 PRESET: str = "classroom"  # smoke, classroom or paper: this notebook is the same in all three
-NETWORK: str = "resnet20"  # explorer: the network that is drawn first
-WIDTH: float = 1.0  # explorer: its width, 0.25 to 2
+NETWORK: str = "resnet20"  # explorer: plainnet5, vgg11, resnet8, resnet20, resnet18 or mobilenetv2
+WIDTH: float = 1.0  # explorer: factor on every hidden width, 0.25 to 2 in steps of 0.25
 
 # %%
 # %matplotlib inline
@@ -46,161 +46,205 @@ run = lab.start("00_start_here", PRESET, seeds=1, network=NETWORK, width=WIDTH)
 # %% [markdown]
 # ## The problem in one picture
 #
-# Suppose you have trained VGG11 and now want a ResNet-8: smaller, faster, with shortcuts. PyTorch's own way of moving
-# weights is a dictionary of names and shapes, and it refuses, as it must:
+# Suppose you have trained a VGG11, half as wide as usual, and now want a ResNet-8: shorter, and with shortcuts.
+# PyTorch moves weights by name, so the first attempt ends with a list of names that do not exist. (Real messages are
+# longer; we cut every line.)
 
 # %%
 torch.manual_seed(0)
-source, target = zoo.build("vgg11"), zoo.build("resnet8")
+source, target = zoo.build("vgg11", width=0.5), zoo.build("resnet8")
 try:
     target.load_state_dict(source.state_dict())
 except RuntimeError as error:
-    print(str(error)[:200], "...")
+    print("\n".join(line[:88] + " ..." for line in str(error).splitlines()))
+
+# %% [markdown]
+# Names are only names. So we ignore them and copy the first convolution into the first, the second into the second,
+# until something stops us. It is the very first:
+
+# %%
+pairs = list(zip(convolutions(source), convolutions(target), strict=False))
+try:
+    for (_, ours), (_, theirs) in pairs:
+        theirs.weight.data.copy_(ours.weight)
+except RuntimeError as error:
+    print(error)
+equal = [ours.weight.shape == theirs.weight.shape for (_, ours), (_, theirs) in pairs]
+print(f"{sum(equal)} of {len(pairs)} pairs have equal shapes")
 
 
 # %%
 def silhouette(ax, model, colour):
     widths = [layer.out_channels for _, layer in convolutions(model)]
-    ax.barh(range(len(widths)), widths, left=[-w / 2 for w in widths], color=colour, edgecolor="white")
-    ax.set(xlim=(-280, 280), ylim=(8, -1), xticks=[], yticks=range(len(widths)), ylabel="convolution")
-    ax.grid(visible=False)
+    places = range(1, len(widths) + 1)
+    ax.barh(places, widths, left=[-width / 2 for width in widths], color=colour)
+    for place, width in zip(places, widths, strict=True):
+        ax.text(140, place, width, va="center", size=9)
+    ax.set(xlim=(-135, 175), ylim=(8.6, 0.4), xticks=[], yticks=places, ylabel="convolution")
 
 
 fig, axes = plt.subplots(1, 2, figsize=(7, 3))
-for ax, model, name, colour in zip(axes, (source, target), ("VGG11", "ResNet-8"), ("blue", "orange"), strict=True):
+for ax, model, name, colour in zip(
+    axes, (source, target), ("VGG11, half as wide", "ResNet-8"), ("blue", "orange"), strict=True
+):
     silhouette(ax, model, PALETTE[colour])
-    ax.set_title(f"{name}: width of each layer")
+    ax.set(title=name, xlabel="output channels")
+    ax.grid(visible=False)
 
 # %% [markdown]
-# **What to notice.** Only the first bar on the left has a partner of its own size at the same height on the right. For
-# the rest there is no obvious answer to "which layer goes where, and how do I make it fit", and that is exactly what
-# the papers answer.
+# **What to notice.** The two networks differ in length and in almost every width. Even bars of equal length do not
+# fit: the second convolutions both have 64 outputs, but 32 inputs here and 64 there. "Which layer goes where, and how
+# do I make it fit?" has no obvious answer. It is the question that all five papers answer.
 
 # %% [markdown]
 # ## Five papers, one grammar
 #
-# Every method in this collection is a sentence with five words:
+# Every method of this collection is a sentence of one grammar:
 #
 # `chain(model)` → `match(source, target)` → `resize(weight, shape)` → place or blend → train
 #
 # | paper | claims, in one sentence | in this release |
 # |---|---|---|
-# | **HMT** | weights put into another shape, layer after layer, help a network learn from few images | notebook 01 |
-# | **CLAFusion** | two networks of different depth can be aligned, balanced and fused into one | not yet |
-# | **Filter grafting** | networks trained side by side gain by grafting weights into one another | not yet |
-# | **Knowledge amalgamation** | one student can be customised from many teachers without any labels | not yet |
-# | **TLV** | filters worth moving are found by their variance; features can be crossed over | not yet |
+# | **HMT** | convolutions, put in order into another shape, are a better start than random weights | notebook 01 |
+# | **TLV** | filters are best chosen by their variance, and features crossed over in training | not in it |
+# | **CLAFusion** | two trained networks of different depth can be aligned, balanced and averaged into one | not in it |
+# | **Grafting** | networks trained side by side improve when each takes up weights of its neighbour | not in it |
+# | **Amalgamation** | one student can be customised from several teachers without any human label | not in it |
+#
+# These are *their* claims. What of them could be confirmed, and what could not, is in [papers.md](../papers.md).
 
 # %%
-WORDS = ["chain", "match", "resize", "place or blend", "in training"]
+WORDS = ["chain", "match", "resize", "place / blend", "train"]
 SENTENCES = {
-    "HMT": ["convolutions", "first with first", "bilinear, cyclic", "overwrite", "-"],
-    "TLV": ["all layers", "by index ratio", "by variance", "overwrite", "crossover"],
-    "CLAFusion": ["units", "least layer cost", "identity layers", "average", "finetune"],
-    "grafting": ["same network", "ring neighbour", "-", "entropy-weighted", "every epoch"],
-    "amalgamation": ["five taps", "tap by tap", "learned bridges", "-", "teacher per image"],
+    "HMT": ["convolutions", "first with first,\nor shuffled", "kernels bilinear,\nwidth cyclic", "overwrite", ""],
+    "TLV": ["convolutions", "by index ratio", "rank by variance,\npad or pool", "overwrite", "feature\ncrossover"],
+    "CLAFusion": ["layer groups", "least layer cost", "insert or merge\nlayers", "align, then\naverage", "finetune"],
+    "grafting": ["same network", "neighbour\nin a ring", "", "average, weighted\nby entropy", "anew each\nepoch"],
+    "amalgamation": ["taps at\nfive depths", "tap with tap", "learned 1x1\nbridges", "", "one teacher\nper image"],
 }
-fig, ax = plt.subplots(figsize=(7.4, 2.8))
+fig, ax = plt.subplots(figsize=(7.6, 3.6))
 for y, (paper, words) in enumerate(SENTENCES.items()):
-    ax.text(-0.6, y, paper, ha="right", va="center", weight="bold", size=9)
+    here = paper == "HMT"
+    ax.text(-0.6, y, paper, ha="right", va="center", weight="bold", size=10)
     for x, word in enumerate(words):
-        box = {"boxstyle": "round,pad=0.3", "fc": "#F4F4F4" if word == "-" else "#DCECF7", "ec": "none"}
-        ax.text(x, y, word, ha="center", va="center", size=8, bbox=box)
+        look = {"fc": "#BFDDF0" if here else "white", "ec": PALETTE["blue"] if here else "#BBBBBB"}
+        if word:
+            ax.text(x, y, word, ha="center", va="center", size=8.5, bbox={"boxstyle": "round,pad=0.35", **look})
 for x, word in enumerate(WORDS):
-    ax.text(x, -0.9, word, ha="center", va="center", weight="bold", color=PALETTE["blue"], size=9)
-ax.set(xlim=(-1.7, 4.6), ylim=(4.6, -1.4), title="One grammar, five sentences")
+    ax.text(x, -0.85, word, ha="center", va="center", weight="bold", color=PALETTE["blue"], size=9)
+    ax.text(x + 0.49, -0.85, "→" if x < 4 else "", ha="center", va="center", color=PALETTE["blue"])
+ax.set(xlim=(-1.75, 4.55), ylim=(4.5, -1.2), title="One grammar, five sentences (filled: in this release)")
 ax.axis("off")
+ax.grid(visible=False)
+
 # %% [markdown]
-# **What to notice.** Read a column from top to bottom and you see the alternatives for one step. Because each step
-# has one signature here, a step of one paper can stand in for the same step of another: HMT's order with TLV's
-# resize, say. Read a row and you see what a paper leaves out. Grafting never resizes; amalgamation never places a
-# weight at all.
+# **What to notice.** A column lists the alternatives for one step. Steps of one kind share one signature here, so that
+# a step of one paper can stand in for another paper's. A row shows what a paper leaves out: grafting never resizes,
+# amalgamation never places a weight.
 #
-# A word on what the papers do *not* share. HMT and TLV start a network and then leave it alone. CLAFusion needs two
-# trained networks and ends with one. Grafting changes weights while they are being trained, and amalgamation never
-# touches a weight of a teacher: it lets the student imitate features. "Transfer" is a family name, not a method, and
-# two numbers from two of these papers can hardly ever be compared directly. That is why each notebook repeats its
-# paper's own comparison first, with its own baselines, before anything is mixed.
+# The rows also differ in kind. HMT writes a network's first weights and then leaves it alone. CLAFusion needs two
+# trained networks and ends with one. Grafting changes weights while they are trained. Amalgamation touches no weight
+# of any teacher: its student imitates features. Their numbers answer different questions and can hardly ever be
+# compared directly, so a notebook here repeats its paper's own comparison, with its own baselines, before it mixes
+# anything.
 
 # %% [markdown]
 # ## The zoo
 #
-# The networks of the five papers, made for small images, are built by name. Sizes are part of a name's meaning:
-# `resnet18` here is the CIFAR variant with a 3x3 stem; torchvision's is `torchvision/resnet18`.
+# The networks of the five papers, made for small images, are built by name; `width` multiplies all hidden channels.
+# A name means the variant for small images: `resnet18` here has a 3x3 stem, torchvision's is `torchvision/resnet18`.
 
 # %%
-print(", ".join(zoo.names()))
 small = zoo.build("vgg11", num_classes=100, width=0.25)
-print("a quarter as wide:", [layer.out_channels for _, layer in convolutions(small)])
+print("vgg11, a quarter as wide:", [layer.out_channels for _, layer in convolutions(small)])
 
 # %%
-shown = [
-    "plainnet5",
-    "vgg8",
-    "vgg11",
-    "vgg16",
-    "resnet8",
-    "resnet20",
-    "resnet56",
-    "resnet18",
-    "resnet34",
-    "mobilenetv2",
-]
-fig, ax = plt.subplots(figsize=(7.4, 4.4))
-for y, name in enumerate(shown):
-    model, x = zoo.build(name), 0
-    for _, layer in convolutions(model):
-        high = 0.12 + 0.8 * (layer.out_channels / 1280) ** 0.5
-        ax.add_patch(plt.Rectangle((x, y - high / 2), 0.8, high, color=PALETTE["blue"], alpha=0.7))
-        x += 1
+COLOURS = {"conv": "blue", "depthwise": "orange", "shortcut": "vermilion", "linear": "green"}
+fig, ax = plt.subplots(figsize=(7.6, 5.8))
+for y, name in enumerate(zoo.names()):
+    model = zoo.build(name)
+    layers = chain(model).layers
+    for x, layer in enumerate(layers):
+        tall = 0.9 * (len(layer.module.weight) / 1280) ** 0.5
+        ax.bar(x, tall, 0.8, y - tall / 2, color=PALETTE[COLOURS[layer.kind]])
     million = sum(p.numel() for p in model.parameters()) / 1e6
-    ax.text(x + 0.5, y, f"{million:.2f} M", va="center", size=8)
-ax.set(xlim=(0, 64), ylim=(len(shown) - 0.4, -0.7), xlabel="convolution, in order", title="The zoo, drawn to scale")
-ax.set_yticks(range(len(shown)), shown)
+    convs = sum(layer.kind != "linear" for layer in layers)
+    ax.text(len(layers) + 0.5, y, f"{million:.2f} M, {convs} convolutions", va="center", size=8.5)
+for kind, colour in COLOURS.items():
+    ax.bar(0, 0, color=PALETTE[colour], label=kind)
+ax.set(xlim=(-1, 150), ylim=(15.7, -0.7), xlabel="layer, in the order in which data meets it")
+ax.set_yticks(range(len(zoo.names())), zoo.names())
+ax.set_title("The zoo: the longest network is not the largest")
+ax.legend(loc="upper right")
 ax.grid(visible=False)
 
 # %% [markdown]
-# **What to notice.** One bar is one convolution of the main path, as high as the root of its channels. Depth and
-# size are different things: ResNet-56 is among the longest rows and one of the lightest networks, VGG11 is short and
-# heavy. A method that moves weights along these rows has to cope with both.
+# **What to notice.** A bar is a layer; its height is the square root of its output channels, so a bar twice as tall is
+# four times as wide a layer. The label counts parameters in millions. Depth and size are different things: ResNet-110
+# has the longest row and 1.7 million parameters, VGG11 has eight convolutions and 9.2 million. MobileNetV2 swings
+# between wide and narrow in every block. A method that moves weights along these rows has to cope with all of this.
 
 # %% [markdown]
 # ## A network as a chain
 #
-# `chain(model)` reads a network's own graph. It finds layers in the order in which data meets them, says which sit on
-# a shortcut, where the resolution changes (a *stage*), and which residual block a layer belongs to.
+# `chain(model)` reads a network's own graph. It finds the layers in the order in which data meets them and says which
+# of them sit on a shortcut, at which resolution they work (a *stage*), and in which residual block.
 
 # %%
 read = chain(zoo.build("resnet8"))
 for layer in read.layers:
-    print(f"{layer.name:24} {layer.kind:10} stage {layer.stage}   block {layer.block}   norm {layer.norm}")
+    block = "-" if layer.block is None else layer.block
+    print(f"{layer.name:22} {layer.kind:9} stage {layer.stage}  block {block}  batch norm {layer.norm or '-'}")
 
 # %% [markdown]
-# The last column names the batch norm behind each layer, which some transfers move along. Linear layers are read too.
-# A network of your own works as well, as long as `torch.fx` can trace it; if not, the error names the module and the
-# line at which reading stopped, and what to pass instead.
+# A network of your own works as well, as long as `torch.fx` can trace it. If it cannot, the error names the module and
+# the line at which reading stopped, and what to pass instead.
 #
-# The chain also knows which channels belong together. Swap two filters of one layer and the next layer has to swap its
-# inputs, the batch norm its statistics, and everything that is added to it must follow. Permuting a whole group
-# changes nothing, and you can watch that here as an invariant:
+# The chain also knows which channels belong together. Renumber the filters of one layer, and the next layer has to
+# renumber its inputs. With a permutation matrix $P$ and any activation $\sigma$ that works entry by entry:
+#
+# $$W_2 P^{\top}\,\sigma(P\,W_1\,x) = W_2\,\sigma(W_1\,x)$$
+#
+# In plain loops:
 
 # %%
 torch.manual_seed(0)
+first, second, x = torch.randn(6, 4), torch.randn(3, 6), torch.randn(4)
+moved_first, moved_second = torch.empty_like(first), torch.empty_like(second)
+for new, old in enumerate(torch.randperm(6).tolist()):
+    moved_first[new] = first[old]
+    moved_second[:, new] = second[:, old]
+assert not torch.equal(moved_first, first)
+torch.testing.assert_close(moved_second @ torch.relu(moved_first @ x), second @ torch.relu(first @ x))
+
+# %% [markdown]
+# In a residual network more hangs together: batch norms, and every layer whose output is added to the same sum.
+# `chain(model).axes` lists these groups. We renumber the channels of every group at once; only the colours of the
+# image and the order of the classes have to stay:
+
+# %%
 model = zoo.build("resnet8", width=0.25).double().eval()
 pixels = torch.randn(4, 3, 32, 32, dtype=torch.float64)
-before, state = model(pixels), model.state_dict()
-for group in chain(model).axes:
-    if not group.fixed:
-        group.permute_(state, torch.randperm(group.size))
+before, state = model(pixels).detach(), model.state_dict()
+free = [group for group in chain(model).axes if not group.fixed]
+for group in free:
+    group.permute_(state, torch.randperm(group.size))
 model.load_state_dict(state)
-torch.testing.assert_close(model(pixels), before)
-print("every free group of channels permuted; the function is the same")
+torch.testing.assert_close(model(pixels).detach(), before)
+largest = max(free, key=lambda group: len(group.members))
+print(f"{len(free)} groups renumbered, the largest in {len(largest.members)} places: the same function")
+
+# %% [markdown]
+# **What to notice.** Nothing was printed but one line, and yet this is the strongest statement so far: a single wrong
+# place would have changed the logits, and the `assert_close` would have stopped the notebook. It is also why matching
+# is hard. Two networks can compute the same function and agree in no filter's position.
 
 # %% [markdown]
 # ## The explorer
 #
 # Notebooks here have controls. The picture below is an ordinary output, so it is there on a static page too; in
-# JupyterLab, the controls under it redraw it. Every toggle is also a parameter of the notebook.
+# JupyterLab the controls under it redraw it. Every toggle is also a parameter of the notebook, so a picture that you
+# like can be had again: `hetlib run 00 -p NETWORK mobilenetv2 -p WIDTH 0.5`.
 
 
 # %%
@@ -210,124 +254,172 @@ class Look:
     width: float = lab.slider(WIDTH, 0.25, 2.0, 0.25)
 
 
-def look(settings):
-    model = zoo.build(settings.network, width=settings.width)
-    layers = convolutions(model)
-    fig, ax = plt.subplots(figsize=(7, 2.8))
-    ax.bar(range(len(layers)), [layer.weight.numel() / 1e3 for _, layer in layers], color=PALETTE["green"])
-    total = sum(p.numel() for p in model.parameters()) / 1e6
-    title = f"{settings.network} at width {settings.width:g}: {total:.2f} M parameters, most of them late"
-    ax.set(xlabel="convolution, in order", ylabel="weights (thousands)", title=title)
-    ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+def look(choice):
+    model = zoo.build(choice.network, width=choice.width)
+    sizes = [layer.weight.numel() / 1e3 for _, layer in convolutions(model)]
+    late = sum(sizes[-(len(sizes) // 4) :]) / sum(sizes)
+    fig, ax = plt.subplots(figsize=(7, 3))
+    ax.bar(range(1, len(sizes) + 1), sizes, color=PALETTE["green"])
+    ax.set(xlabel="convolution, in order", ylabel="weights (thousands)")
+    ax.set_title(f"{choice.network}, width {choice.width:g}: the last quarter holds {100 * late:.0f} % of the weights")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 
 
-explorer = lab.Explorer(look, Look())
-explorer
+lab.Explorer(look, Look())
 
 # %% [markdown]
-# **What to notice.** Weights pile up at the end, where channels are many. Doubling the width multiplies nearly every
-# bar by four, which is why a "slightly wider" network is so much more to fill. The count can be checked in code:
+# **What to notice.** Weights pile up at the end, where channels are many. A convolution has $O \cdot I \cdot k^2$ of
+# them, so twice the width makes nearly every bar four times as tall: a "slightly wider" network is a lot more to fill.
 
 # %%
-counts = [sum(p.numel() for p in zoo.build(NETWORK, width=w).parameters()) for w in (0.5, 1.0)]
-print(f"twice as wide: {counts[1] / counts[0]:.2f} times the parameters")
-assert 3 < counts[1] / counts[0] < 4.2
+half, whole = (sum(p.numel() for p in zoo.build(NETWORK, width=width).parameters()) for width in (0.5, 1.0))
+print(f"{NETWORK}, twice as wide: {whole / half:.2f} times the parameters")
+assert 3.5 < whole / half < 4
 
 # %% [markdown]
 # ## The data
 #
-# No download is needed. `shapes-source` and `shapes-target` are rendered here: textured shapes on clutter, 32x32
-# pixels, a class being a texture on a shape. The two sets share neither shapes nor textures, so a network can only
-# carry over what it has learned about edges, curves and patterns. `digits`, real handwritten ones, serve the fully
-# connected networks.
+# No download is needed. `shapes-source` and `shapes-target` are rendered here: a class is a texture on a shape, and
+# place, size, rotation, colours, clutter and noise vary from image to image. The two sets share neither a shape nor a
+# texture, so a network can carry over only what it has learned about edges, curves and patterns.
 
 # %%
-fig, axes = plt.subplots(2, 12, figsize=(7.6, 1.9))
-for row, name in zip(axes, ("shapes-source", "shapes-target"), strict=True):
-    images = data.load(name, count=120)
-    for label, ax in enumerate(row):
-        first = int((images.labels == label).nonzero()[0])
-        ax.imshow(images.images[first].permute(1, 2, 0))
-        ax.set(xticks=[], yticks=[], frame_on=False)
-    row[0].set_ylabel(name.removeprefix("shapes-"))
-fig.suptitle("One image of every class", x=0.01, ha="left", weight="bold")
-# %%
-source_images, target_images = data.load("shapes-source", count=240), data.load("shapes-target", count=240)
-assert not set(source_images.classes) & set(target_images.classes)
-print(source_images, "\n" + ", ".join(source_images.classes[:4]), "...")
-print(target_images, "\n" + ", ".join(target_images.classes[:4]), "...")
+sets = {name: data.load(name, "test", count=12, seed=1) for name in ("shapes-source", "shapes-target")}
+assert not set(sets["shapes-source"].classes) & set(sets["shapes-target"].classes)
+fig, axes = plt.subplots(4, 6, figsize=(7.6, 5.8))
+for rows, (name, images) in zip((axes[:2], axes[2:]), sets.items(), strict=True):
+    for ax, index in zip(rows.flat, images.labels.argsort(), strict=True):
+        ax.imshow(images.images[index].permute(1, 2, 0))
+        ax.set_title(images.classes[images.labels[index]], size=9, weight="normal", loc="center")
+        ax.set(xticks=[], yticks=[])
+    rows[0, 0].set_ylabel(name)
+fig.suptitle("One image of every class: no shape and no texture occurs in both sets", x=0.01, ha="left", weight="bold")
+print(*sets.values(), sep="\n")
 
 # %% [markdown]
-# Real data is one word away. `-p DATA sub-cifar100` runs a notebook on CIFAR-100 if its files are in `$HETLIB_DATA` or
-# `data/`; `hetlib data get cifar100` fetches them. What is missing is named, with the ways to get it:
+# `digits`, 1,797 real handwritten ones of 8x8 pixels that scikit-learn carries, are for the fully connected networks.
+
+# %%
+digits = data.load("digits")
+fig, axes = plt.subplots(1, 10, figsize=(7, 1.1))
+for label, ax in enumerate(axes):
+    ax.imshow(digits.images[digits.labels == label][0, 0], cmap="gray_r")
+    ax.set(xticks=[], yticks=[])
+    ax.set_xlabel(digits.classes[label])
+fig.suptitle("The first of each digit", x=0.01, ha="left", weight="bold")
+print(digits)
+
+# %% [markdown]
+# Real data is one word away: notebooks that train take `-p DATA sub-cifar100` and the like. Files are read from
+# `$HETLIB_DATA`, or from `data/`, in torchvision's own layout; `hetlib data get cifar100` fetches them and
+# `hetlib data list` says what is there. What is missing is named:
 
 # %%
 try:
     data.load("cifar10", root="an-empty-folder")
 except data.DataMissing as error:
-    print(error)
+    print(str(error).partition(".")[0])
 
 # %% [markdown]
-# Images stay whole numbers, and a batch is cropped and mirrored in one step. Same generator, same crops: nothing here
-# depends on a hidden global seed.
+# Images stay whole numbers until they enter a network, and a batch is cropped and mirrored in one step. Random numbers
+# come from a generator that is handed over, so the same seed gives the same crops and nothing depends on what ran
+# before:
 
 # %%
-batch = target_images.images[:8]
-views = [data.augment(batch, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+batch = sets["shapes-target"].images[:8]
+views = [data.augment(batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
 assert torch.equal(views[0], views[1])
 assert not torch.equal(views[0], views[2])
-fig, axes = plt.subplots(2, 8, figsize=(7, 2))
-for row, images, name in zip(axes, (batch, views[0]), ("original", "augmented"), strict=True):
+fig, axes = plt.subplots(3, 8, figsize=(7, 3))
+for row, images, name in zip(axes, (batch, views[0], views[2]), ("original", "seed 1", "seed 2"), strict=True):
     for ax, image in zip(row, images, strict=True):
         ax.imshow(image.permute(1, 2, 0))
-        ax.set(xticks=[], yticks=[], frame_on=False)
+        ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(name)
+fig.suptitle("Each seed crops and mirrors in its own way", x=0.01, ha="left", weight="bold")
+assert batch.dtype == torch.uint8
 
 # %% [markdown]
 # ## Your first transfer, in three lines
 #
-# `transfer` changes its target in place and reports what it did, one row per layer. The report is a table, and it
-# draws itself.
+# Back to the pair that did not fit. `transfer` changes its target in place and reports what it did, one row per layer
+# of the target.
 
 # %%
-source, target = zoo.build("vgg11"), zoo.build("resnet8")
+source, target = zoo.build("vgg11", width=0.5), zoo.build("resnet8")
 report = hmt.transfer(source, target)
 report
 
 # %% tags=["picture"]
-report.plot("VGG11 into ResNet-8: seven of eight convolutions find a place")
+report.plot("Half a VGG11 into ResNet-8: seven of its eight convolutions find a place")
 
 # %% [markdown]
-# **What to notice.** Seven layers are fed and one is left over. Several rows say *cropped*: half of the source's
-# filters are simply dropped there, and the layer behind them has lost those inputs. Whether the result is any good is
-# an empirical question, and notebook 01 answers it with intervals.
+# **What to notice.** All seven convolutions of the target are fed, and VGG11's last is left over. Where the target is
+# wider, channels are *repeated*; where it is narrower, the rest is *cropped*, and what the source knew in those filters
+# is lost. The projection shortcuts of ResNet-8 are not in the table: HMT leaves them as they were. A report can be
+# checked against the weights themselves:
+
+# %%
+row = report.rows[0]
+given, placed = (net.get_submodule(name).weight for net, name in ((source, row.source), (target, row.target)))
+assert torch.equal(placed[:32], given)
+assert torch.equal(placed[32:], given)
+print(f"{row.target}: {row.done}")
+
+# %% [markdown]
+# That the transfer runs does not mean that it helps. Whether it does is an empirical question, and
+# [notebook 01](01_hmt.ipynb) asks it properly: with trainings over several seeds, with intervals, and against a
+# shuffled order that should do worse.
 
 # %% [markdown]
 # ## How to read a notebook here
 #
-# All notebooks have one skeleton. A claim; parameters in one cell; the problem in one picture; a few rounds of
+# All notebooks have one skeleton: a claim; the parameters in one cell; the problem in one picture; a few rounds of
 # *idea, equation, plain loop, the fast function, a figure, what to notice*; then the experiment, the ablations,
-# exercises and a quiz. The code you see is short because what is not the subject lives in the package. What *is* the
-# subject appears twice, once as the plainest loop that could be written and once as the function you would really
-# call, and an assert says that both give the same.
+# exercises and a quiz. Code that is not the subject lives in the package. Code that *is* the subject appears as the
+# plainest loop that could be written, and an assert says that hetlib's function gives the same.
 #
-# * **An `assert` is a promise.** It stands where you would otherwise have to believe us. If it ever fails, the notebook
+# * **An `assert` is a promise.** It stands where you would otherwise have to believe us. If one fails, the notebook
 #   stops.
-# * **`PRESET`** sets how big everything is: `smoke` proves that it runs, `classroom` fits a lesson, `paper` is the
-#   protocol of the paper, for hours or a GPU. In a shell: `hetlib run 01 --preset smoke -p ORDER shuffle`.
+# * **`PRESET`** sets how big everything is. `smoke` proves that it runs, `classroom` fits a lesson, `paper` is the
+#   paper's own data and protocol, for hours or a GPU. In a shell: `hetlib run 01 --preset smoke -p ORDER shuffle`. A
+#   parameter that the notebook does not declare is refused, with the nearest name.
 # * **What takes long is kept.** A trained network is stored under everything it depends on, its code included. Run a
-#   notebook again and it is found; change one setting and only that is trained.
-# * **Tables say `paper | released code | ours`**, with a mean, a 95 % interval and the number of seeds. Where a number
-#   was never published, the table says *not known*; where we have not run something, *not run*.
-# * **Records** of real runs lie in `results/`, and [papers.md](../papers.md) is written from them.
+#   notebook again and it is found; change one setting and only what that touches is trained.
+# * **Tables** say *paper, released code, ours, verdict*; ours with mean, 95 % interval and number of seeds. Where we
+#   know of no published number, the table says *not known*; where we have not run something, *not run*.
+# * **Records** of real runs lie in `results/`, one file per run with data, device, versions and every seed's number.
+#   [papers.md](../papers.md) takes its tables from them and from nowhere else, and lists where we deviate.
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
 #
-# Exercises check themselves against a hidden solution on fresh random inputs and explain the first difference.
+# Exercises check themselves against a hidden solution on fresh random inputs and explain the first difference. In the
+# exercise notebooks (`make exercises`) the solutions are taken out; here they are shown.
 #
-# **1.** `wrap(n, m)`: HMT fills m places from n filters by going round and round. Which filter lands in each place?
+# **1. A warm-up.** `weights(outputs, inputs, kernel)`: how many weights has a convolution without bias?
+
+
+# %%
+def by_counting(outputs, inputs, kernel):
+    return torch.nn.Conv2d(inputs, outputs, kernel, bias=False).weight.numel()
+
+
+three_numbers = lambda generator: tuple(torch.randint(1, 12, (3,), generator=generator).tolist())
+lab.exercise("weights", by_counting, three_numbers, "one kernel for every pair of an input and an output")
+
+
+# %% tags=["solution"]
+def weights(outputs, inputs, kernel):
+    return outputs * inputs * kernel**2
+
+
+# %%
+lab.check("weights", weights)
+
+# %% [markdown]
+# **2.** `wrap(n, m)`: HMT fills m places from n filters by going round and round. Which filter lands in each place?
 # Return a list of m indices.
 
 
@@ -349,54 +441,35 @@ def wrap(n, m):
 lab.check("wrap", wrap)
 
 # %% [markdown]
-# **2.** `weights(outputs, inputs, kernel)`: how many weights has a convolution without bias?
-
-
-# %%
-def by_counting(outputs, inputs, kernel):
-    return torch.nn.Conv2d(inputs, outputs, kernel, bias=False).weight.numel()
-
-
-three_numbers = lambda generator: tuple(torch.randint(1, 12, (3,), generator=generator).tolist())
-lab.exercise("weights", by_counting, three_numbers, "one kernel for every pair of an input and an output")
-
-
-# %% tags=["solution"]
-def weights(outputs, inputs, kernel):
-    return outputs * inputs * kernel**2
-
-
-# %%
-lab.check("weights", weights)
-
-# %% [markdown]
 # ## Three questions
 #
-# <details><summary>Why does permuting the channels of a whole group change nothing?</summary>
+# <details><summary>Why does renumbering the channels of a whole group change nothing?</summary>
 #
-# Channels have no order that the function could feel: each is only a name for a feature. As long as everyone who uses
-# the name changes it together, the sums that the network computes are the same sums, in another order.
+# Channels have no order that the function could feel: each number is only a name for a feature. As long as everyone
+# who uses the name changes it together, the network adds up the same terms in another order.
 # </details>
 #
 # <details><summary>Two networks have equally many parameters. Does a transfer between them lose nothing?</summary>
 #
-# It may lose a great deal. Shapes decide what fits, not totals: layers can be dropped, kernels stretched and filters
+# It may lose a great deal. Shapes decide what fits, not totals: layers can be left over, kernels stretched and filters
 # repeated even when the totals agree.
 # </details>
 #
-# <details><summary>A table shows 24.8 ± 3.1 % and 17.3 ± 4.3 %, three seeds each. Which is better?</summary>
+# <details><summary>Suppose a table shows 25 ± 4 % for one start and 18 ± 4 % for another, three seeds each. Which is
+# better?</summary>
 #
-# The intervals touch, so look at differences seed by seed, or run more seeds. That is why tables here come with
-# intervals and with a verdict that may well be "no difference shown".
+# The intervals overlap, so these two cells do not decide it. If both starts were trained on the same seeds, look at
+# the difference seed by seed: it may be far steadier than either column. Otherwise, run more seeds. "No difference
+# shown" is an honest verdict, and it is not the same as "no difference".
 # </details>
 
 # %%
-images = (target_images, data.load("shapes-target", "test", count=240))
-run.record({}, images, networks=len(zoo.names()))
+trained_on = (data.load("shapes-target", count=240), sets["shapes-target"])
+record = run.record({}, trained_on, networks=len(zoo.names()))
 
 # %% [markdown]
 # ## References and what to read next
 #
-# * The five papers with links, claims and everything that was run: [papers.md](../papers.md).
-# * Next: [01 · HMT](01_hmt.ipynb), where VGG11 moves into PlainNet5 and ResNet-8, with and without, in order and
-#   shuffled, and where some filters turn out to be prisoners of their twins.
+# * The five papers, their claims, everything that was run and every known deviation: [papers.md](../papers.md).
+# * Next: [01 · HMT](01_hmt.ipynb), where VGG11 moves into PlainNet5 and ResNet-8, in order, shuffled and not at all,
+#   and where some filters turn out to be prisoners of their twins.

@@ -335,8 +335,9 @@ real = run.preset == "paper" or "cifar" in DATA
 task = DATA or run.choose(smoke="shapes-target", classroom="shapes-target", paper="sub-cifar100")
 few = {} if real else {"count": run.choose(smoke=96, classroom=240, paper=240)}
 lessons = {} if real else {"count": run.choose(smoke=512, classroom=8000, paper=8000)}
-school = Recipe(epochs=15 if real else run.choose(smoke=1, classroom=9, paper=9), schedule="one-cycle")
-teacher = Job("vgg11", "cifar10" if real else "shapes-source", school, 0, {"width": 1.0 if real else 0.25}, lessons)
+school = Recipe(epochs=run.choose(smoke=1, classroom=5 if real else 9, paper=15), schedule="one-cycle")
+size = run.choose(smoke=0.25, classroom=0.5 if real else 0.25, paper=1.0)
+teacher = Job("vgg11", "cifar10" if real else "shapes-source", school, 0, {"width": size}, lessons)
 WIDTHS = {"plainnet5": 1.0 if real else 0.5, "resnet8": 1.0 if real else 0.25}
 released = Recipe(epochs=350, schedule="steps", milestones=(149, 249), evaluate_every=10)
 short = Recipe(epochs=run.choose(smoke=1, classroom=50, paper=50), schedule="cosine", evaluate_every=10)
