@@ -459,8 +459,8 @@ lab.Explorer(comparison, Comparison())
 # worth several points. Whether it holds on photographs is a question for a run with `DATA`, not for an opinion.
 #
 # One warning about these shapes: they were designed so that a good, a bad and no transfer come apart within minutes,
-# and with four times as many images the advantage shrinks. They teach the method; they do not prove it. The run on
-# CIFAR that papers.md lists is the evidence.
+# and with 384 images instead of 240 the advantage was already smaller. They teach the method; they do not prove it. The
+# run on CIFAR that papers.md lists is the evidence.
 #
 # **Known deviations.** The release starts from an ImageNet VGG11 and trains one seed; we train the source ourselves
 # and give intervals. The release reports the best test epoch, which chooses on the test set; our table has the last
