@@ -180,3 +180,12 @@ def test_progress_is_one_line_per_notebook(tiny):
     assert "08_broken-smoke" in broken
     assert fine.startswith("ok")
     assert fine.endswith("(1:15 last time)")
+
+
+def test_an_estimate_is_printed_while_the_notebook_runs(tiny):
+    where = tiny(
+        "import os, pathlib\npathlib.Path(os.environ['HETLIB_RUN_DIR'], 'estimate.txt').write_text('about 3 h')"
+    )
+    console = Console(file=StringIO(), width=80)
+    progress.follow([runner.plan("7", "smoke", runs=where.parent / "runs", where=where)], 1, console)
+    assert console.file.getvalue().splitlines()[0] == "07_tiny: about 3 h"

@@ -3,6 +3,7 @@
 from hetlib.lab.cache import Cache
 from hetlib.lab.exercises import check, exercise
 from hetlib.lab.explorer import Explorer, slider
+from hetlib.lab.forecast import estimate
 from hetlib.lab.jobs import Job, Trained, train, train_all
 from hetlib.lab.presets import PRESETS, Run, start
 from hetlib.lab.report import beside, effects
@@ -17,6 +18,7 @@ __all__ = [
     "beside",
     "check",
     "effects",
+    "estimate",
     "exercise",
     "slider",
     "start",

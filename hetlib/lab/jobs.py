@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -146,7 +146,7 @@ def train_all(
     device : str or torch.device
         Where to train.
     processes : int, optional
-        How many at a time; by default $HETLIB_PROCESSES, else the number of cores, else (on a GPU) one.
+        How many at a time; by default as `default_processes`.
 
     Returns
     -------
@@ -156,14 +156,23 @@ def train_all(
     sources = [job.source for job in jobs if job.source is not None]
     if sources:
         train_all(sources, cache, device, processes)
-    unique = {cache.key(asdict(job), uses(job)): job for job in jobs}
-    if processes is None:
-        processes = int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
-    missing = {key: job for key, job in unique.items() if not cache.has(key)}
+    unique, missing = sort_out(jobs, cache)
+    processes = processes or default_processes(device)
     work = partial(_fetch, cache=cache, device=device)
     found = {key: work(job) for key, job in unique.items() if key not in missing}
     found |= _in_processes(work, missing, min(processes, len(missing)))
     return [_trained(job, *found[cache.key(asdict(job), uses(job))]) for job in jobs]
+
+
+def sort_out(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str, Job]]:
+    """Equal jobs told once, by key: all of them, and those whose result is not kept yet; sources are not followed."""
+    unique = {cache.key(asdict(job), uses(job)): job for job in jobs}
+    return unique, {key: job for key, job in unique.items() if not cache.has(key)}
+
+
+def default_processes(device: str | torch.device) -> int:
+    """How many trainings run at a time: $HETLIB_PROCESSES, else the number of cores, and one on a GPU."""
+    return int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
 
 
 def _in_processes(work: Callable, jobs: dict[str, Job], processes: int) -> dict[str, Any]:

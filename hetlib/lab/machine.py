@@ -42,6 +42,15 @@ def peak_memory(device: str) -> float:
     return max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
+def free_memory(device: str) -> float:
+    """Memory in MiB that is free for new work: the GPU's for "cuda", else this machine's."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] / 2**20
+    import psutil
+
+    return psutil.virtual_memory().available / 2**20
+
+
 def _git(*arguments: str, cwd: Path) -> str:
     ran = subprocess.run(("git", *arguments), cwd=cwd, capture_output=True, text=True, check=True)
     return ran.stdout.strip()

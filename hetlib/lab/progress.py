@@ -33,7 +33,8 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[expected]}  {task.fields[doing]}"),
     )
-    outcomes = []
+    outcomes: list[Outcome] = []
+    estimated = set()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         expected = {task: _expected(task) for task in tasks}
         lines = {
@@ -42,6 +43,9 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
         }
 
         def show(step: Step) -> None:
+            if step.estimate and step.task not in estimated:
+                estimated.add(step.task)
+                console.print(f"{step.task.source.stem}: {step.estimate}", highlight=False, soft_wrap=True)
             bar.start_task(lines[step.task])
             bar.update(lines[step.task], completed=step.index, total=step.total, doing=escape(step.doing))
 

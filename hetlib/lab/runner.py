@@ -17,7 +17,7 @@ from queue import Empty
 from typing import Any
 
 from hetlib.errors import unknown
-from hetlib.lab import ledger, notebooks
+from hetlib.lab import forecast, ledger, notebooks
 from hetlib.lab.presets import PRESETS
 
 
@@ -46,12 +46,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """Where a running notebook is: cell `index` of `total`, and what that part of it is about."""
+    """Where a running notebook is: cell `index` of `total`, what that part of it is about, and its estimate if made."""
 
     task: Task
     index: int
     total: int
     doing: str
+    estimate: str = ""
 
 
 def plan(
@@ -176,14 +177,16 @@ def _papermill(task: Task) -> str | None:
     _prepare(task)
     notebook = notebooks.read(task.source)
     total = len(notebook.cells) + bool(task.parameters)
-    heading = "starting"
+    heading, estimated = "starting", ""
 
     def on_cell_start(cell: Any, cell_index: int) -> None:
-        nonlocal heading
+        nonlocal heading, estimated
         lines = cell.source.splitlines()
         titles = [line.strip("# ") for line in lines if cell.cell_type == "markdown" and line[:1] == "#"]
         heading = titles[0] if titles else heading
-        _steps.put(Step(task, cell_index + 1, total, heading))
+        with contextlib.suppress(FileNotFoundError):
+            estimated = forecast.note(task.folder).read_text(encoding="utf-8")
+        _steps.put(Step(task, cell_index + 1, total, heading, estimated))
 
     try:
         ran = papermill.execute_notebook(
@@ -207,7 +210,7 @@ def _papermill(task: Task) -> str | None:
 
 def _prepare(task: Task) -> None:
     task.folder.mkdir(parents=True, exist_ok=True)
-    for stale in (task.output, ledger.path(task.folder)):
+    for stale in (task.output, ledger.path(task.folder), forecast.note(task.folder)):
         stale.unlink(missing_ok=True)
     os.environ["HETLIB_HEADLESS"] = "1"
     os.environ["HETLIB_RUN_DIR"] = str(task.folder)

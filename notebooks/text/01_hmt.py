@@ -365,6 +365,9 @@ def job(target, variant, seed):
 
 # %%
 plan = {(name, way, seed): job(name, way, seed) for name, ways in TARGETS.items() for way in ways for seed in run.seeds}
+lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at preset "paper"
+
+# %%
 results = dict(zip(plan, lab.train_all(list(plan.values()), run.cache, run.device), strict=True))
 learned = lab.train(teacher, run.cache).history
 print(f"source: {teacher.model} on {teacher.data}, {learned.final:.1f} % of its own test images right")
