@@ -53,10 +53,10 @@ def run(
 
 @app.command()
 def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
-    """Run all notebooks, or those named, and say what failed."""
+    """Run all notebooks, or those named, and say what failed; an interrupted run goes on where it stopped."""
     from hetlib.lab import notebooks
 
-    _run(notebook or notebooks.names(), preset, {}, jobs, runs)
+    _run(notebook or notebooks.names(), preset, {}, jobs, runs, resume=True)
 
 
 @app.command("notebooks")
@@ -142,12 +142,15 @@ def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> No
     typer.echo(data.folder().resolve())
 
 
-def _run(names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path) -> list:
+def _run(
+    names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path, resume: bool = False
+) -> list:
     """Run notebooks with a line of progress each; leave with status 1 if one fails."""
     from hetlib.lab import progress, runner
+    from hetlib.lab.journal import Journal
 
     tasks = [runner.plan(name, preset, parameters, runs) for name in names]
-    outcomes = progress.follow(tasks, jobs, console)
+    outcomes = progress.follow(tasks, jobs, console, Journal(tasks, runs) if resume else None)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
         console.rule(f"[red]{outcome.task.source.stem} failed")

@@ -1,11 +1,14 @@
-"""Shared by all tests: one torch thread, and the folders that golden and real-data tests read."""
+"""Shared by all tests: one torch thread, the folder that golden tests read, and a tiny notebook to run."""
 
 import os
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from hetlib.lab import ledger
 
 torch.set_num_threads(1)
 settings.register_profile("hetlib", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -20,3 +23,53 @@ def vectors() -> Path:
         pytest.skip("$HETLIB_VECTORS is not set: no vectors of the released code to compare with")
     assert Path(folder).is_dir(), f"$HETLIB_VECTORS names {folder}, which is no folder"
     return Path(folder)
+
+
+HEAD = """
+# %% [markdown]
+# # Tiny
+
+# %% tags=["parameters"]
+PRESET = "smoke"
+A = 0.4
+N = 3
+FLIP = True
+
+# %% [markdown]
+# ## The middle
+
+# %%
+"""
+RECORD = ledger.Record(
+    notebook="07_tiny",
+    preset="smoke",
+    parameters={},
+    seeds=[],
+    metrics={},
+    data={"name": "shapes", "checksum": "none", "train": 0, "test": 0},
+    device="cpu",
+    precision="fp32",
+    threads=1,
+    seconds=75.0,
+    peak_mib=1.0,
+).to_json()
+TAIL = f"""
+
+# %%
+import os, pathlib
+pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text({RECORD!r})
+print(A, N, FLIP)
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Write a notebook around a cell of code; it leaves a record unless told not to."""
+
+    def write(code, record=True, name="07_tiny"):
+        text = tmp_path / "notebooks" / "text" / f"{name}.py"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(HEAD.lstrip() + textwrap.dedent(code).strip() + (TAIL if record else "\n"))
+        return tmp_path / "notebooks"
+
+    return write

@@ -1,62 +1,13 @@
 """The runner on tiny notebooks: what it refuses, what it notices, what it leaves behind."""
 
 import sys
-import textwrap
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from hetlib.lab import ledger, notebooks, progress, runner
-
-HEAD = """
-# %% [markdown]
-# # Tiny
-
-# %% tags=["parameters"]
-PRESET = "smoke"
-A = 0.4
-N = 3
-FLIP = True
-
-# %% [markdown]
-# ## The middle
-
-# %%
-"""
-RECORD = ledger.Record(
-    notebook="07_tiny",
-    preset="smoke",
-    parameters={},
-    seeds=[],
-    metrics={},
-    data={"name": "shapes", "checksum": "none", "train": 0, "test": 0},
-    device="cpu",
-    precision="fp32",
-    threads=1,
-    seconds=75.0,
-    peak_mib=1.0,
-).to_json()
-TAIL = f"""
-
-# %%
-import os, pathlib
-pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text({RECORD!r})
-print(A, N, FLIP)
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    """Write a notebook around a cell of code; it leaves a record unless told not to."""
-
-    def write(code, record=True, name="07_tiny"):
-        text = tmp_path / "notebooks" / "text" / f"{name}.py"
-        text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(HEAD.lstrip() + textwrap.dedent(code).strip() + (TAIL if record else "\n"))
-        return tmp_path / "notebooks"
-
-    return write
+from tests.conftest import RECORD
 
 
 def run(where, **parameters):

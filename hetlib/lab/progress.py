@@ -7,10 +7,11 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hetlib.lab import ledger
+from hetlib.lab.journal import Journal
 from hetlib.lab.runner import Outcome, Step, Task, run
 
 
-def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
+def follow(tasks: Sequence[Task], jobs: int, console: Console, journal: Journal | None = None) -> list[Outcome]:
     """Run notebooks and show, for each, cell i/n, what it is doing, elapsed and expected time.
 
     Parameters
@@ -21,11 +22,13 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
         How many at a time.
     console : Console
         Where to draw; a file or a pipe gets one line per finished notebook and nothing that moves.
+    journal : Journal, optional
+        Names the notebooks that are left out because an interrupted run finished them, and gets those of this one.
 
     Returns
     -------
     list of Outcome
-        In order of completion.
+        Of those that ran, in order of completion.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -33,6 +36,10 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[expected]}  {task.fields[doing]}"),
     )
+    kept = [task for task in tasks if journal and journal.done(task)]
+    for task in kept:
+        console.print(f"{'[green]kept[/]':15} {task.folder.name}  (finished by the interrupted run)", highlight=False)
+    tasks = [task for task in tasks if task not in kept]
     outcomes: list[Outcome] = []
     estimated = set()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -52,9 +59,13 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
         for outcome in run(tasks, jobs, show):
             outcomes.append(outcome)
             bar.remove_task(lines[outcome.task])
+            if journal and not outcome.error:
+                journal.add(outcome.task)
             mark = "[red]failed[/]" if outcome.error else "[green]ok[/]"
             line = f"{mark:15} {outcome.task.folder.name}  {clock(outcome.seconds)}  {expected[outcome.task]}"
             console.print(line, highlight=False, soft_wrap=True)
+    if journal:
+        journal.close()
     return outcomes
 
 
