@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Get, list and find data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+cache_app = typer.Typer(help="See and clean what runs keep for the next: trained networks.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
 console = Console()
 
 Preset = Annotated[str, typer.Option(help="smoke (seconds), classroom (minutes, a laptop) or paper (hours, a GPU).")]
@@ -140,6 +142,37 @@ def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> No
     if name not in data.names():
         raise unknown("data set", name, data.names())
     typer.echo(data.folder().resolve())
+
+
+@cache_app.command("ls")
+def list_cache() -> None:
+    """List what is kept, what was of use most recently first."""
+    from hetlib.lab.cache import Cache
+    from hetlib.lab.tidy import kept
+
+    _show(kept(Cache()), f"kept in {Cache().root}")
+
+
+@cache_app.command()
+def gc(
+    days: Annotated[float, typer.Option(min=0, help="Remove what was not used for so many days; 0 removes all.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove what is old or damaged; what is in use at the moment stays."""
+    from hetlib.lab.cache import Cache
+    from hetlib.lab.tidy import sweep
+
+    _show(sweep(Cache(), days, dry_run), "would go" if dry_run else "removed")
+
+
+def _show(things: list, what: str) -> None:
+    table = Table("key", "what", "MiB", "last used", box=None)
+    for thing in things:
+        age = "today" if thing.days < 1 else f"{thing.days:.0f} days ago"
+        table.add_row(thing.key[:8], escape(thing.label), f"{thing.mib:.1f}", age)
+    if things:
+        console.print(table)
+    console.print(f"{len(things)} things, {sum(thing.mib for thing in things):.1f} MiB {what}", highlight=False)
 
 
 def _run(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hetlib import __version__, cli
 from hetlib.lab import report
-from tests.test_runner import HEAD, RECORD, TAIL
+from tests.conftest import HEAD, RECORD, TAIL
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_second_fetch_finds_the_first(cache):
     assert torch.equal(first[0]["w"], second[0]["w"])
     assert first[1] == second[1] == {"shape": [3, 2], "loss": 0.5}
     assert (cache.hits, cache.misses, again.hits, again.misses) == (0, 1, 1, 0)
-    assert str(again) == "computed 0, reused 1: vgg11, seed 0"
+    assert str(again) == f"computed 0, reused 1 from {cache.root}: vgg11, seed 0"
     assert again.has(again.key({"lr": 0.1}))
     assert not again.has(again.key({"lr": 0.2}))
 
@@ -137,6 +137,29 @@ def test_a_damaged_entry_is_named_and_computed_anew(cache, damage):
     assert torch.equal(tensors["w"], answer(None)[0]["w"])
     assert files.load_tensors(entry)[1]["facts"]["loss"] == 0.5
     cache.fetch({}, forbidden)
+
+
+def test_an_entry_of_another_key_is_damaged(cache):
+    cache.fetch({"lr": 0.1}, answer)
+    cache.path(cache.key({"lr": 0.1})).rename(cache.path(cache.key({"lr": 0.2})))
+    with pytest.warns(UserWarning, match="holds the result of another key; it is computed anew"):
+        cache.fetch({"lr": 0.2}, answer)
+    cache.fetch({"lr": 0.2}, forbidden)
+
+
+def test_find_computes_nothing(cache):
+    assert cache.find({"lr": 0.1}) is None
+    kept = cache.fetch({"lr": 0.1}, answer)
+    found = cache.find({"lr": 0.1})
+    assert found[1] == kept[1]
+    assert torch.equal(found[0]["w"], kept[0]["w"])
+
+
+def test_a_lock_that_is_held_is_not_waited_for_longer_than_told(cache):
+    with cache.locked("a"), pytest.raises(TimeoutError), Cache(cache.root).locked("a", timeout=0.05):
+        pass
+    with cache.locked("a", timeout=0):
+        pass
 
 
 def test_scratch_outlives_an_interruption_and_not_a_result(cache):

@@ -6,7 +6,7 @@ import torch
 from hetlib import hmt
 from hetlib.lab import jobs
 from hetlib.lab.cache import Cache
-from hetlib.lab.jobs import Job, start, train, train_all
+from hetlib.lab.jobs import Job, Stopped, start, train, train_all
 from hetlib.training import Recipe
 
 QUICK = Recipe(epochs=2, lr=0.05, precision="fp32", augment=False, batch_size=256)
@@ -75,3 +75,24 @@ def test_a_failing_job_names_its_error(cache):
     job = Job("plainnet5", "digits", QUICK, options=SMALL | {"kernel": 3})
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
         train_all([job], cache, processes=2)
+
+
+def test_a_stopped_training_is_not_kept_as_a_result_and_goes_on(cache):
+    job = Job("plainnet5", "digits", QUICK, options=SMALL)
+    with pytest.raises(Stopped, match="stopped after 1 of 2 epochs"):
+        train(job, cache, on_epoch=lambda history: True)
+    seen = []
+    resumed = train(job, cache, on_epoch=lambda history: seen.append(history.epochs))
+    assert seen == [2]
+    whole = train(job, Cache(cache.root / "other"))
+    assert resumed.history == whole.history
+    assert same(resumed.model, whole.model)
+
+
+def test_the_parent_knows_what_its_processes_computed(tmp_path):
+    work = [Job("plainnet5", "digits", QUICK, seed=seed, options=SMALL) for seed in (0, 1)]
+    train(work[0], Cache(tmp_path))
+    for expected in ((1, 1), (0, 2)):
+        cache = Cache(tmp_path)
+        train_all(work, cache, processes=2)
+        assert (cache.misses, cache.hits) == expected

@@ -82,10 +82,14 @@ def test_record_is_written_and_valid():
     run = lab.start("01_hmt", seeds=2, ORDER="chain")
     metrics = {"HMT": {"unit": "%", "values": [20.5, 21.5]}}
     sets = Pictures(name="shapes", checksum="ab", n=100), Pictures(name="shapes", checksum="cd", n=50)
+    run.cache.computed.append("plainnet5")
     written = run.record(metrics, data=sets, epochs=3)
     assert ledger.read(ledger.path(run.folder)) == written
     assert written.data == {"name": "shapes", "checksum": "ab", "train": 100, "test": 50}
-    assert (written.parameters, written.facts) == ({"ORDER": "chain"}, {"epochs": 3})
+    assert (written.parameters, written.facts) == (
+        {"ORDER": "chain"},
+        {"epochs": 3, "cache": {"computed": ["plainnet5"], "reused": []}},
+    )
     assert written.seconds >= 0
     assert run.record(metrics, data=written.data).data == written.data
 

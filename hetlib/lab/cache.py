@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,8 @@ from hetlib import files
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+SHOWN = 2
+"""Labels of reused results that are named in one line."""
 log = logging.getLogger("hetlib.cache")
 
 
@@ -61,7 +63,8 @@ class Cache:
         return len(self.computed)
 
     def __str__(self) -> str:
-        reused = f": {', '.join(self.reused)}" if self.reused else ""
+        few, more = ", ".join(self.reused[:SHOWN]), len(self.reused) - SHOWN
+        reused = f" from {self.root}: {few}{f' and {more} more' if more > 0 else ''}" if few else ""
         return f"computed {self.misses}, reused {self.hits}{reused}"
 
     def key(self, config: Mapping[str, Any], uses: Sequence[Any] = ()) -> str:
@@ -96,6 +99,10 @@ class Cache:
         """Whether there is an entry for a key; it is read, and checked, only by `fetch`."""
         return self.path(key).is_file()
 
+    def find(self, config: Mapping[str, Any], uses: Sequence[Any] = ()) -> Result | None:
+        """The result that `fetch` would find, or None where it would have to compute."""
+        return self._find(self.key(config, uses), quiet=True)
+
     def fetch(
         self,
         config: Mapping[str, Any],
@@ -129,18 +136,24 @@ class Cache:
         key = self.key(config, uses)
         found = self._find(key, quiet=True)
         if found is None:
-            with self._locked(key):
+            with self.locked(key):
                 found = self._find(key)
                 if found is None:
                     self.computed.append(label or key[:8])
-                    return self._compute(key, compute, {"label": label, "config": json.loads(_canonical(config))})
+                    about = {"key": key, "label": label, "config": json.loads(_canonical(config))}
+                    return self._compute(key, compute, about)
         self.reused.append(label or key[:8])
         log.info("reused %s (%s)", label, key[:8])
         return found
 
     def _find(self, key: str, quiet: bool = False) -> Result | None:
         try:
-            tensors, meta = files.load_tensors(self.path(key))
+            path = self.path(key)
+            tensors, meta = files.load_tensors(path)
+            if meta.get("key") != key:
+                raise files.DamagedFile(f"{path} holds the result of another key")
+            with suppress(OSError):
+                os.utime(path)  # when it was last of use, for `gc`
             return tensors, meta["facts"]
         except FileNotFoundError:
             return None
@@ -169,13 +182,16 @@ class Cache:
         return tensors, facts
 
     @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        from filelock import FileLock
+    def locked(self, key: str, timeout: float = -1) -> Iterator[None]:
+        """Hold a key's lock, alone among all processes; `TimeoutError` after `timeout` seconds, if not negative."""
+        from filelock import FileLock, Timeout
 
         lock = FileLock(self.root / "locks" / key)
         try:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock.acquire(timeout)
+        except Timeout:
+            raise
         except (OSError, NotImplementedError) as error:
             self._complain(error)
         try:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hetlib.errors import unknown
-from hetlib.lab.presets import headless
+from hetlib.lab.machine import headless
 
 TRIALS = 20
 

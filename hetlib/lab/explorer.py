@@ -10,7 +10,7 @@ from html import escape
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hetlib.errors import unknown
-from hetlib.lab.presets import headless
+from hetlib.lab.machine import headless
 
 
 def slider(default: float, low: float, high: float, step: float, help: str = "") -> Any:

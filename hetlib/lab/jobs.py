@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from torch import nn
 from hetlib import data, published, recipe, shapes, training, zoo
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
+from hetlib.lab.machine import headless
 from hetlib.training import History, Recipe, fit
 
 
@@ -72,6 +73,10 @@ class Job:
             return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
 
 
+class Stopped(Exception):
+    """A training was told to stop before its last epoch; what it has is kept, and another call goes on from there."""
+
+
 @lru_cache(maxsize=4)
 def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Images:
     return data.load(name, split, **dict(options))
@@ -123,11 +128,16 @@ def train(
     device : str or torch.device
         Where to train.
     on_epoch : callable, optional
-        Called with the history after every epoch of a run that is not found.
+        Called with the history after every epoch of a run that is not found; a true answer stops the run.
 
     Returns
     -------
     Trained
+
+    Raises
+    ------
+    Stopped
+        If `on_epoch` stopped the run. Nothing is lost: the next call goes on after the epoch it had reached.
     """
     return _trained(job, *_fetch(job, cache, device, on_epoch))
 
@@ -158,9 +168,10 @@ def train_all(
         train_all(sources, cache, device, processes)
     unique, missing = sort_out(jobs, cache)
     processes = processes or default_processes(device)
-    work = partial(_fetch, cache=cache, device=device)
-    found = {key: work(job) for key, job in unique.items() if key not in missing}
-    found |= _in_processes(work, missing, min(processes, len(missing)))
+    found = {key: _fetch(job, cache, device) for key, job in unique.items() if key not in missing}
+    found |= _in_processes(missing, cache, device, min(processes, len(missing)))
+    if not headless():
+        print(f"{len(missing)} trained, {len(unique) - len(missing)} reused from {cache.root}")
     return [_trained(job, *found[cache.key(asdict(job), uses(job))]) for job in jobs]
 
 
@@ -175,7 +186,7 @@ def default_processes(device: str | torch.device) -> int:
     return int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
 
 
-def _in_processes(work: Callable, jobs: dict[str, Job], processes: int) -> dict[str, Any]:
+def _in_processes(jobs: dict[str, Job], cache: Cache, device: str | torch.device, processes: int) -> dict[str, Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -184,17 +195,25 @@ def _in_processes(work: Callable, jobs: dict[str, Job], processes: int) -> dict[
         if processes <= 1:
             for key, job in jobs.items():
                 bar.update(task, description=job.label)
-                done[key] = work(job)
+                done[key] = _fetch(job, cache, device)
                 bar.advance(task)
             return done
         # Spawned, not forked: a forked child inherits the locks of torch's and the notebook's threads.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            keys = {pool.submit(work, job): key for key, job in jobs.items()}
+            keys = {pool.submit(_fetch_apart, job, cache.root, device): key for key, job in jobs.items()}
             for future in as_completed(keys):
-                done[keys[future]] = future.result()
+                done[keys[future]], computed, reused = future.result()
+                cache.computed += computed
+                cache.reused += reused
                 bar.update(task, description=jobs[keys[future]].label, advance=1)
     return done
+
+
+def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any, list[str], list[str]]:
+    """What `_fetch` gives, and what its cache, which is another process's, computed and reused."""
+    cache = Cache(root)
+    return _fetch(job, cache, device), cache.computed, cache.reused
 
 
 def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
@@ -202,6 +221,8 @@ def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=
         model = start(job, cache).to(device)
         test = job.load("test")
         history = fit(model, job.load("train"), test, job.recipe, seed=job.seed, checkpoint=scratch, on_epoch=on_epoch)
+        if history.epochs < job.recipe.epochs:
+            raise Stopped(f"{job.label}: stopped after {history.epochs} of {job.recipe.epochs} epochs")
         return model.cpu().state_dict(), {"history": asdict(history)}
 
     return cache.fetch(asdict(job), compute, uses(job), label=job.label)

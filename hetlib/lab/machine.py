@@ -1,5 +1,6 @@
-"""What a record says about the machine and the code that ran."""
+"""What a run knows about the machine, the code and whether anybody is looking."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -49,6 +50,18 @@ def free_memory(device: str) -> float:
     import psutil
 
     return psutil.virtual_memory().available / 2**20
+
+
+def headless() -> bool:
+    """Whether nobody can click: the runner said so by ``$HETLIB_HEADLESS``, or this is not a notebook's kernel.
+
+    Papermill executes in a kernel like any other, so a kernel alone proves no reader.
+    """
+    if os.environ.get("HETLIB_HEADLESS", "0") != "0":
+        return True
+    from IPython import get_ipython
+
+    return not hasattr(get_ipython(), "kernel")
 
 
 def _git(*arguments: str, cwd: Path) -> str:

@@ -77,7 +77,7 @@ class Run:
         data : pair of Images, or mapping
             Training and test images, or the record's `data` field itself.
         **facts
-            Anything else to remember, as JSON can hold it.
+            Anything else to remember, as JSON can hold it; what the cache gave and what was computed is added.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class Run:
             threads=self.threads,
             seconds=time.perf_counter() - self.begun,
             peak_mib=machine.peak_memory(self.device),
-            facts=facts,
+            facts=facts | {"cache": {"computed": self.cache.computed, "reused": self.cache.reused}},
         )
         files.write(ledger.path(self.folder), record.to_json())
         return record
@@ -186,15 +186,3 @@ def start(
     )
     display(run)
     return run
-
-
-def headless() -> bool:
-    """Whether nobody can click: the runner said so by ``$HETLIB_HEADLESS``, or this is not a notebook's kernel.
-
-    Papermill executes in a kernel like any other, so a kernel alone proves no reader.
-    """
-    if os.environ.get("HETLIB_HEADLESS", "0") != "0":
-        return True
-    from IPython import get_ipython
-
-    return not hasattr(get_ipython(), "kernel")

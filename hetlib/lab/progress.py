@@ -63,10 +63,18 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console, journal: Journal 
                 journal.add(outcome.task)
             mark = "[red]failed[/]" if outcome.error else "[green]ok[/]"
             line = f"{mark:15} {outcome.task.folder.name}  {clock(outcome.seconds)}  {expected[outcome.task]}"
+            line += _reuse(outcome)
             console.print(line, highlight=False, soft_wrap=True)
     if journal:
         journal.close()
     return outcomes
+
+
+def _reuse(outcome: Outcome) -> str:
+    if outcome.error:
+        return ""
+    cache = ledger.read(ledger.path(outcome.task.folder)).facts.get("cache", {"computed": (), "reused": ()})
+    return f"  computed {len(cache['computed'])}, reused {len(cache['reused'])}" if any(cache.values()) else ""
 
 
 def _expected(task: Task) -> str:
