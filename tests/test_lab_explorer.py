@@ -1,13 +1,18 @@
 """The explorer: one path from a change to the picture, whoever makes it, and no error unseen."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from hetlib.lab import Explorer, explorer, figures, slider
+from hetlib import lab
+from hetlib.lab import Explorer, Job, figures, notebooks, panel, runner, slider
+from hetlib.lab.jobs import Stopped
+from hetlib.lab.panel import Panel
+from hetlib.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,19 @@ def view(settings):
 
 @pytest.fixture
 def opened(monkeypatch):
-    monkeypatch.setattr(explorer, "headless", lambda: False)
-    made = Explorer(view, Toggles())
-    made.box = made.panel()
-    return made
+    monkeypatch.setattr(panel, "headless", lambda: False)
+    return show(Explorer(view, Toggles()))
+
+
+def show(explorer):
+    explorer.panel = Panel(explorer)
+    return explorer
 
 
 def test_the_first_result_is_there_before_any_widget():
     made = Explorer(lambda s: s.depth, Toggles())
     assert made.result == 2
-    assert made.controls == {}
+    assert made.panel is None
     with pytest.raises(RuntimeError, match="deep"):
         Explorer(view, Toggles(depth=8))
 
@@ -93,7 +101,7 @@ def test_what_makes_no_controls_is_refused(toggles):
 
 
 def test_each_kind_of_field_has_its_control(opened):
-    kinds = {name: type(control).__name__ for name, control in opened.controls.items()}
+    kinds = {name: type(control).__name__ for name, control in opened.panel.controls.items()}
     assert kinds == {
         "order": "Dropdown",
         "align_corners": "Checkbox",
@@ -101,7 +109,7 @@ def test_each_kind_of_field_has_its_control(opened):
         "depth": "IntSlider",
         "reset": "Button",
     }
-    noise = opened.controls["noise"]
+    noise = opened.panel.controls["noise"]
     assert (noise.min, noise.max, noise.step, noise.continuous_update, noise.readout_format) == (
         0,
         0.5,
@@ -109,39 +117,199 @@ def test_each_kind_of_field_has_its_control(opened):
         False,
         ".2f",
     )
-    assert opened.controls["align_corners"].description == "align corners"
+    assert opened.panel.controls["align_corners"].description == "align corners"
     assert noise.tooltip == "standard deviation of the noise"
 
 
 def test_a_click_takes_the_same_path_as_set(opened):
-    opened.controls["order"].value = "shuffle"
+    opened.panel.controls["order"].value = "shuffle"
     assert opened.settings.order == "shuffle"
     assert opened.result.axes[0].get_title("center") == "shuffle"
     opened.set(depth=5)
-    assert opened.controls["depth"].value == 5
-    opened.controls["reset"].click()
+    assert opened.panel.controls["depth"].value == 5
+    opened.panel.controls["reset"].click()
     assert opened.settings == Toggles()
-    assert opened.controls["order"].value == "chain"
+    assert opened.panel.controls["order"].value == "chain"
 
 
 def test_an_error_after_a_click_is_red_and_the_controls_say_what_the_picture_shows(opened):
-    opened.controls["depth"].value = 8
-    message = opened.box.children[-1].value
+    opened.panel.controls["depth"].value = 8
+    message = opened.panel.message.value
     assert "RuntimeError: too &lt;deep&gt;" in message
     assert "role='alert'" in message
     assert "where it happened" in message
     assert opened.settings == Toggles()
-    assert opened.controls["depth"].value == 2
-    opened.controls["depth"].value = 3
-    assert opened.box.children[-1].value == ""
+    assert opened.panel.controls["depth"].value == 2
+    opened.panel.controls["depth"].value = 3
+    assert opened.panel.message.value == ""
 
 
 def test_an_error_after_a_click_is_raised_when_nobody_looks(opened, monkeypatch):
-    monkeypatch.setattr(explorer, "headless", lambda: True)
+    monkeypatch.setattr(panel, "headless", lambda: True)
     with pytest.raises(RuntimeError, match="deep"):
-        opened.controls["depth"].value = 8
+        opened.panel.controls["depth"].value = 8
     with pytest.raises(RuntimeError, match="deep"):
         opened.set(depth=8)
+
+
+NOTEBOOK = """# %% tags=["parameters"]
+PRESET: str = "classroom"
+SEEDS: int = 0
+DATA: str = ""
+ORDER: str = "chain"
+ALIGN_CORNERS: bool = False
+NOISE: float = 0.0
+DEPTH: int = 2
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of a notebook that declares the toggles as parameters."""
+    text = tmp_path / "notebooks" / "text" / "07_tiny.py"
+    text.parent.mkdir(parents=True)
+    text.write_text(NOTEBOOK)
+    monkeypatch.chdir(tmp_path)
+    return lab.start("07_tiny", "smoke", data="digits", seeds=2, cache=tmp_path / "cache", depth=2)
+
+
+def test_the_command_names_what_differs_and_gives_these_settings(run):
+    made = Explorer(view, Toggles(), run)
+    assert made.command == "hetlib run 07_tiny --preset smoke -p DATA digits -p SEEDS 2"
+    made.set(order="shuffle", align_corners=True, noise=0.25)
+    words = made.command.split()
+    pairs = dict(zip(words[6::3], words[7::3], strict=True))
+    assert words[:5] + words[5::3] == ["hetlib", "run", "07_tiny", "--preset", "smoke"] + ["-p"] * len(pairs)
+    task = runner.plan(words[2], words[4], pairs)
+    assert task.parameters == {
+        "PRESET": "smoke",
+        "DATA": "digits",
+        "SEEDS": 2,
+        "ORDER": "shuffle",
+        "ALIGN_CORNERS": True,
+        "NOISE": 0.25,
+    }
+    with pytest.raises(TypeError, match="without a run"):
+        _ = Explorer(view, Toggles()).command
+
+
+def test_the_copy_button_holds_the_command(run, monkeypatch):
+    made = show(Explorer(view, Toggles(), run))
+    assert f'data-command="{made.command}"' in made.panel.controls["copy"].value
+    made.panel.controls["order"].value = "shuffle"
+    assert "-p ORDER shuffle" in made.panel.controls["copy"].value
+    assert "copy" not in show(Explorer(view, Toggles())).panel.controls
+    monkeypatch.setattr(notebooks, "find", lambda name: Path("nowhere").read_text())
+    assert "copy" not in show(Explorer(view, Toggles(), run)).panel.controls, "hetlib runs notebooks in a clone only"
+
+
+@dataclass(frozen=True)
+class Trial:
+    lr: Literal[0.1, 0.01, -1.0] = 0.1
+
+
+def trial(choice):
+    recipe = Recipe(epochs=3, lr=choice.lr, precision="fp32", augment=False, batch_size=256)
+    return Job("plainnet5", "digits", recipe, options={"width": 0.125, "kernel_size": 3})
+
+
+def epochs(choice, history):
+    return 0 if history is None else history.epochs
+
+
+@pytest.fixture
+def trainer(run, monkeypatch):
+    monkeypatch.setattr(panel, "headless", lambda: False)
+    return show(Explorer(epochs, Trial(), run, trial))
+
+
+def click(explorer, name):
+    explorer.panel.controls[name].click()
+    explorer.panel.thread.join(60)
+    assert not explorer.panel.thread.is_alive()
+
+
+def test_run_trains_once_and_then_it_is_kept(trainer, monkeypatch):
+    assert trainer.result == 0
+    assert trainer.panel.controls["stop"].disabled
+    click(trainer, "run")
+    assert trainer.result == 3
+    assert trainer.run.cache.misses == 1
+    assert (trainer.panel.bar.value, trainer.panel.bar.max) == (3, 3)
+    assert trainer.set(lr=0.01) == 0
+    assert trainer.set(lr=0.1) == 3, "a view finds what was trained, and trains nothing itself"
+    click(trainer, "run")
+    assert trainer.panel.message.value == "nothing to train: this result was kept"
+    assert trainer.run.cache.misses == 1
+    assert Explorer(epochs, Trial(), trainer.run, trial).result == 3
+
+
+def test_the_picture_moves_while_training_and_the_controls_wait(trainer, monkeypatch):
+    seen = []
+
+    def watched(choice, history):
+        if history is not None:
+            controls = trainer.panel.controls
+            message = trainer.panel.message.value
+            seen.append((history.epochs, controls["lr"].disabled, controls["stop"].disabled, message))
+        return epochs(choice, history)
+
+    monkeypatch.setattr("hetlib.lab.explorer.REDRAW", 0)
+    trainer.view = watched
+    click(trainer, "run")
+    assert [(epoch, waits, stops) for epoch, waits, stops, _ in seen] == [(n, True, False) for n in (1, 2, 3, 3)]
+    assert seen[0][3].startswith("epoch 1 of 3, training loss")
+    assert seen[1][3].startswith("epoch 2 of 3, 0:0")
+    assert not trainer.panel.controls["lr"].disabled
+    assert trainer.panel.bar.layout.display == "none"
+
+
+def test_stop_keeps_what_there_is_and_run_goes_on(trainer):
+    trainer.stop_at = 1
+    original = trainer.panel.explorer.train
+
+    def train(tell):
+        def stopping(history, total):
+            tell(history, total)
+            if history.epochs == trainer.stop_at:
+                trainer.panel.controls["stop"].click()
+
+        return original(stopping)
+
+    trainer.train = train
+    click(trainer, "run")
+    assert trainer.panel.message.value.endswith("stopped after 1 of 3 epochs; Run goes on from there")
+    assert trainer.set(lr=0.1) == 0, "half a training is no result"
+    trainer.stop_at = None
+    click(trainer, "run")
+    assert trainer.result == 3
+
+
+def test_an_error_while_training_is_red_and_the_controls_come_back(trainer):
+    with pytest.raises(ValueError, match="lr must be positive"):
+        trainer.set(lr=-1.0)
+
+    def broken(choice, history):
+        raise RuntimeError("cannot draw")
+
+    trainer.view = broken
+    click(trainer, "run")
+    assert "RuntimeError: cannot draw" in trainer.panel.message.value
+    assert not trainer.panel.controls["run"].disabled
+
+
+def test_in_python_train_is_a_call(run):
+    made = Explorer(epochs, Trial(), run, trial)
+    told = []
+    assert made.train(lambda history, total: told.append((history.epochs, total))) == 3
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    made.set(lr=0.01)
+    with pytest.raises(Stopped):
+        made.train(lambda history, total: made.stop())
+    with pytest.raises(TypeError, match="no job to train"):
+        Explorer(view, Toggles()).train()
+    with pytest.raises(TypeError, match="uses the cache and device of a run"):
+        Explorer(epochs, Trial(), job=trial)
 
 
 def test_views_may_give_several_things_but_always_as_many():
@@ -160,6 +328,7 @@ class Slot:
 
 CODE = """
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 %matplotlib inline
 from matplotlib import pyplot

@@ -2,11 +2,12 @@
 
 from hetlib.lab.cache import Cache
 from hetlib.lab.exercises import check, exercise
-from hetlib.lab.explorer import Explorer, slider
+from hetlib.lab.explorer import Explorer
 from hetlib.lab.forecast import estimate
 from hetlib.lab.jobs import Job, Trained, train, train_all
 from hetlib.lab.presets import PRESETS, Run, start
 from hetlib.lab.report import beside, effects
+from hetlib.lab.toggles import slider
 
 __all__ = [
     "PRESETS",

@@ -2,20 +2,25 @@
 
 import base64
 import io
-import math
-import traceback
+import shlex
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import field, fields, replace
-from html import escape
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import fields, replace
+from functools import cached_property
+from typing import Any
 
 from hetlib.errors import unknown
+from hetlib.lab import jobs, notebooks
+from hetlib.lab.jobs import Job
 from hetlib.lab.machine import headless
+from hetlib.lab.panel import Panel
+from hetlib.lab.presets import SEEDS, Run
+from hetlib.lab.toggles import Toggle
+from hetlib.training import History
 
-
-def slider(default: float, low: float, high: float, step: float, help: str = "") -> Any:
-    """A number among the toggles: the field's default, its range (both ends included) and the slider's step."""
-    return field(default=default, metadata={"range": (low, high, step), "help": help})
+REDRAW = 0.5
+"""Seconds between two pictures of a training that runs."""
 
 
 class Explorer:
@@ -31,9 +36,15 @@ class Explorer:
     ----------
     view : callable
         Takes the settings; gives a figure, or a list of things to display, as many for all settings. Pure and quick.
+        With `job` it takes a second argument: the `History` of that training, None where it was never begun.
     toggles : frozen dataclass
         The default settings. A field typed as `Literal` becomes a dropdown, `bool` a checkbox, `int` or `float` made
         by `slider` a slider. Metadata "label" replaces the field's name and "help" is its tooltip.
+    run : Run, optional
+        The notebook's run. With it, the settings can be copied as a command line.
+    job : callable, optional
+        Takes the settings, gives the `Job` whose history the view draws. It is looked for in the run's cache; a Run
+        button starts what is not there, with a live picture, the time left, and a Stop button. Needs `run`.
 
     Attributes
     ----------
@@ -41,31 +52,40 @@ class Explorer:
         What the picture shows.
     result : Any
         What the view gave for it.
+    panel : Panel or None
+        The controls, once they are shown.
 
     Raises
     ------
     TypeError
-        If `toggles` is no frozen dataclass instance, or a field has a type that makes no control.
+        If `toggles` is no frozen dataclass instance, a field has a type that makes no control, or `job` has no `run`.
     ValueError
         If a default is not among its own choices.
     Exception
         Whatever the view raises: the first result is computed here, outside any widget.
     """
 
-    def __init__(self, view: Callable[[Any], Any], toggles: Any):
+    def __init__(
+        self,
+        view: Callable[..., Any],
+        toggles: Any,
+        run: Run | None = None,
+        job: Callable[[Any], Job] | None = None,
+    ):
         made = getattr(toggles, "__dataclass_params__", None)
         if isinstance(toggles, type) or made is None or not made.frozen:
             raise TypeError(f"toggles must be an instance of a frozen dataclass, got {toggles!r}")
-        self.view = view
-        self.toggles = {name: _Toggle(toggles, name) for name in (f.name for f in fields(toggles))}
+        if job is not None and run is None:
+            raise TypeError("an explorer that trains uses the cache and device of a run: Explorer(..., run=run)")
+        self.view, self.run, self.job = view, run, job
+        self.toggles = {name: Toggle(toggles, name) for name in (f.name for f in fields(toggles))}
         for name, toggle in self.toggles.items():
             toggle.check(getattr(toggles, name))
-        self.settings = self._default = toggles
-        self.result = view(toggles)
-        self.controls: dict[str, Any] = {}
+        self.settings = self.default = toggles
+        self.panel: Panel | None = None
         self._handles: list[Any] = []
-        self._message: Any = None
-        self._syncing = False
+        self._stop = threading.Event()
+        self.result = self._look(toggles, self._found(toggles))
 
     def set(self, **changes: Any) -> Any:
         """Change settings and redraw: the one path that clicks, tests and parameters take.
@@ -87,43 +107,103 @@ class Explorer:
                 raise unknown("toggle", name, self.toggles)
             self.toggles[name].check(value)
         settings = replace(self.settings, **changes)
-        result = self.view(settings)
+        return self._show(settings, self._found(settings))
+
+    def reset(self) -> Any:
+        """Go back to the default settings; returns what the view gives for them."""
+        return self.set(**{name: getattr(self.default, name) for name in self.toggles})
+
+    def train(self, on_epoch: Callable[[History, int], None] | None = None) -> Any:
+        """Run the training of these settings, or find its result, and redraw while it runs.
+
+        Parameters
+        ----------
+        on_epoch : callable, optional
+            Called after every epoch with the history and the number of epochs there will be.
+
+        Returns
+        -------
+        Any
+            What the view gives for the finished training.
+
+        Raises
+        ------
+        TypeError
+            If this explorer has nothing to train.
+        Stopped
+            If `stop` was called; another call goes on from there.
+        Exception
+            Whatever training or view raise.
+        """
+        if self.job is None or self.run is None:
+            raise TypeError("this explorer has no job to train")
+        settings, job = self.settings, self.job(self.settings)
+        self._stop.clear()
+        drawn = time.monotonic()
+
+        def live(history: History) -> bool:
+            nonlocal drawn
+            if on_epoch is not None:
+                on_epoch(history, job.recipe.epochs)
+            if time.monotonic() - drawn > REDRAW:
+                self._show(settings, history)
+                drawn = time.monotonic()
+            return self._stop.is_set()
+
+        return self._show(settings, jobs.train(job, self.run.cache, self.run.device, live).history)
+
+    def stop(self) -> None:
+        """Stop the training that runs after the epoch it is in."""
+        self._stop.set()
+
+    @property
+    def command(self) -> str:
+        """The command line that runs the notebook with these settings, headless, by papermill.
+
+        It names what differs from the notebook's own defaults.
+
+        Raises
+        ------
+        TypeError
+            If the explorer does not know its run.
+        FileNotFoundError
+            If hetlib runs outside a clone of the project.
+        """
+        if self.run is None:
+            raise TypeError("an explorer without a run has no command: Explorer(..., run=run)")
+        seeds = len(self.run.seeds) if len(self.run.seeds) != SEEDS[self.run.preset] else 0
+        given = {"DATA": self.run.data or "", "SEEDS": seeds} | self.run.parameters
+        given |= {name: getattr(self.settings, name) for name in self.toggles}
+        words = ["hetlib", "run", self.run.notebook, "--preset", self.run.preset]
+        for name, value in given.items():
+            if self._declared.get(name.upper(), value) != value:
+                words += ["-p", name.upper(), str(value)]
+        return shlex.join(words)
+
+    @cached_property
+    def _declared(self) -> dict[str, Any]:
+        """The notebook's own defaults, by parameter."""
+        return notebooks.parameters(notebooks.read(notebooks.find(self.run.notebook))) if self.run else {}
+
+    def _found(self, settings: Any) -> History | None:
+        if self.job is None or self.run is None:
+            return None
+        return jobs.history_of(self.job(settings), self.run.cache)
+
+    def _look(self, settings: Any, history: History | None) -> Any:
+        return self.view(settings) if self.job is None else self.view(settings, history)
+
+    def _show(self, settings: Any, history: History | None) -> Any:
+        result = self._look(settings, history)
         pictures = _pictures(result)
         if self._handles and len(pictures) != len(self._handles):
             raise ValueError(f"the view gave {len(pictures)} things to display, and {len(self._handles)} before")
         for handle, (data, metadata) in zip(self._handles, pictures, strict=False):
             handle.update(data, metadata=metadata, raw=True)
         self.settings, self.result = settings, result
-        self._sync()
+        if self.panel is not None:
+            self.panel.sync()
         return result
-
-    def reset(self) -> Any:
-        """Go back to the default settings; returns what the view gives for them."""
-        return self.set(**{name: getattr(self._default, name) for name in self.toggles})
-
-    def panel(self) -> Any:
-        """The controls, a Reset button and a line for errors, as one widget.
-
-        Returns
-        -------
-        ipywidgets.VBox
-            `controls` then holds the single widgets by name, "reset" among them.
-        """
-        import ipywidgets as widgets
-
-        longest = max((len(toggle.label) for toggle in self.toggles.values()), default=0)
-        self.controls = {
-            name: toggle.widget(getattr(self.settings, name), f"{0.55 * longest + 1:.1f}em")
-            for name, toggle in self.toggles.items()
-        }
-        for name, control in self.controls.items():
-            control.observe(lambda change, name=name: self._clicked(lambda: self.set(**{name: change["new"]})), "value")
-        reset = widgets.Button(description="Reset", tooltip="Back to the first settings", layout={"width": "auto"})
-        reset.on_click(lambda _: self._clicked(self.reset))
-        self._message = widgets.HTML()
-        flow = widgets.Box([*self.controls.values(), reset], layout={"flex_flow": "row wrap", "align_items": "center"})
-        self.controls["reset"] = reset
-        return widgets.VBox([flow, self._message])
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -131,81 +211,8 @@ class Explorer:
         pictures = _pictures(self.result)
         self._handles = [display(data, metadata=meta, raw=True, display_id=True) for data, meta in pictures]
         if not headless():
-            display(self.panel())
-
-    def _clicked(self, action: Callable[[], Any]) -> None:
-        if self._syncing:
-            return
-        try:
-            action()
-            self._message.value = ""
-        except Exception as error:
-            # A widget's callback has no cell to fail in: the front end would drop the error unseen.
-            self._sync()
-            if headless():
-                raise
-            self._message.value = _red(error)
-
-    def _sync(self) -> None:
-        self._syncing = True
-        try:
-            for name in self.toggles.keys() & self.controls.keys():
-                self.controls[name].value = getattr(self.settings, name)
-        finally:
-            self._syncing = False
-
-
-class _Toggle:
-    """One field of the settings: what it may be, and which control shows it."""
-
-    def __init__(self, toggles: Any, name: str):
-        self.name, self.type = name, get_type_hints(type(toggles))[name]
-        metadata = next(f.metadata for f in fields(toggles) if f.name == name)
-        self.label, self.help = metadata.get("label", name.replace("_", " ")), metadata.get("help", "")
-        self.range: Any = metadata.get("range")
-        self.choices = get_args(self.type) if get_origin(self.type) is Literal else ()
-        if not (self.choices or self.type is bool or (self.type in (int, float) and self.range)):
-            raise TypeError(
-                f"toggle {name!r}: {self.type} makes no control; use Literal, bool, or a number with `slider`"
-            )
-
-    def check(self, value: Any) -> None:
-        """Raise a ValueError that names the toggle unless it can take `value`."""
-        if self.choices:
-            # 1 == True, so equality alone would let one pass for the other.
-            if not any(value == choice and type(value) is type(choice) for choice in self.choices):
-                raise unknown(f"value of {self.name}", value, map(repr, self.choices))
-        elif self.type is bool:
-            if not isinstance(value, bool):
-                raise unknown(f"value of {self.name}", value, ("False", "True"))
-        else:
-            low, high, _ = self.range
-            kinds = (int,) if self.type is int else (int, float)
-            if type(value) not in kinds or not low <= value <= high:
-                raise ValueError(f"{self.name} must be {_kind(self.type)} from {low} to {high}, got {value!r}")
-
-    def widget(self, value: Any, width: str) -> Any:
-        """The control, with a label `width` wide."""
-        import ipywidgets as widgets
-
-        common = {"value": value, "description": self.label, "tooltip": self.help or self.label}
-        layout = {"margin": "2px 1.5em 2px 0", "width": "max-content"}
-        if self.type is bool:
-            return widgets.Checkbox(**common, indent=False, layout=layout)
-        common["style"] = {"description_width": width}
-        if self.choices:
-            return widgets.Dropdown(**common, options=list(self.choices), layout=layout)
-        low, high, step = self.range
-        layout["width"] = f"calc({width} + 18em)"
-        common |= {"min": low, "max": high, "step": step, "continuous_update": False, "layout": layout}
-        if self.type is int:
-            return widgets.IntSlider(**common)
-        places = max(0, -math.floor(math.log10(step)))
-        return widgets.FloatSlider(**common, readout_format=f".{places}f")
-
-
-def _kind(number: type) -> str:
-    return "a whole number" if number is int else "a number"
+            self.panel = Panel(self)
+            display(self.panel.box)
 
 
 def _pictures(result: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -230,12 +237,3 @@ def _png(figure: Any) -> dict[str, Any]:
     titles = [title for ax in figure.axes if (title := ax.get_title() or ax.get_title("left"))]
     text = "; ".join(titles) or "figure"
     return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": f"[{text}]"}
-
-
-def _red(error: Exception) -> str:
-    trace = "".join(traceback.format_exception(error))
-    return (
-        "<div role='alert' style='color:#B00020;line-height:1.4'>"
-        f"<b>{escape(type(error).__name__)}: {escape(str(error))}</b> (the picture still shows the settings above)"
-        f"<details><summary>where it happened</summary><pre>{escape(trace)}</pre></details></div>"
-    )

@@ -111,6 +111,12 @@ def start(job: Job, cache: Cache) -> nn.Module:
     return model
 
 
+def history_of(job: Job, cache: Cache) -> History | None:
+    """The history of a job whose result is kept; None where it would have to be trained."""
+    kept = cache.find(asdict(job), uses(job))
+    return None if kept is None else History(**kept[1]["history"])
+
+
 def train(
     job: Job,
     cache: Cache,

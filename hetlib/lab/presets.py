@@ -126,6 +126,7 @@ def start(
     seeds: int | Sequence[int] | None = None,
     cache: Cache | str | os.PathLike | None = None,
     precision: str = "auto",
+    zoom: float = 1.0,
     **parameters: Any,
 ) -> Run:
     """Begin a notebook: set torch's threads and the figures' style, and show one line about the run.
@@ -144,6 +145,8 @@ def start(
         Where results are kept; by default as `Cache`.
     precision : {"auto", "fp32", "bf16"}
         "auto" takes bf16 where the device has arithmetic for it.
+    zoom : float
+        Size of the figures: 1 fits a laptop, 1.5 a projector.
     **parameters
         The notebook's other parameters, for the record.
 
@@ -154,7 +157,7 @@ def start(
     Raises
     ------
     ValueError
-        If the preset or precision is unknown, or there is no seed.
+        If the preset or precision is unknown, there is no seed, or the zoom is out of range.
     """
     from IPython.display import display
 
@@ -171,7 +174,7 @@ def start(
     if device == "cpu":
         # Small networks gain nothing from more, and parallel trainings would fight for the cores.
         torch.set_num_threads(1)
-    figures.style()
+    figures.style(zoom)
     run = Run(
         notebook=notebook,
         preset=preset,

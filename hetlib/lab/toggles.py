@@ -1,0 +1,65 @@
+"""The settings of an explorer as controls: one toggle per field of a frozen dataclass."""
+
+import math
+from dataclasses import field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hetlib.errors import unknown
+
+
+def slider(default: float, low: float, high: float, step: float, help: str = "") -> Any:
+    """A number among the toggles: the field's default, its range (both ends included) and the slider's step."""
+    return field(default=default, metadata={"range": (low, high, step), "help": help})
+
+
+class Toggle:
+    """One field of the settings: what it may be, and which control shows it."""
+
+    def __init__(self, toggles: Any, name: str):
+        self.name, self.type = name, get_type_hints(type(toggles))[name]
+        metadata = next(f.metadata for f in fields(toggles) if f.name == name)
+        self.label, self.help = metadata.get("label", name.replace("_", " ")), metadata.get("help", "")
+        self.range: Any = metadata.get("range")
+        self.choices = get_args(self.type) if get_origin(self.type) is Literal else ()
+        if not (self.choices or self.type is bool or (self.type in (int, float) and self.range)):
+            raise TypeError(
+                f"toggle {name!r}: {self.type} makes no control; use Literal, bool, or a number with `slider`"
+            )
+
+    def check(self, value: Any) -> None:
+        """Raise a ValueError that names the toggle unless it can take `value`."""
+        if self.choices:
+            # 1 == True, so equality alone would let one pass for the other.
+            if not any(value == choice and type(value) is type(choice) for choice in self.choices):
+                raise unknown(f"value of {self.name}", value, map(repr, self.choices))
+        elif self.type is bool:
+            if not isinstance(value, bool):
+                raise unknown(f"value of {self.name}", value, ("False", "True"))
+        else:
+            low, high, _ = self.range
+            kinds = (int,) if self.type is int else (int, float)
+            if type(value) not in kinds or not low <= value <= high:
+                raise ValueError(f"{self.name} must be {_kind(self.type)} from {low} to {high}, got {value!r}")
+
+    def widget(self, value: Any, width: str) -> Any:
+        """The control, with a label `width` wide."""
+        import ipywidgets as widgets
+
+        common = {"value": value, "description": self.label, "tooltip": self.help or self.label}
+        layout = {"margin": "2px 1.5em 2px 0", "width": "max-content"}
+        if self.type is bool:
+            return widgets.Checkbox(**common, indent=False, layout=layout)
+        common["style"] = {"description_width": width}
+        if self.choices:
+            return widgets.Dropdown(**common, options=list(self.choices), layout=layout)
+        low, high, step = self.range
+        layout["width"] = f"calc({width} + 18em)"
+        common |= {"min": low, "max": high, "step": step, "continuous_update": False, "layout": layout}
+        if self.type is int:
+            return widgets.IntSlider(**common)
+        places = max(0, -math.floor(math.log10(step)))
+        return widgets.FloatSlider(**common, readout_format=f".{places}f")
+
+
+def _kind(number: type) -> str:
+    return "a whole number" if number is int else "a number"
