@@ -79,9 +79,9 @@ def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) ->
 @app.command()
 def exercises(to: Annotated[Path, typer.Option(help="Folder that gets exercises/ and solutions/.")] = Path("build")):
     """Write every notebook with its solutions taken out, and once more with them."""
-    from hetlib.lab import notebooks
+    from hetlib.lab.stubs import write_exercises
 
-    for path in notebooks.write_exercises(to):
+    for path in write_exercises(to):
         console.print(str(path))
 
 
@@ -92,10 +92,11 @@ def report(
     papers: Annotated[Path, typer.Option(help="File whose tables are brought up to date.")] = Path("papers.md"),
 ) -> None:
     """Build runs/report.html, and the tables of papers.md from results/ alone."""
-    from hetlib.lab import report as reporting
+    from hetlib.lab.page import write_page
+    from hetlib.lab.report import update_tables
 
-    console.print(f"wrote {reporting.write_html(runs, results)}")
-    if reporting.update_tables(papers, results):
+    console.print(f"wrote {write_page(runs, results)}")
+    if update_tables(papers, results):
         console.print(f"updated {papers}")
 
 

@@ -1,4 +1,7 @@
-"""The notebooks where people use them: JupyterLab in headless Chromium. Screenshots go to build/screenshots."""
+"""Where people look: notebooks in JupyterLab, their static pages and the report, all in headless Chromium.
+
+Screenshots go to build/screenshots.
+"""
 
 import os
 import shutil
@@ -12,10 +15,14 @@ from pathlib import Path
 import pytest
 
 from hetlib.lab import notebooks
+from hetlib.lab.page import write_page
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SHOTS = Path(__file__).parents[1] / "build" / "screenshots"
-SETTINGS = '{"windowingMode": "none", "autoStartDefaultKernel": true}'
+SETTINGS = {
+    "notebook-extension/tracker": '{"windowingMode": "none", "autoStartDefaultKernel": true}',
+    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
@@ -41,15 +48,38 @@ from hetlib.lab import figures
 
 @dataclass(frozen=True)
 class Settings:
-    shape: Literal["rising", "falling", "broken"] = "rising"
+    order: Literal["chain", "shuffle", "broken"] = "chain"
 
 def view(settings):
-    if settings.shape == "broken":
+    if settings.order == "broken":
         raise ValueError("this view cannot be drawn")
-    values = [0.0, 1.0] if settings.shape == "rising" else [1.0, 0.0]
-    return figures.curves(None, {settings.shape: [values]})
+    values = [0.0, 1.0] if settings.order == "chain" else [1.0, 0.0]
+    return figures.curves(None, {settings.order: [values]})
 
-lab.Explorer(view, Settings())
+lab.Explorer(view, Settings(), lab.start("01_hmt"))
+"""
+
+TRAINER = """# %%
+from dataclasses import dataclass
+from typing import Literal
+from hetlib import lab
+from hetlib.lab import Job, figures
+from hetlib.training import Recipe
+
+run = lab.start("01_hmt", cache="cache")
+
+@dataclass(frozen=True)
+class Trial:
+    lr: Literal[0.1, 0.01] = 0.1
+
+def trial(choice):
+    recipe = Recipe(epochs=400, lr=choice.lr, precision="fp32", augment=False)
+    return Job("plainnet5", "digits", recipe, options={"width": 0.25, "kernel_size": 3})
+
+def view(choice, history):
+    return figures.curves(None, {} if history is None else {"loss": [history.loss]}, ylabel="loss (nats)")
+
+lab.Explorer(view, Trial(), run, trial)
 """
 
 
@@ -57,9 +87,10 @@ lab.Explorer(view, Settings())
 def server(tmp_path_factory):
     """A JupyterLab of our own on a free port of this machine; gives its folder and its address."""
     root = tmp_path_factory.mktemp("lab")
-    settings = root / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(SETTINGS)
+    for name, content in SETTINGS.items():
+        settings = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(content)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,24 +147,80 @@ def shoot(page, name):
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
-def test_a_toggle_changes_the_figure_and_an_error_is_seen(browser, server, tmp_path):
-    text = tmp_path / "explorer.py"
-    text.write_text(EXPLORER)
-    page = run_all(browser, server, "explorer", notebooks.read(text))
-    picture = lambda: page.locator(".jp-OutputArea img").first.get_attribute("src")
+def picture(page):
+    return page.locator(".jp-OutputArea img").first.get_attribute("src")
+
+
+def another_picture(page, than):
+    """Wait until the picture has changed, and give the new one."""
+    page.wait_for_function("src => document.querySelector('.jp-OutputArea img').src !== src", arg=than)
+    return picture(page)
+
+
+@pytest.fixture
+def page(browser, server, tmp_path, request):
+    """A page with the notebook whose text the test is given, all cells run."""
+    text = tmp_path / "notebook.py"
+    text.write_text(request.param)
+    page = run_all(browser, server, request.node.originalname, notebooks.read(text))
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("page", [EXPLORER], indirect=True, ids=["explorer"])
+def test_a_toggle_changes_the_figure_and_an_error_is_seen(page):
     control = page.locator(".widget-dropdown select").first
     control.wait_for()
-    before = picture()
+    before = picture(page)
     shoot(page, "toggle-before")
-    control.select_option("falling")
-    page.wait_for_function("src => document.querySelector('.jp-OutputArea img').src !== src", arg=before)
-    after = picture()
+    control.select_option("shuffle")
+    after = another_picture(page, before)
     shoot(page, "toggle-after")
-    assert before != after
     control.select_option("broken")
     page.get_by_role("alert").filter(has_text="this view cannot be drawn").wait_for()
     shoot(page, "toggle-error")
-    page.close()
+    assert picture(page) == after
+    assert control.input_value() == "shuffle", "the control says what the picture shows"
+
+
+@pytest.mark.parametrize("page", [EXPLORER], indirect=True, ids=["explorer"])
+def test_the_keyboard_reaches_every_control_and_the_command_is_copied(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    control = page.locator(".widget-dropdown select").first
+    control.wait_for()
+    before = picture(page)
+    control.focus()
+    page.keyboard.press("ArrowDown")
+    after = another_picture(page, before)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "hetlib run 01_hmt --preset classroom -p ORDER shuffle"
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Reset"
+    page.keyboard.press("Enter")
+    assert another_picture(page, after) == before
+
+
+@pytest.mark.parametrize("page", [TRAINER], indirect=True, ids=["trainer"])
+def test_run_draws_while_it_trains_and_stop_stops(page):
+    run, stop = (page.get_by_role("button", name=name, exact=True) for name in ("Run", "Stop"))
+    run.wait_for()
+    assert stop.is_disabled()
+    before = picture(page)
+    run.click()
+    during = another_picture(page, before)
+    message = page.get_by_text("left, training loss")
+    message.wait_for()
+    message.scroll_into_view_if_needed()
+    shoot(page, "training")
+    assert run.is_disabled()
+    another_picture(page, during)
+    stop.click()
+    page.get_by_text("of 400 epochs; Run goes on from there").wait_for()
+    shoot(page, "training-stopped")
+    assert run.is_enabled()
 
 
 @pytest.mark.parametrize("name", notebooks.names())
@@ -150,3 +237,59 @@ def test_a_notebook_runs_in_jupyterlab(browser, server, name):
         if number % 3 == 0:
             shoot(page, f"{name}-{number}")
     page.close()
+
+
+@pytest.fixture
+def offline(browser):
+    """A page without any network, and what its console complained about."""
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 1000})
+    page, complaints = context.new_page(), []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page, complaints
+    context.close()
+
+
+def drawn(page):
+    """How many images the page shows, each of them decoded."""
+    sizes = page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
+    assert all(sizes)
+    return len(sizes)
+
+
+@pytest.mark.parametrize("name", notebooks.names())
+def test_the_static_page_shows_every_figure_without_a_network(offline, name, tmp_path):
+    from nbconvert import HTMLExporter
+
+    published = notebooks.read(notebooks.folder() / f"{name}.ipynb")
+    html = tmp_path / f"{name}.html"
+    html.write_text(HTMLExporter().from_notebook_node(published)[0], encoding="utf-8")
+    figures = [output for _, output in notebooks.outputs(published) if "image/png" in output.get("data", {})]
+    page, _ = offline
+    page.goto(html.as_uri())
+    assert drawn(page) == len(figures) >= 5
+    assert page.locator("img:not([alt]), img[alt='']").count() == 0
+    for number, image in enumerate(page.locator("img").all()):
+        image.scroll_into_view_if_needed()
+        if number % 3 == 0:
+            shoot(page, f"static-{name}-{number}")
+
+
+def test_the_report_opens_without_a_complaint(offline, tmp_path):
+    project = Path(__file__).parents[1]
+    record = next((project / "results").glob("*.json"))
+    folder = tmp_path / "runs" / "01_hmt-paper-0"
+    folder.mkdir(parents=True)
+    shutil.copy(record, folder / "record.json")
+    shutil.copy(project / "notebooks" / "01_hmt.ipynb", folder)
+    page, complaints = offline
+    page.goto(write_page(tmp_path / "runs", project / "results").as_uri())
+    page.get_by_role("heading", name="HMT").wait_for()
+    shoot(page, "report")
+    for line in page.locator("summary").all():
+        line.click()
+    assert drawn(page) >= 5
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "no sideways scrolling"
+    page.get_by_text("01_hmt, paper preset, sub-cifar100").first.scroll_into_view_if_needed()
+    shoot(page, "report-runs")
+    assert complaints == []

@@ -138,19 +138,46 @@ SECTION = {
 }
 
 
-def test_tables_set_ours_beside_what_is_published():
-    record = report.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2]})
+def rows_of(preset, section=SECTION):
+    record = report.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2], "preset": preset})
     metrics = {"a": {"unit": "%", "values": [70.0, 71.0, 72.5]}, "c": {"unit": "s", "values": [1.0, 1.0, 1.0]}}
-    rows = report.compare(SECTION, [report.Record(**{**vars(record), "metrics": metrics})])
+    return report.compare(section, [report.Record(**{**vars(record), "metrics": metrics})])
+
+
+def test_tables_set_ours_beside_what_is_published():
+    rows, sources = rows_of("paper")
     assert rows[0].cells == (
-        "A (shapes, smoke preset)",
-        "71 (Table 1)",
+        "A (shapes, paper preset)",
+        "71.00 [1]",
         "not known",
         "71.17 ± 3.13 %, n = 3",
         "agrees",
     )
     assert rows[1].cells == ("B", "not known", "not known", "not run", "not run")
     assert rows[2].cells[3:] == ("1.00 ± 0.00 s, n = 3", "nothing to compare with")
+    assert sources == ["Table 1"]
+
+
+def test_only_the_papers_own_protocol_confirms_or_contradicts():
+    assert rows_of("smoke")[0][0].verdict == "another protocol"
+
+
+def test_many_rows_that_were_not_run_are_folded():
+    waiting = [{"what": f"row {n}", "metric": f"m{n}", "paper": SECTION["rows"][0]["paper"]} for n in range(13)]
+    text = report.markdown(*rows_of("paper", {"rows": SECTION["rows"] + waiting}))
+    shown, folded = text.split("<details><summary>14 more rows, not run</summary>")
+    assert "| A (shapes, paper preset) |" in shown
+    assert "row" not in shown
+    assert folded.count("| 71.00 [1] |") == 13
+    assert folded.count("Table 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(71.0, "71.00"), (93.5, "93.50"), (0.667, "0.667"), (17088, "17088"), (0, "0")]
+)
+def test_published_numbers_read_as_they_were_printed(value, text):
+    section = {"rows": [{"what": "A", "metric": "x", "released": {"value": value, "source": "log"}}]}
+    assert report.compare(section, [])[0][0].released == f"{text} [1]"
 
 
 def test_one_seed_gets_no_verdict():

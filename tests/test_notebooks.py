@@ -1,12 +1,15 @@
 """Notebooks and their text: in step, within their budgets, and every one of them runs."""
 
+import ast
+import base64
+import struct
 import textwrap
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from hetlib.lab import notebooks, runner
+from hetlib.lab import notebooks, runner, stubs
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = notebooks.names(FOLDER)
@@ -56,6 +59,60 @@ def test_every_notebook_runs_at_smoke(name, tmp_path):
     [outcome] = runner.run([runner.plan(name, "smoke", runs=tmp_path, where=FOLDER)])
     assert outcome.error is None, outcome.error
     assert outcome.seconds < 90, "45 s on an idle machine is the budget, and tests run two at a time"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_toggle_of_an_explorer_is_a_parameter(name):
+    notebook = notebooks.read(notebooks.find(name, FOLDER))
+    declared = notebooks.parameters(notebook)
+    assert {"PRESET", "ZOOM"} <= declared.keys()
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.source[:1] != "%")
+    fields = [
+        field
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ClassDef) and "dataclass" in ast.unparse(node.decorator_list[0])
+        for field in node.body
+    ]
+    assert len(fields) >= 2
+    for field in fields:
+        used = [node.id for node in ast.walk(field.value) if isinstance(node, ast.Name)]
+        assert field.target.id.upper() in declared, "the copied command names it so"
+        assert field.target.id.upper() in used, f"{field.target.id} does not start at its parameter's value"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_fit_a_laptop(name):
+    published = notebooks.read(FOLDER / f"{name}.ipynb")
+    images = [output.get("data", {}).get("image/png") for _, output in notebooks.outputs(published)]
+    for image in filter(None, images):
+        width, height = struct.unpack(">II", base64.b64decode(image)[16:24])
+        assert width <= 1000
+        assert height <= 620
+
+
+def exercise_cells(notebook):
+    """The code that a learner who jumps to the exercises has run: the parameters, the setup, and what follows."""
+    start = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercises"))
+    setup = [i for i, cell in enumerate(notebook.cells[:start]) if "lab.start(" in cell.source]
+    stop = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Three questions"))
+    chosen = notebook.cells[: setup[0] + 1] + notebook.cells[start:stop]
+    return [cell.source.replace("%matplotlib inline", "") for cell in chosen if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solutions_pass_and_stubs_fail(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HETLIB_RUN_DIR", str(tmp_path / "run"))
+    stubs.write_exercises(tmp_path, FOLDER)
+    for kind, passes in (("solutions", True), ("exercises", False)):
+        namespace, checks = {"__name__": "__main__"}, 0
+        for source in exercise_cells(notebooks.read(tmp_path / kind / f"{name}.ipynb")):
+            if source.startswith("lab.check(") and not passes:
+                with pytest.raises(AssertionError, match="it raised NotImplementedError: your turn"):
+                    exec(source, namespace)
+            else:
+                exec(source, namespace)
+            checks += source.startswith("lab.check(")
+        assert 2 <= checks <= 4
 
 
 def test_unchanged_cells_keep_their_ids(text):
@@ -110,11 +167,17 @@ def test_publishing_leaves_out_what_needs_a_live_kernel(text):
     assert [output.data for output in done.cells[-1].outputs] == [{"text/plain": "0.8"}]
     assert done.cells[-1].outputs[0].metadata == {}
     assert done.cells[-1].execution_count == 4
+    figures = [{"image/png": "aGk=", "text/plain": text} for text in ("[Half is lost; and more]", "<Figure size 7x3>")]
+    executed.cells[-1].outputs = [nbformat.v4.new_output("display_data", data=data) for data in figures]
+    done = notebooks.publish(notebooks.read(text), executed)
+    alternatives = [output.metadata["image/png"]["alt"] for output in done.cells[-1].outputs]
+    assert alternatives == ["Half is lost; and more", "figure: Title"]
+    nbformat.validate(done)
     assert "widgets" not in done.metadata
 
 
 def test_exercises_keep_signatures_and_lose_solutions(text, tmp_path):
-    written = notebooks.write_exercises(tmp_path / "build", text.parents[1])
+    written = stubs.write_exercises(tmp_path / "build", text.parents[1])
     assert [path.relative_to(tmp_path / "build").as_posix() for path in written] == [
         "exercises/05_small.ipynb",
         "solutions/05_small.ipynb",

@@ -115,12 +115,14 @@ def curves(
             raise ValueError(f"{label}: the seeds have {[len(values) for values in seeds]} values, they must agree")
         means, halves = zip(*(interval(column) for column in zip(*seeds, strict=True)), strict=True)
         where = x if x is not None else range(1, len(means) + 1)
-        ax.plot(where, means, color=colour, linestyle=dash, label=f"{label} (n = {len(seeds)})")
+        marker = "o" if len(means) == 1 else ""  # one point makes no line
+        ax.plot(where, means, marker, color=colour, linestyle=dash, label=f"{label} (n = {len(seeds)})")
         if len(seeds) > 1:
             low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
             ax.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if histories:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return cast("Figure", ax.figure)
 
 

@@ -178,13 +178,22 @@ def _traceback(output: Mapping[str, Any]) -> str:
 
 
 def publish(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """Give a notebook the outputs of its run, without what changes from run to run or needs a live kernel."""
+    """Give a notebook the outputs of its run, without what changes from run to run or needs a live kernel.
+
+    A figure gets a text for those who cannot see it: its own title, else that of the section it stands in.
+    """
+    heading = ""
     for cell, ran in zip(source.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.execution_count = ran.execution_count
             cell.outputs = [output for output in ran.outputs if WIDGET not in output.get("data", {})]
             for output in cell.outputs:
                 output.get("metadata", {}).clear()
+                if "image/png" in output.get("data", {}):
+                    title = re.fullmatch(r"\[(.*)\]", output.data.get("text/plain", ""), re.DOTALL)
+                    output.metadata["image/png"] = NotebookNode(alt=title[1] if title else f"figure: {heading}")
+        elif title := re.match(r"#+ (.*)", cell.source):
+            heading = title[1]
     return source
 
 
@@ -255,40 +264,3 @@ def check(text: str | Path, published: str | Path) -> list[str]:
         if not low <= size <= high:
             complaints.append(f"{size:g} {what}, allowed are {low} to {high}")
     return complaints
-
-
-def exercise(notebook: NotebookNode) -> NotebookNode:
-    """Replace the cells tagged `solution` by signatures with their docstrings, or by one comment."""
-    for cell in tagged(notebook, "solution"):
-        cell.metadata.tags = [tag for tag in cell.metadata.tags if tag != "solution"]
-        if cell.cell_type == "code":
-            cell.source = _stub(cell.source)
-        else:
-            cell.source = "*Your answer here.*"
-    return notebook
-
-
-def _stub(source: str) -> str:
-    tree = ast.parse(source)
-    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            todo = ast.parse('raise NotImplementedError("your turn")').body
-            node.body = (node.body[:1] if ast.get_docstring(node) else []) + todo
-    return ast.unparse(tree) or "# Your code here."
-
-
-def write_exercises(where: str | Path = "build", source: Path | None = None) -> list[Path]:
-    """Write every notebook twice, `exercises/` with stubs and `solutions/` whole, both without outputs.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
-    written = []
-    for name in names(source):
-        path = find(name, source)
-        written.append(save(Path(where) / "exercises" / f"{name}.ipynb", exercise(read(path))))
-        written.append(save(Path(where) / "solutions" / f"{name}.ipynb", read(path)))
-    return written

@@ -20,6 +20,14 @@ COPY = (
     "const text = this.dataset.command, done = () => this.textContent = 'Copied';"
     "if (navigator.clipboard) navigator.clipboard.writeText(text).then(done); else prompt('Copy:', text)"
 )
+# JupyterLab takes arrow keys and Enter for itself wherever the cursor is not in a text, so that no dropdown and no
+# slider could be moved by keyboard. It leaves alone an element with this attribute, and widgets cannot set one.
+KEYS = """<img alt="" src="data:," onerror="
+(function mark(image) {
+  const panel = image.closest('.hetlib-panel');
+  const claim = event => event.target.setAttribute('data-lm-suppress-shortcuts', 'true');
+  if (panel) panel.addEventListener('focusin', claim); else setTimeout(() => mark(image), 50);
+})(this)">"""
 
 
 class Panel:
@@ -65,7 +73,9 @@ class Panel:
         self.message = widgets.HTML()
         flow = {"flex_flow": "row wrap", "align_items": "center"}
         controls = widgets.Box([*self.controls.values()], layout=flow)
-        self.box = widgets.VBox([controls, widgets.HBox([self.bar, self.message], layout=flow)])
+        keys = widgets.HTML(KEYS, layout={"display": "none"})
+        self.box = widgets.VBox([controls, widgets.HBox([self.bar, self.message], layout=flow), keys])
+        self.box.add_class("hetlib-panel")
         self.sync()
 
     def sync(self) -> None:

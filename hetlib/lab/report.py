@@ -1,4 +1,4 @@
-"""Numbers beside the published ones: the tables of papers.md, and one self-contained page about all runs."""
+"""Numbers beside the published ones: the tables of papers.md and of the notebooks."""
 
 import math
 import re
@@ -11,15 +11,15 @@ from typing import Any
 
 from hetlib.errors import unknown
 from hetlib.files import write
-from hetlib.lab import ledger, notebooks
+from hetlib.lab import ledger
 from hetlib.lab.ledger import Record
 from hetlib.report import aligned
 
+NOT_RUN = "not run"
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-STYLE = """body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; } td, th { padding: .2em .8em; text-align: left; }
-tr { border-bottom: 1px solid #ddd; } img { max-width: 100%; } .facts { color: #555; font-size: 85%; }"""
+FOLDED = 12
+"""A table with more rows than these that were not run shows them only when asked."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The line's cells, in the order of `HEAD`."""
         return self.experiment, self.paper, self.released, self.ours, self.verdict
+
+    @property
+    def run(self) -> bool:
+        """Whether there is a number of ours."""
+        return self.ours != NOT_RUN
 
 
 def published() -> dict[str, dict[str, Any]]:
@@ -55,7 +60,7 @@ def published() -> dict[str, dict[str, Any]]:
     return content
 
 
-def compare(section: Mapping[str, Any], records: Iterable[Record]) -> list[Row]:
+def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list[Row], list[str]]:
     """Set what was measured beside what was published.
 
     Parameters
@@ -67,29 +72,43 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> list[Row]:
 
     Returns
     -------
-    list of Row
+    rows : list of Row
         First the published experiments, run or not, then whatever else was measured.
+    sources : list of str
+        Where the published numbers stand; a row says [1] for the first of them.
     """
     latest = {(record.preset, record.data["name"], metric): record for record in records for metric in record.metrics}
+    sources: list[str] = []
     rows = []
     for entry in section["rows"]:
         answers = [key for key in latest if key[2] == entry["metric"]]
-        rows += [_row(entry, latest.pop(key), key[2]) for key in answers] or [_row(entry, None, "")]
-    return rows + [_row({"what": metric}, record, metric) for (_, _, metric), record in latest.items()]
+        rows += [_row(entry, sources, latest.pop(key), key[2]) for key in answers] or [_row(entry, sources)]
+    return rows + [
+        _row({"what": metric}, sources, record, metric) for (_, _, metric), record in latest.items()
+    ], sources
 
 
-def _row(entry: Mapping[str, Any], record: Record | None, metric: str) -> Row:
-    paper, released = (_number(entry[column]) if column in entry else "not known" for column in ("paper", "released"))
+def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = None, metric: str = "") -> Row:
+    paper, released = (
+        _number(entry[column], sources) if column in entry else "not known" for column in ("paper", "released")
+    )
     if record is None:
-        return Row(entry["what"], paper, released, "not run", "not run")
+        return Row(entry["what"], paper, released, NOT_RUN, NOT_RUN)
     values, unit = record.metrics[metric]["values"], record.metrics[metric]["unit"]
     where = f"{entry['what']} ({record.data['name']}, {record.preset} preset)"
     target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
-    return Row(where, paper, released, measured(values, unit), verdict(values, target))
+    # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
+    decided = verdict(values, target) if record.preset == "paper" or target is None else "another protocol"
+    return Row(where, paper, released, measured(values, unit), decided)
 
 
-def _number(entry: Mapping[str, Any]) -> str:
-    return f"{entry['value']:g} ({entry['source']})"
+def _number(entry: Mapping[str, Any], sources: list[str]) -> str:
+    """A published number as it was printed, two decimals at least, and the number of its source."""
+    if entry["source"] not in sources:
+        sources.append(entry["source"])
+    value = entry["value"]
+    text = f"{value:g}" if isinstance(value, int) or round(value, 2) != value else f"{value:.2f}"
+    return f"{text} [{sources.index(entry['source']) + 1}]"
 
 
 def measured(values: list[float], unit: str) -> str:
@@ -109,30 +128,53 @@ def verdict(values: list[float], target: float | None) -> str:
     return "agrees" if abs(mean - target) <= half else f"differs by {mean - target:+.2f}"
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """Rows as a Markdown table."""
+def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
+    """Rows as a Markdown table with its sources below; many rows that were not run are folded."""
+    shown, folded = fold(rows)
+    text = _lines(shown) if shown else ""
+    if folded:
+        text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
+    if sources:
+        listed = "".join(f"{number}. {source}\n" for number, source in enumerate(sources, 1))
+        text += f"\n<details><summary>Sources of the published numbers</summary>\n\n{listed}\n</details>\n"
+    return text
+
+
+def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows to show at once, and rows to show when asked: those not run, where there are many of them."""
+    waiting = [row for row in rows if not row.run]
+    if len(waiting) <= FOLDED:
+        return list(rows), []
+    return [row for row in rows if row.run], waiting
+
+
+def _lines(rows: Iterable[Row]) -> str:
     lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A table that reads as text and shows as HTML; the first line is its heading."""
+    """A table that reads as text and shows as HTML; the first line is its heading, notes are numbered below it."""
 
     lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return aligned(self.lines)
+        notes = [f"[{number}] {note}" for number, note in enumerate(self.notes, 1)]
+        return "\n".join([aligned(self.lines), *notes])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _table(self.lines[0], self.lines[1:])
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return html_table(self.lines[0], self.lines[1:]) + (f"<ol>{notes}</ol>" if notes else "")
 
 
 def beside(record: Record) -> Table:
-    """What a run measured, beside the published numbers of its paper."""
-    return Table((HEAD, *(row.cells for row in compare(published()[record.notebook], [record]))))
+    """What a run measured, beside the published numbers of its paper; rows it does not answer are left out if many."""
+    rows, sources = compare(published()[record.notebook], [record])
+    return Table((HEAD, *(row.cells for row in fold(rows)[0])), tuple(sources))
 
 
 def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%") -> Table:
@@ -192,7 +234,7 @@ def update_tables(papers: str | Path, results: str | Path) -> bool:
         if name not in known:
             raise unknown("table", name, known)
         mine = [record for record in records if record.notebook == name]
-        return f"{match[1]}{markdown(compare(known[name], mine))}{match[3]}"
+        return f"{match[1]}{markdown(*compare(known[name], mine))}{match[3]}"
 
     before = Path(papers).read_text(encoding="utf-8")
     after = TABLE.sub(table, before)
@@ -201,64 +243,8 @@ def update_tables(papers: str | Path, results: str | Path) -> bool:
     return after != before
 
 
-def write_html(runs: str | Path, results: str | Path) -> Path:
-    """Build ``report.html`` in the folder of runs: tables, then every run with its facts and figures, in one file.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    ValueError
-        If a record is not valid.
-    """
-    on_record, here = ledger.read_all(results), ledger.read_all(runs)
-    parts = [f"<!doctype html><meta charset='utf-8'><title>hetlib: report</title><style>{STYLE}</style><h1>hetlib</h1>"]
-    for title, records in (("On record", on_record), ("Runs on this machine", here)):
-        parts.append(f"<h2>{title}</h2>")
-        for name, section in published().items():
-            mine = [record for record in records if record.notebook == name]
-            parts.append(f"<h3>{escape(section['title'])}</h3><p>{escape(section.get('note', ''))}</p>")
-            parts.append(_table(HEAD, [row.cells for row in compare(section, mine)]))
-    parts.append("<h2>Every run</h2>")
-    parts += [_run(record, []) for record in on_record]
-    for path in sorted(Path(runs).glob("*/record.json")):
-        parts.append(_run(ledger.read(path), _figures(path.parent)))
-    return write(Path(runs) / "report.html", "\n".join(parts))
-
-
-def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+def html_table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Cells as an HTML table."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     return f"<table><tr>{top}</tr>{body}</table>"
-
-
-def _run(record: Record, figures: list[str]) -> str:
-    commit = (record.commit or "no commit")[:8] + (" with changes" if record.dirty else "")
-    facts = [
-        record.date[:16].replace("T", " ") + " UTC",
-        f"{record.device}, {record.precision}, {record.threads} threads",
-        f"{record.seconds:.0f} s, {record.peak_mib:.0f} MiB",
-        f"{record.data['name']} ({record.data['train']} training and {record.data['test']} test images)",
-        ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-        commit,
-        ", ".join(f"{name} = {value!r}" for name, value in record.parameters.items()),
-    ]
-    lines = [
-        (name, measured(metric["values"], metric["unit"]))
-        for name, metric in record.metrics.items()
-        if metric["values"]
-    ]
-    images = "".join(f"<img alt='figure' src='data:image/png;base64,{figure}'>" for figure in figures)
-    return (
-        f"<h3>{escape(record.notebook)}, {escape(record.preset)} preset</h3>"
-        f"<p class='facts'>{escape(' · '.join(facts))}</p>{_table(('metric', HEAD[3]), lines)}{images}"
-    )
-
-
-def _figures(folder: Path) -> list[str]:
-    """PNG figures of the executed notebook in a run's folder, as base64 text."""
-    found = [output for file in folder.glob("*.ipynb") for _, output in notebooks.outputs(notebooks.read(file))]
-    return [output["data"]["image/png"].replace("\n", "") for output in found if "image/png" in output.get("data", {})]

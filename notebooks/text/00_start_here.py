@@ -26,6 +26,7 @@
 
 # %% tags=["parameters"]
 PRESET: str = "classroom"  # smoke, classroom or paper: this notebook is the same in all three
+ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
 NETWORK: str = "resnet20"  # explorer: plainnet5, vgg11, resnet8, resnet20, resnet18 or mobilenetv2
 WIDTH: float = 1.0  # explorer: factor on every hidden width, 0.25 to 2 in steps of 0.25
 
@@ -41,7 +42,7 @@ from hetlib import data, hmt, lab, zoo
 from hetlib.chain import chain, convolutions
 from hetlib.lab.figures import PALETTE
 
-run = lab.start("00_start_here", PRESET, seeds=1, network=NETWORK, width=WIDTH)
+run = lab.start("00_start_here", PRESET, seeds=1, zoom=ZOOM)
 
 # %% [markdown]
 # ## The problem in one picture
@@ -266,7 +267,7 @@ def look(choice):
     return fig
 
 
-lab.Explorer(look, Look())
+lab.Explorer(look, Look(), run)
 
 # %% [markdown]
 # **What to notice.** Weights pile up at the end, where channels are many. A convolution has $O \cdot I \cdot k^2$ of
