@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hetlib.lab import forecast, start
+from hetlib.lab import forecast, ledger, start
 from hetlib.lab.cache import Cache
 from hetlib.lab.forecast import Cost, Estimate, measure
 from hetlib.lab.jobs import Job, train
@@ -72,4 +72,4 @@ def test_only_the_paper_preset_is_estimated_and_the_runner_is_told(known_costs, 
     assert forecast.estimate(JOBS, start("01_hmt", "classroom", cache=tmp_path)) is None
     assert not (tmp_path / "run").exists()
     found = forecast.estimate(JOBS, start("01_hmt", "paper", cache=tmp_path))
-    assert forecast.note(tmp_path / "run").read_text() == str(found)
+    assert ledger.note(tmp_path / "run").read_text() == str(found)

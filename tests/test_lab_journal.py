@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -76,17 +77,21 @@ def test_nothing_that_changed_is_believed(planned, tmp_path, change, monkeypatch
 
 def test_a_killed_run_goes_on_with_what_is_left(tiny, tmp_path):
     where = tiny("open(os.environ['HETLIB_RUN_DIR'] + '/ran', 'a').write('x')".join(["import os\n", ""]))
-    tiny("import time\ntime.sleep(600)", name="08_slow")
+    tiny("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)", name="08_slow")
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(KILLED))
     command = [sys.executable, str(script), str(where)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         deadline = time.monotonic() + 120
-        while not list((tmp_path / "runs").glob("unfinished-*")):
+        pid = tmp_path / "notebooks" / "pid"
+        while not (list((tmp_path / "runs").glob("unfinished-*")) and pid.exists() and pid.read_text()):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
+    while Path(f"/proc/{pid.read_text()}").exists():
+        assert time.monotonic() < deadline, "a kernel outlived the run"
+        time.sleep(0.1)
     tiny("pass", name="08_slow")
     tasks = [runner.plan(number, "smoke", runs=tmp_path / "runs", where=where) for number in "78"]
     console = Console(file=StringIO(), width=200)

@@ -116,7 +116,7 @@ def curves(
         means, halves = zip(*(interval(column) for column in zip(*seeds, strict=True)), strict=True)
         where = x if x is not None else range(1, len(means) + 1)
         marker = "o" if len(means) == 1 else ""  # one point makes no line
-        ax.plot(where, means, marker, color=colour, linestyle=dash, label=f"{label} (n = {len(seeds)})")
+        ax.plot(where, means, color=colour, linestyle=dash, marker=marker, label=f"{label} (n = {len(seeds)})")
         if len(seeds) > 1:
             low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
             ax.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)

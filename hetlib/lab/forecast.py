@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
 from hetlib.files import write
-from hetlib.lab import machine
+from hetlib.lab import ledger, machine
 from hetlib.lab.cache import Cache
 from hetlib.lab.jobs import Job, default_processes, sort_out
 from hetlib.lab.presets import Run
@@ -93,13 +92,8 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
     if run.preset != "paper":
         return None
     found = measure(jobs, run.cache, run.device)
-    write(note(run.folder), str(found))
+    write(ledger.note(run.folder), str(found))
     return found
-
-
-def note(folder: Path) -> Path:
-    """Where a run that writes into `folder` leaves its estimate."""
-    return folder / "estimate.txt"
 
 
 def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:

@@ -83,6 +83,11 @@ def path(folder: str | os.PathLike) -> Path:
     return Path(folder) / "record.json"
 
 
+def note(folder: str | os.PathLike) -> Path:
+    """Where a run that writes into `folder` leaves its estimate, if it makes one."""
+    return Path(folder) / "estimate.txt"
+
+
 def write(record: Record, folder: str | os.PathLike) -> Path:
     """Add a record to a collection such as ``results/``.
 

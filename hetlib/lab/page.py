@@ -15,7 +15,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em; }
 h2 { border-bottom: 2px solid #0072B2; margin-top: 2em; } h3 { margin-bottom: .2em; }
 table { border-collapse: collapse; margin: 1em 0; font-size: 90%; } td, th { padding: .25em .7em; text-align: left; }
-th { background: #F4F4F4; } td + td { white-space: nowrap; } tr { border-bottom: 1px solid #ddd; } td svg { display: block; }
+th { background: #F4F4F4; } td + td { white-space: nowrap; }
+tr { border-bottom: 1px solid #ddd; } td svg { display: block; }
 img { max-width: 100%; display: block; margin: 1em 0; } nav a { margin-right: 1.2em; }
 .facts { color: #555; font-size: 85%; } summary { cursor: pointer; padding: .3em 0; }
 """

@@ -15,9 +15,9 @@ from hetlib.data import Images
 from hetlib.errors import unknown
 from hetlib.lab import figures, ledger, machine
 from hetlib.lab.cache import Cache
+from hetlib.lab.notebooks import PRESETS
 from hetlib.training import use_bf16
 
-PRESETS = ("smoke", "classroom", "paper")
 SEEDS = {"smoke": 1, "classroom": 3, "paper": 5}
 
 T = TypeVar("T")

@@ -1,24 +1,21 @@
-"""Runs notebooks through papermill, in parallel processes, and believes none of them before looking."""
+"""Runs notebooks through papermill, several at a time, and believes none of them before looking."""
 
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Queue
 from typing import Any
 
 from hetlib.errors import unknown
-from hetlib.lab import forecast, ledger, notebooks
-from hetlib.lab.presets import PRESETS
+from hetlib.lab import ledger, notebooks
+from hetlib.lab.notebooks import PRESETS
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def plan(
 
 
 def run(tasks: Sequence[Task], jobs: int = 1, on_step: Callable[[Step], None] | None = None) -> Iterator[Outcome]:
-    """Run notebooks, each in a process and a kernel of its own, and yield each outcome as it comes.
+    """Run notebooks, each in a kernel and so in a process of its own, and yield each outcome as it comes.
 
     Parameters
     ----------
@@ -103,61 +100,41 @@ def run(tasks: Sequence[Task], jobs: int = 1, on_step: Callable[[Step], None] | 
     jobs : int
         How many run at a time.
     on_step : callable, optional
-        Called, here, whenever a notebook gets to another cell.
+        Called, in the caller's thread, whenever a notebook gets to another cell.
 
     Yields
     ------
     Outcome
         In order of completion. A failed notebook does not stop the others.
     """
-    context = multiprocessing.get_context("spawn")
-    steps = context.Queue()
+    waiting: Queue[Task] = Queue()
+    said: Queue[Step | Outcome] = Queue()
+    for task in tasks:
+        waiting.put(task)
     cores = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(steps, cores)) as pool:
-        futures = {pool.submit(_execute, task): task for task in tasks}
-        try:
-            while futures:
-                with contextlib.suppress(Empty):
-                    step = steps.get(timeout=0.1)
-                    if on_step is not None:
-                        on_step(step)
-                    continue
-                for future in [future for future in futures if future.done()]:
-                    yield _outcome(future, futures.pop(future))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    for _ in range(min(jobs, len(tasks))):
+        # Daemons: an interrupted run leaves at once, and a kernel whose parent is gone leaves by itself.
+        threading.Thread(target=_work, args=(waiting, said, cores), daemon=True).start()
+    left = len(tasks)
+    while left:
+        news = said.get()
+        if isinstance(news, Outcome):
+            left -= 1
+            yield news
+        elif on_step is not None:
+            on_step(news)
 
 
-def _outcome(future: Future, task: Task) -> Outcome:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return Outcome(task, 0.0, "the process that ran it was killed (out of memory?)")
-
-
-_steps: Any = None
-
-
-def _begin(steps: Any, cores: int) -> None:
-    global _steps
-    _steps = steps
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("HETLIB_PROCESSES", str(cores))
-    # A worker whose parent was killed would finish its notebook for nobody; its kernel watches the worker likewise.
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _execute(task: Task) -> Outcome:
-    begun = time.perf_counter()
-    error = _papermill(task) or _record(task)
-    return Outcome(task, time.perf_counter() - begun, error)
+def _work(waiting: "Queue[Task]", said: "Queue[Step | Outcome]", cores: int) -> None:
+    with contextlib.suppress(Empty):
+        while True:
+            task = waiting.get_nowait()
+            begun = time.perf_counter()
+            try:
+                error = _papermill(task, said.put, cores) or _record(task)
+            except Exception as unforeseen:  # a full disk: whatever it is, the other notebooks go on
+                error = f"{type(unforeseen).__name__}: {unforeseen}"
+            said.put(Outcome(task, time.perf_counter() - begun, error))
 
 
 def _record(task: Task) -> str | None:
@@ -170,55 +147,49 @@ def _record(task: Task) -> str | None:
     return None
 
 
-def _papermill(task: Task) -> str | None:
+def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    _prepare(task)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    for stale in (task.output, ledger.path(task.folder), ledger.note(task.folder)):
+        stale.unlink(missing_ok=True)
     notebook = notebooks.read(task.source)
-    total = len(notebook.cells) + bool(task.parameters)
-    heading, estimated = "starting", ""
-
-    def on_cell_start(cell: Any, cell_index: int) -> None:
-        nonlocal heading, estimated
-        lines = cell.source.splitlines()
-        titles = [line.strip("# ") for line in lines if cell.cell_type == "markdown" and line[:1] == "#"]
-        heading = titles[0] if titles else heading
-        with contextlib.suppress(FileNotFoundError):
-            estimated = forecast.note(task.folder).read_text(encoding="utf-8")
-        _steps.put(Step(task, cell_index + 1, total, heading, estimated))
-
     try:
         ran = papermill.execute_notebook(
             notebook,
             task.output,
             task.parameters,
             kernel_name="python3",
-            kernel_manager_class=_this_python(),
-            cwd=task.source.parent.parent if task.source.suffix == ".py" else task.source.parent,
+            kernel_manager_class=_kernel(task, cores),
             progress_bar=False,
             iopub_timeout=120,  # a busy machine is no error; the default is 4 seconds
-            on_cell_start=on_cell_start,
+            on_cell_start=_Follower(task, len(notebook.cells) + bool(task.parameters), say),
         )
     except PapermillExecutionError as error:
         failed = notebooks.faults(notebooks.read(task.output))
         return f"cell {error.exec_count} failed:\n\n{error.source}\n\n" + "\n".join(failed)
-    except Exception as error:  # a dead kernel, a full disk: whatever it is, the other notebooks go on
-        return f"{type(error).__name__}: {error}"
     return "\n".join(f"an error was swallowed in {fault}" for fault in notebooks.faults(ran)) or None
 
 
-def _prepare(task: Task) -> None:
-    task.folder.mkdir(parents=True, exist_ok=True)
-    for stale in (task.output, ledger.path(task.folder), forecast.note(task.folder)):
-        stale.unlink(missing_ok=True)
-    os.environ["HETLIB_HEADLESS"] = "1"
-    os.environ["HETLIB_RUN_DIR"] = str(task.folder)
-    os.environ["HETLIB_DATA"] = str(Path(os.environ.get("HETLIB_DATA", "data")).resolve())
+class _Follower:
+    """Says where a notebook is, by its last heading."""
+
+    def __init__(self, task: Task, total: int, say: Callable[[Step], None]):
+        self.task, self.total, self.say = task, total, say
+        self.heading, self.estimate = "starting", ""
+
+    def __call__(self, cell: Any, cell_index: int) -> None:
+        lines = cell.source.splitlines()
+        titles = [line.strip("# ") for line in lines if cell.cell_type == "markdown" and line[:1] == "#"]
+        self.heading = titles[0] if titles else self.heading
+        with contextlib.suppress(FileNotFoundError):
+            self.estimate = ledger.note(self.task.folder).read_text(encoding="utf-8")
+        self.say(Step(self.task, cell_index + 1, self.total, self.heading, self.estimate))
 
 
-def _this_python() -> type:
-    """A kernel manager that starts this interpreter, whichever kernels are installed for the user."""
+def _kernel(task: Task, cores: int) -> type:
+    """A kernel manager that starts this interpreter, whichever kernels are installed, where the task needs it."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
@@ -226,9 +197,20 @@ def _this_python() -> type:
     spec = get_kernel_dict()
     # The kernel is reached from this machine alone: its warning that TCP is not encrypted would only stand in the way.
     spec["argv"].append("--log-level=ERROR")
+    defaults = {"OMP_NUM_THREADS": "1", "HETLIB_PROCESSES": str(cores)}
+    fixed = {
+        "HETLIB_HEADLESS": "1",
+        "HETLIB_RUN_DIR": str(task.folder),
+        "HETLIB_DATA": str(Path(os.environ.get("HETLIB_DATA", "data")).resolve()),
+    }
+    folder = task.source.parent.parent if task.source.suffix == ".py" else task.source.parent
 
     class ThisPython(AsyncKernelManager):
         kernel_spec = KernelSpec(resource_dir="", **spec)
+
+        def start_kernel(self, **options: Any) -> Any:
+            # Of the kernel alone: other notebooks run in this process at the same time.
+            return super().start_kernel(**options | {"cwd": str(folder), "env": defaults | os.environ | fixed})
 
     assert ThisPython.kernel_spec.argv[0] == sys.executable
     return ThisPython
