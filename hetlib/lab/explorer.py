@@ -234,6 +234,6 @@ def _png(figure: Any) -> dict[str, Any]:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     pyplot.close(figure)  # or the inline backend would show it a second time
-    titles = [title for ax in figure.axes if (title := ax.get_title() or ax.get_title("left"))]
-    text = "; ".join(titles) or "figure"
+    titles = [figure.get_suptitle(), *(ax.get_title() or ax.get_title("left") for ax in figure.axes)]
+    text = "; ".join(filter(None, titles)) or "figure"
     return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": f"[{text}]"}

@@ -144,10 +144,10 @@ def bars_with_intervals(
         Label with its unit.
     """
     ax = ax or axes(height=0.5 * len(values) + 1.2)
-    for y, (seeds, colour) in enumerate(zip(values.values(), _cycled(COLOURS, values), strict=True)):
+    for y, seeds in enumerate(values.values()):
         mean, half = interval(seeds)
-        ax.barh(y, mean, height=0.62, color=colour, alpha=0.55)
-        ax.plot(seeds, [y] * len(seeds), "o", color=colour, markeredgecolor="white", zorder=5)
+        ax.barh(y, mean, height=0.62, color=PALETTE["sky"], alpha=0.55)
+        ax.plot(seeds, [y] * len(seeds), "o", color=PALETTE["blue"], markeredgecolor="white", zorder=5)
         if not math.isnan(half):
             ax.errorbar(mean, y, xerr=half, color="black", capsize=5, linewidth=1.6)
         right = max(*seeds, mean + (0 if math.isnan(half) else half))

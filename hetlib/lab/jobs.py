@@ -17,7 +17,7 @@ from torch import nn
 from hetlib import data, published, recipe, shapes, training, zoo
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
-from hetlib.lab.machine import headless
+from hetlib.lab.machine import headless, unattended
 from hetlib.training import History, Recipe, fit
 
 
@@ -196,7 +196,7 @@ def _in_processes(jobs: dict[str, Job], cache: Cache, device: str | torch.device
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not jobs) as bar:
+    with Progress(*columns, transient=True, disable=unattended() or not jobs) as bar:
         task, done = bar.add_task("training", total=len(jobs)), {}
         if processes <= 1:
             for key, job in jobs.items():

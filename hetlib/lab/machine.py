@@ -52,12 +52,17 @@ def free_memory(device: str) -> float:
     return psutil.virtual_memory().available / 2**20
 
 
+def unattended() -> bool:
+    """Whether the runner said, by ``$HETLIB_HEADLESS``, that it shows the progress itself."""
+    return os.environ.get("HETLIB_HEADLESS", "0") != "0"
+
+
 def headless() -> bool:
     """Whether nobody can click: the runner said so by ``$HETLIB_HEADLESS``, or this is not a notebook's kernel.
 
     Papermill executes in a kernel like any other, so a kernel alone proves no reader.
     """
-    if os.environ.get("HETLIB_HEADLESS", "0") != "0":
+    if unattended():
         return True
     from IPython import get_ipython
 

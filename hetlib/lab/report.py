@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -172,12 +172,15 @@ class Table:
 
 
 def beside(record: Record) -> Table:
-    """What a run measured, beside the published numbers of its paper; rows it does not answer are left out if many."""
-    rows, sources = compare(published()[record.notebook], [record])
-    return Table((HEAD, *(row.cells for row in fold(rows)[0])), tuple(sources))
+    """What a run measured, beside the published numbers of its paper: the rows that its record answers."""
+    section = published()[record.notebook]
+    answered = [row for row in section["rows"] if row["metric"] in record.metrics]
+    metrics = {row["metric"]: record.metrics[row["metric"]] for row in answered}
+    rows, sources = compare(section | {"rows": answered}, [replace(record, metrics=metrics)])
+    return Table((HEAD, *(row.cells for row in rows)), tuple(sources))
 
 
-def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%") -> Table:
+def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%", title: str = "start") -> Table:
     """Compare ways of doing one thing with a baseline, seed by seed.
 
     Parameters
@@ -188,6 +191,8 @@ def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%
         The way that the others are compared with.
     unit : str
         Of the values.
+    title : str
+        Over the column of ways.
 
     Returns
     -------
@@ -195,7 +200,7 @@ def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%
         Per way its mean, the mean difference from the baseline on the same seed with its 95 % interval, and whether
         that interval excludes zero.
     """
-    lines = [("start", "ours (mean ± 95 % CI, n)", f"minus {baseline!r}, same seed", "verdict")]
+    lines = [(title, "ours (mean ± 95 % CI, n)", f"minus {baseline!r}, same seed", "verdict")]
     for way, found in values.items():
         gains = [ours - theirs for ours, theirs in zip(found, values[baseline], strict=True)]
         mean, half = ledger.interval(gains)

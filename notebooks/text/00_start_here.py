@@ -353,7 +353,7 @@ report = hmt.transfer(source, target)
 report
 
 # %% tags=["picture"]
-report.plot("Half a VGG11 into ResNet-8: seven of its eight convolutions find a place")
+report.plot("A half-width VGG11 into ResNet-8: seven of its eight convolutions find a place")
 
 # %% [markdown]
 # **What to notice.** All seven convolutions of the target are fed, and VGG11's last is left over. Where the target is
@@ -384,8 +384,12 @@ print(f"{row.target}: {row.done}")
 # * **An `assert` is a promise.** It stands where you would otherwise have to believe us. If one fails, the notebook
 #   stops.
 # * **`PRESET`** sets how big everything is. `smoke` proves that it runs, `classroom` fits a lesson, `paper` is the
-#   paper's own data and protocol, for hours or a GPU. In a shell: `hetlib run 01 --preset smoke -p ORDER shuffle`. A
-#   parameter that the notebook does not declare is refused, with the nearest name.
+#   paper's data and protocol as far as they are known, for hours or a GPU. In a shell:
+#   `hetlib run 01 --preset smoke -p ORDER shuffle`. A parameter that the notebook does not declare is refused, with the
+#   nearest name.
+# * **Controls** need a live kernel (`make lab`). A click redraws at once and trains nothing; what has to train has a
+#   *Run* button. *Copy as command* gives the line that runs the notebook, unattended, with the settings you see. In
+#   front of a class, `ZOOM` 1.5 makes every figure fit a projector.
 # * **What takes long is kept.** A trained network is stored under everything it depends on, its code included. Run a
 #   notebook again and it is found; change one setting and only what that touches is trained.
 # * **Tables** say *paper, released code, ours, verdict*; ours with mean, 95 % interval and number of seeds. Where we
@@ -465,8 +469,8 @@ lab.check("wrap", wrap)
 # </details>
 
 # %%
-trained_on = (data.load("shapes-target", count=240), sets["shapes-target"])
-record = run.record({}, trained_on, networks=len(zoo.names()))
+shown = (data.load("shapes-target", count=240), sets["shapes-target"])
+record = run.record({}, shown, networks=len(zoo.names()))
 
 # %% [markdown]
 # ## References and what to read next
