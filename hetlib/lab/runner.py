@@ -195,8 +195,8 @@ def _kernel(task: Task, cores: int) -> type:
     from jupyter_client.kernelspec import KernelSpec
 
     spec = get_kernel_dict()
-    # The kernel is reached from this machine alone: its warning that TCP is not encrypted would only stand in the way.
-    spec["argv"].append("--log-level=ERROR")
+    # Its notes on unencrypted TCP, within one machine, and on being interrupted at the end would only stand in the way.
+    spec["argv"].append("--log-level=CRITICAL")
     defaults = {"OMP_NUM_THREADS": "1", "HETLIB_PROCESSES": str(cores)}
     fixed = {
         "HETLIB_HEADLESS": "1",

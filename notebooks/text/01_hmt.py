@@ -495,7 +495,7 @@ def learning(choice, history):
         ax.plot(history.evaluated, history.top1, "o-", label=f"{choice.start}, rate {choice.lr}")
     state = "press Run" if history is None else f"training loss {history.loss[-1]:.2f} in epoch {history.epochs}"
     ax.set(xlabel="epoch", ylabel="top-1 accuracy (%)", title=f"{choice.start}, learning rate {choice.lr}: {state}")
-    ax.legend(loc="lower right")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax.figure
 
 
