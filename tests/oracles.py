@@ -28,3 +28,31 @@ def resize(weight: Tensor, shape: tuple[int, ...], align_corners: bool = False) 
             kernel = weight[o % weight.shape[0], i % weight.shape[1]].double()
             out[o, i] = matrix @ kernel @ matrix.T
     return out
+
+
+def plain_width(weight, target, keep, drop, base):
+    """TLV's eight cases of width, filter by filter and slice by slice, after the released code's description."""
+
+    def choose(values, n, how):
+        order = sorted(range(len(values)), key=lambda i: float(values[i]))
+        step = len(values) // n
+        first = 0 if n == len(values) else 1
+        return {"max": order[-n:], "min": order[:n], "interleaved": order[first::step][:n]}[how]
+
+    variance = lambda tensor: tensor.var(correction=0)
+    (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
+    if outputs > wanted:
+        weight = weight[choose([variance(f) for f in weight], wanted, keep)]
+    if outputs < wanted:
+        out = (base if inputs > slots else target).clone()
+        rows = choose([variance(f) for f in out], outputs, drop)
+    else:
+        out = torch.zeros(wanted, max(inputs, slots), *weight.shape[2:]) if inputs > slots else target.clone()
+        rows = range(wanted)
+    for i, row in enumerate(rows):
+        columns = choose([variance(s) for s in out[row]], inputs, drop) if inputs < slots else range(inputs)
+        for j, column in enumerate(columns):
+            out[row, column] = weight[i, j]
+    if inputs > slots:
+        out = torch.stack([f[choose([variance(s) for s in f], slots, keep)] for f in out])
+    return out

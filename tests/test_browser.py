@@ -192,6 +192,7 @@ def test_the_keyboard_reaches_every_control_and_the_command_is_copied(page):
     control.focus()
     page.keyboard.press("ArrowDown")
     after = another_picture(page, before)
+    page.locator("[data-command*='ORDER shuffle']").wait_for()
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")

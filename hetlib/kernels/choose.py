@@ -1,0 +1,107 @@
+"""Filters ranked by how much they vary, and some of them chosen."""
+
+import torch
+from torch import Tensor
+
+from hetlib.errors import unknown
+
+HOW = ("interleaved", "max", "min", "two_tailed", "random")
+
+
+def pick(
+    variance: Tensor,
+    n: int,
+    how: str = "interleaved",
+    *,
+    generator: torch.Generator | None = None,
+    legacy_random: bool = False,
+) -> Tensor:
+    """Choose `n` of N filters by their variance.
+
+    Parameters
+    ----------
+    variance : Tensor of shape (..., N)
+        One value per filter; with leading axes every row is chosen from by itself.
+    n : int
+        How many to choose, 1 to N.
+    how : {"interleaved", "max", "min", "two_tailed", "random"}
+        Of the filters in ascending order of variance, the sort being stable: those at positions 1, 1 + s, 1 + 2 s, ...
+        with ``s = N // n``; the last n; the first n; the first and the last ``n // 2`` (one fewer than n if n is odd,
+        but the first if n is 1); or n at random.
+    generator : torch.Generator, optional
+        Of "random"; torch's global one by default.
+    legacy_random : bool
+        Draw "random" with repetition and never the last filter, as the released code has since August 2023.
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        int64 indices into the last axis, in ascending order of variance, or in the order drawn.
+
+    Raises
+    ------
+    ValueError
+        If `how` is unknown or `n` is not from 1 to N; for `legacy_random` if there is only one filter.
+
+    References
+    ----------
+    Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and Pre-trained Feature Crossover*,
+    AICI 2024, released code.
+    """
+    total = variance.shape[-1]
+    if how not in HOW:
+        raise unknown("way to choose", how, HOW)
+    if not 1 <= n <= total:
+        raise ValueError(f"cannot choose {n} of {total} filters")
+    if how == "random":
+        rows = variance.shape[:-1].numel()
+        drawn = _draw(rows, n, total, generator, legacy_random)
+        return drawn.view(*variance.shape[:-1], n).to(variance.device)
+    ascending = variance.argsort(dim=-1, stable=True)
+    if how == "max":
+        return ascending[..., total - n :]
+    if how == "min":
+        return ascending[..., :n]
+    if how == "two_tailed":
+        return ascending[..., :1] if n == 1 else torch.cat((ascending[..., : n // 2], ascending[..., -(n // 2) :]), -1)
+    step = total // n
+    first = 0 if n == total else 1
+    return ascending[..., first : first + step * (n - 1) + 1 : step]
+
+
+def _draw(rows: int, n: int, total: int, generator: torch.Generator | None, legacy: bool) -> Tensor:
+    if legacy:
+        if total == 1:
+            raise ValueError("the released way of drawing at random cannot choose from one filter")
+        return torch.randint(0, total - 1, (rows, n), generator=generator)
+    return permutations(rows, total, generator)[:, :n]
+
+
+def permutations(rows: int, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Independent random orders of n things, one a row: int64, (rows, n), on the CPU."""
+    # Drawn one by one: sorting random numbers for all rows at once takes five times as long.
+    return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
+
+
+def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population variance of every slice of a weight.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (O, I, ...)
+
+    Returns
+    -------
+    mean, variance : Tensor of shape (O, I)
+        In float32, or float64 if `weight` is. A slice of one tap has variance 0.
+    """
+    taps = weight.flatten(2).to(torch.promote_types(weight.dtype, torch.float32))
+    # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
+    average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
+    mean = taps @ average
+    return mean, (taps - mean.unsqueeze(2)).square_() @ average
+
+
+def of_filters(mean: Tensor, variance: Tensor) -> Tensor:
+    """Population variance of whole filters (O,), from the moments of their slices (O, I)."""
+    return variance.mean(1) + mean.var(1, correction=0)
