@@ -92,6 +92,11 @@ class TestPick:
         if how != "random":
             assert torch.equal(variance.gather(1, whole), variance.gather(1, whole).sort(1).values)
 
+    @given(values=st.lists(st.sampled_from([0.0, -0.0, 1e-38, 0.5, -0.5, 3.0, -7.0, float("inf")]), min_size=1))
+    def test_the_order_is_that_of_a_stable_sort(self, values):
+        values = torch.tensor(values)
+        assert torch.equal(pick(values, len(values), "min"), values.argsort(stable=True))
+
     def test_ties_keep_their_order(self):
         assert pick(torch.zeros(512), 3, "min").tolist() == [0, 1, 2]
 

@@ -5,7 +5,7 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from hetlib.errors import unknown
 from hetlib.kernels.choose import HOW, moments, of_filters, permutations, pick
 from hetlib.kernels.slices import gather_slices
 
-POOLS: dict[str, Callable[..., Tensor]] = {"avg": F.avg_pool2d, "max": F.max_pool2d}
+POOLS = ("avg", "max")
 PADS = ("zero", "init")
 
 
@@ -62,7 +62,7 @@ def resize_kernel(
         raise ValueError(f"a {here[0]}x{here[1]} kernel has no centre place in {there[0]}x{there[1]}: odd difference")
     window = [max(0, have - want) + 1 for have, want in zip(here, there, strict=True)]
     if window != [1, 1]:
-        weight = POOLS[pool](weight, window, stride=1)
+        weight = F.max_pool2d(weight, window, stride=1) if pool == "max" else _average(weight, window)
     if not any(margins):
         return weight
     shape = (*weight.shape[:2], *there)
@@ -70,6 +70,15 @@ def resize_kernel(
     top, left = margins[0] // 2, margins[1] // 2
     padded[:, :, top : top + weight.shape[2], left : left + weight.shape[3]] = weight
     return padded
+
+
+def _average(weight: Tensor, window: Sequence[int]) -> Tensor:
+    """Averages over windows, stride 1, as one product: kernels are too small for a pooling of images to be quick."""
+    height, width = weight.shape[2:]
+    places = torch.eye(height * width, dtype=weight.dtype, device=weight.device).view(-1, 1, height, width)
+    pooled = F.avg_pool2d(places, tuple(window), stride=1)
+    shape = (*weight.shape[:2], *pooled.shape[2:])
+    return (weight.reshape(-1, height * width) @ pooled.flatten(1)).view(shape)
 
 
 def _he_normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
@@ -147,32 +156,27 @@ def _map_width(
     if outputs < wanted and inputs > slots:
         shape = (wanted, inputs, *weight.shape[2:])
         ground = _he_normal(weight, shape, generator) if base is None else base
-    mean, variance = moments(weight)
-    ground_mean, ground_variance = moments(ground.to(weight))
-    index = torch.arange(outputs * inputs, device=weight.device).view(outputs, inputs)
-    own = torch.arange(ground_variance.numel(), device=weight.device).view_as(ground_variance) + index.numel()
-    rows = torch.arange(wanted, device=weight.device)
+    # Numbers of slices are worked out on the CPU, whatever holds the slices: they are small, and sorted faster there.
+    mean, variance = (moment.cpu() for moment in moments(weight))
+    ground_mean, ground_variance = (moment.cpu() for moment in moments(ground.to(weight)))
+    index = torch.arange(outputs * inputs).view(outputs, inputs)
+    rows = torch.arange(wanted)
     if outputs > wanted:
         index = index[choose(of_filters(mean, variance), wanted, keep)]
     elif outputs < wanted:
         rows = choose(of_filters(ground_mean, ground_variance), outputs, drop)
-    if inputs < slots:
-        columns = choose(ground_variance[rows], inputs, drop)
-    else:
-        columns = torch.arange(index.shape[1], device=weight.device).expand_as(index)
     if outputs < wanted or inputs < slots:
-        index = _overlay(own, index, rows.unsqueeze(1) * own.shape[1] + columns)
+        columns = (
+            choose(ground_variance[rows], inputs, drop) if inputs < slots else torch.arange(inputs).expand_as(index)
+        )
+        own = torch.arange(ground_variance.numel()) + outputs * inputs
+        places = rows.unsqueeze(1) * ground.shape[1] + columns
+        # Along one axis this writes in order, so that of two writes to one place the later stays.
+        index = own.scatter_(0, places.flatten(), index.flatten()).view_as(ground_variance)
     if inputs > slots:
         of_slices = torch.cat((variance.flatten(), ground_variance.flatten()))[index]
         index = index.gather(1, choose(of_slices, slots, keep))
-    return index, ground
-
-
-def _overlay(own: Tensor, index: Tensor, places: Tensor) -> Tensor:
-    """Write `index` over `own` at flat `places`; of several writes to one place the last one stays."""
-    order = torch.arange(index.numel(), device=index.device)
-    last = torch.full((own.numel(),), -1, device=index.device).scatter_reduce_(0, places.flatten(), order, "amax")
-    return torch.where(last >= 0, index.flatten()[last], own.flatten()).view_as(own)
+    return index.to(weight.device), ground
 
 
 def fill(
