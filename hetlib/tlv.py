@@ -11,12 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.crossover import Crossover, crossover, pooled_features
 from hetlib.kernels.choose import pick
 from hetlib.kernels.variance import fill, resize_bias, resize_kernel, resize_width
 from hetlib.match import by_ratio
 from hetlib.report import Row, TransferReport
 
-__all__ = ["crossover", "fill", "pick", "resize_bias", "resize_kernel", "resize_width", "statistics", "transfer"]
+__all__ = [
+    "Crossover",
+    "crossover",
+    "fill",
+    "pick",
+    "pooled_features",
+    "resize_bias",
+    "resize_kernel",
+    "resize_width",
+    "statistics",
+    "transfer",
+]
 
 
 @torch.no_grad()
@@ -149,41 +161,3 @@ def _draw_linear(
             placed.append((layer.bias, torch.zeros_like(layer.bias)))
         rows.append(Row(name, tuple(layer.weight.shape), done=f"drawn, mean {mean:.2g}, deviation {deviation:.2g}"))
     return rows
-
-
-def crossover(features: Tensor, pretrained: Tensor, p: float, uniform: Tensor | None = None) -> Tensor:
-    """Replace channels of a network's features by those of a pretrained one, with probability `p` each.
-
-    Parameters
-    ----------
-    features : Tensor of shape (B, C)
-        What the network feeds its last linear layer. Channels that are replaced pass no gradient to it.
-    pretrained : Tensor of shape (B, D)
-        Features of the same images; of channels beyond the shorter of C and D nothing is replaced.
-    p : float
-        Probability, 0 to 1.
-    uniform : Tensor of shape (min(C, D),) or (B, min(C, D)), optional
-        A channel is replaced where this is below `p`; one row serves the whole batch, as in the released code. By
-        default drawn, on the CPU, from torch's global generator: one row.
-
-    Returns
-    -------
-    Tensor of shape (B, C)
-
-    Raises
-    ------
-    ValueError
-        If `p` is not a probability, or a shape does not fit.
-    """
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be a probability from 0 to 1, got {p}")
-    if features.dim() != 2 or pretrained.dim() != 2 or len(features) != len(pretrained):
-        shapes = f"{tuple(features.shape)} and {tuple(pretrained.shape)}"
-        raise ValueError(f"features must be (batch, channels) of the same images, got {shapes}")
-    shared = min(features.shape[1], pretrained.shape[1])
-    uniform = torch.rand(shared) if uniform is None else uniform
-    if uniform.shape not in ((shared,), (len(features), shared)):
-        raise ValueError(f"uniform must be ({shared},) or ({len(features)}, {shared}), got {tuple(uniform.shape)}")
-    replaced = uniform.to(features.device) < p
-    mixed = torch.where(replaced, pretrained[:, :shared].detach(), features[:, :shared])
-    return torch.cat((mixed, features[:, shared:]), 1)

@@ -9,7 +9,7 @@ PACKAGE = Path(hetlib.__file__).parent
 FLOORS = (
     {"errors", "files"},
     {"kernels", "zoo", "data", "published", "shapes"},
-    {"axes", "graph", "flow", "chain", "match", "recipe", "training", "report"},
+    {"axes", "graph", "flow", "chain", "match", "recipe", "training", "report", "crossover"},
     {"hmt", "clafusion", "grafting", "amalgamation", "tlv"},
     {"lab"},
     {"cli", "__main__"},

@@ -318,3 +318,77 @@ class TestCrossover:
             tlv.crossover(draw(2, 3), draw(3, 3), 0.1)
         with pytest.raises(ValueError, match=r"uniform must be \(3,\) or \(2, 3\), got \(4,\)"):
             tlv.crossover(draw(2, 3), draw(2, 4), 0.1, torch.rand(4))
+
+
+class TestCrossoverModule:
+    @pytest.fixture
+    def pair(self):
+        torch.manual_seed(0)
+        return zoo.build("resnet8", width=0.5).train(), zoo.build("vgg8", width=0.25)
+
+    def head_inputs(self, model):
+        seen = []
+        heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        heads[-1].register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0].detach()))
+        return seen
+
+    @pytest.mark.parametrize(("mask", "rows"), [("batch", 1), ("image", 8)])
+    def test_channels_come_from_the_support(self, pair, mask, rows):
+        target, support = pair
+        model, seen = tlv.Crossover(target, support, p=0.5, mask=mask), self.head_inputs(target)
+        images = draw(8, 3, 32, 32)
+        model(images)
+        pretrained = tlv.pooled_features(support, images)
+        replaced = seen[0] == pretrained[:, : seen[0].shape[1]]
+        assert 0.2 < replaced.float().mean() < 0.8
+        assert len(replaced.unique(dim=0)) == rows
+
+    def test_evaluation_is_the_target_alone_and_so_are_parameters(self, pair):
+        target, support = pair
+        model = tlv.Crossover(target, support)
+        images = draw(2, 3, 32, 32)
+        assert torch.equal(model.eval()(images), target.eval()(images))
+        assert {name.removeprefix("target.") for name in model.state_dict()} == set(target.state_dict())
+        model.train()
+        assert not any(module.training for module in support.modules())
+        model(images).sum().backward()
+        assert all(parameter.grad is None for parameter in support.parameters())
+        assert all(parameter.grad is not None for parameter in target.parameters())
+
+    def test_controls_replace_by_nothing_of_the_image(self, pair):
+        target, support = pair
+        images = draw(8, 3, 32, 32)
+        model, seen = tlv.Crossover(target, support, p=1, source="zeros"), self.head_inputs(target)
+        model(images)
+        assert seen[-1][:, : tlv.pooled_features(support, images).shape[1]].count_nonzero() == 0
+
+    def test_one_seed_gives_one_mask(self, pair):
+        support = pair[1]
+        images, outputs = draw(8, 3, 32, 32), []
+        for _ in range(2):
+            torch.manual_seed(1)
+            model = tlv.Crossover(zoo.build("resnet8", width=0.5), support, p=0.5, seed=3)
+            torch.manual_seed(int(torch.randint(99, ())))
+            outputs.append(model(images))
+        assert torch.equal(*outputs)
+
+    def test_bad_settings_are_named(self, pair):
+        target, support = pair
+        for how, says in (
+            ({"p": 2}, "p must be"),
+            ({"mask": "img"}, "unknown mask"),
+            ({"source": "x"}, "unknown source"),
+        ):
+            with pytest.raises(ValueError, match=says):
+                tlv.Crossover(target, support, **how)
+        with pytest.raises(ValueError, match="Conv2d has no linear layer"):
+            tlv.Crossover(nn.Conv2d(3, 3, 1), support)
+        with pytest.raises(ValueError, match="no module of Linear gives a feature map"):
+            tlv.pooled_features(nn.Linear(4, 2), draw(1, 4))
+
+    @pytest.mark.parametrize(
+        ("name", "width"), [("vgg11", 512), ("resnet18", 512), ("mobilenet_v2", 1280), ("densenet121", 1024)]
+    )
+    def test_features_of_torchvisions_networks(self, name, width):
+        model = getattr(torchvision.models, name)().eval()
+        assert tlv.pooled_features(model, draw(2, 3, 64, 64)).shape == (2, width)

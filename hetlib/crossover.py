@@ -1,0 +1,179 @@
+"""Feature crossover: channels of a network's last features replaced, in training, by those of a frozen network.
+
+Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and Pre-trained Feature Crossover*, AICI
+2024 (DOI 10.1007/978-3-031-63929-6_21), after its released code.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.errors import unknown
+
+MASKS = ("batch", "image")
+SOURCES = ("features", "mean", "zeros")
+
+
+def crossover(features: Tensor, pretrained: Tensor, p: float, uniform: Tensor | None = None) -> Tensor:
+    """Replace channels of a network's features by those of a pretrained one, with probability `p` each.
+
+    Parameters
+    ----------
+    features : Tensor of shape (B, C)
+        What the network feeds its last linear layer. Channels that are replaced pass no gradient to it.
+    pretrained : Tensor of shape (B, D)
+        Features of the same images; of channels beyond the shorter of C and D nothing is replaced.
+    p : float
+        Probability, 0 to 1.
+    uniform : Tensor of shape (min(C, D),) or (B, min(C, D)), optional
+        A channel is replaced where this is below `p`; one row serves the whole batch, as in the released code. By
+        default drawn, on the CPU, from torch's global generator: one row.
+
+    Returns
+    -------
+    Tensor of shape (B, C)
+
+    Raises
+    ------
+    ValueError
+        If `p` is not a probability, or a shape does not fit.
+    """
+    _check_probability(p)
+    if features.dim() != 2 or pretrained.dim() != 2 or len(features) != len(pretrained):
+        shapes = f"{tuple(features.shape)} and {tuple(pretrained.shape)}"
+        raise ValueError(f"features must be (batch, channels) of the same images, got {shapes}")
+    shared = min(features.shape[1], pretrained.shape[1])
+    uniform = torch.rand(shared) if uniform is None else uniform
+    if uniform.shape not in ((shared,), (len(features), shared)):
+        raise ValueError(f"uniform must be ({shared},) or ({len(features)}, {shared}), got {tuple(uniform.shape)}")
+    replaced = uniform.to(features.device) < p
+    mixed = torch.where(replaced, pretrained[:, :shared].detach(), features[:, :shared])
+    return torch.cat((mixed, features[:, shared:]), 1)
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be a probability from 0 to 1, got {p}")
+
+
+class Crossover(nn.Module):
+    """A network in training, whose last features are crossed over with those of a frozen support network.
+
+    Immediately before the target's last linear layer, channels of its features are replaced by channels of the
+    support's, anew for every batch. In evaluation mode this is the target and nothing else.
+
+    Parameters
+    ----------
+    target : nn.Module
+        The network that is trained; ends in a linear layer.
+    support : nn.Module
+        The frozen network. Its last feature map before its first linear layer is averaged over space to (B, D).
+    p : float
+        Probability of each channel to be replaced.
+    mask : {"batch", "image"}
+        One draw of channels for the whole batch, as in the released code, or one for every image.
+    source : {"features", "mean", "zeros"}
+        What replaces them: the support's features; their mean over the batch, which says nothing of an image; or
+        zeros, which is dropout without rescaling. The last two are controls.
+    seed : int
+        Of the draws.
+
+    Raises
+    ------
+    ValueError
+        If the target has no linear layer, `p` is no probability, or a name is unknown.
+
+    References
+    ----------
+    Duong et al., 2024, released code: p = 0.1, mask "batch", source "features", without schedule. There the support
+    also runs in evaluation, and with gradients; neither changes a result.
+    """
+
+    def __init__(
+        self,
+        target: nn.Module,
+        support: nn.Module,
+        p: float = 0.1,
+        mask: str = "batch",
+        source: str = "features",
+        seed: int = 0,
+    ):
+        super().__init__()
+        heads = [module for module in target.modules() if isinstance(module, nn.Linear)]
+        if not heads:
+            raise ValueError(f"{type(target).__name__} has no linear layer to cross features over in front of")
+        for kind, name, names in (("mask", mask, MASKS), ("source", source, SOURCES)):
+            if name not in names:
+                raise unknown(kind, name, names)
+        _check_probability(p)
+        self.target, self.p, self.mask, self.source = target, p, mask, source
+        # Not a submodule: it is neither trained nor saved, and `train()` must not wake its batch norms and dropouts.
+        self._support = (support.eval().requires_grad_(False),)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._features: Tensor | None = None
+        heads[-1].register_forward_pre_hook(self._cross)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The target's output (B, classes) for `images` (B, channels, height, width)."""
+        self._features = pooled_features(self._support[0], images) if self.training else None
+        return self.target(images)
+
+    def _cross(self, head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (features,), pretrained = inputs, self._features
+        if pretrained is None:
+            return inputs
+        if self.source == "mean":
+            pretrained = pretrained.mean(0, keepdim=True).expand_as(pretrained)
+        elif self.source == "zeros":
+            pretrained = torch.zeros_like(pretrained)
+        shared = min(features.shape[1], pretrained.shape[1])
+        rows = () if self.mask == "batch" else (len(features),)
+        uniform = torch.rand(*rows, shared, generator=self._generator)
+        return (crossover(features, pretrained.to(features.dtype), self.p, uniform),)
+
+
+class _Enough(Exception):
+    """The first linear layer is reached."""
+
+
+@torch.no_grad()
+def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
+    """The last feature map of a network before its first linear layer, averaged over space.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Run as it stands, in its mode, as far as its first linear layer.
+    images : Tensor of shape (B, channels, height, width)
+
+    Returns
+    -------
+    Tensor of shape (B, D)
+
+    Raises
+    ------
+    ValueError
+        If no module of the network gives a feature map.
+    """
+    maps: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4:
+            maps[:] = [output]
+
+    def stop(module: nn.Module, inputs: Any) -> None:
+        raise _Enough
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    hooks += [module.register_forward_pre_hook(stop) for module in model.modules() if isinstance(module, nn.Linear)]
+    try:
+        model(images)
+    except _Enough:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not maps:
+        raise ValueError(f"no module of {type(model).__name__} gives a feature map (batch, channels, height, width)")
+    return maps[0].mean((2, 3))
