@@ -1,11 +1,12 @@
 """The explorer: one path from a change to the picture, whoever makes it, and no error unseen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import nbformat
 import pytest
+from matplotlib import pyplot
 from nbclient import NotebookClient
 
 from hetlib import lab
@@ -204,6 +205,41 @@ def test_the_copy_button_holds_the_command(run, monkeypatch):
 
 
 @dataclass(frozen=True)
+class Button:
+    reset: bool = True
+
+
+@dataclass(frozen=True)
+class Quarter:
+    q: float = slider(0.25, 0, 1, 0.25)
+
+
+def test_names_of_buttons_are_taken_and_steps_are_readable():
+    with pytest.raises(TypeError, match="toggles cannot be called reset"):
+        Explorer(lambda s: s, Button())
+    assert Panel(Explorer(lambda s: s, Quarter())).controls["q"].readout_format == ".2f"
+
+
+def test_a_view_that_raises_leaves_no_figure_open():
+    def half(settings):
+        pyplot.figure()
+        if settings.reset_all:
+            raise RuntimeError("half drawn")
+        return pyplot.gcf()
+
+    made = Explorer(half, Half())
+    before = pyplot.get_fignums()
+    with pytest.raises(RuntimeError, match="half drawn"):
+        made.set(reset_all=True)
+    assert pyplot.get_fignums() == before
+
+
+@dataclass(frozen=True)
+class Half:
+    reset_all: bool = False
+
+
+@dataclass(frozen=True)
 class Trial:
     lr: Literal[0.1, 0.01, -1.0] = 0.1
 
@@ -258,8 +294,8 @@ def test_the_picture_moves_while_training_and_the_controls_wait(trainer, monkeyp
     trainer.view = watched
     click(trainer, "run")
     assert [(epoch, waits, stops) for epoch, waits, stops, _ in seen] == [(n, True, False) for n in (1, 2, 3, 3)]
-    assert seen[0][3].startswith("epoch 1 of 3, training loss")
-    assert seen[1][3].startswith("epoch 2 of 3, 0:0")
+    assert seen[0][3].startswith("plainnet5 on digits, seed 0: epoch 1 of 3, training loss")
+    assert seen[1][3].startswith("plainnet5 on digits, seed 0: epoch 2 of 3, 0:0")
     assert not trainer.panel.controls["lr"].disabled
     assert trainer.panel.bar.layout.display == "none"
 
@@ -269,8 +305,8 @@ def test_stop_keeps_what_there_is_and_run_goes_on(trainer):
     original = trainer.panel.explorer.train
 
     def train(tell):
-        def stopping(history, total):
-            tell(history, total)
+        def stopping(history, job):
+            tell(history, job)
             if history.epochs == trainer.stop_at:
                 trainer.panel.controls["stop"].click()
 
@@ -298,14 +334,46 @@ def test_an_error_while_training_is_red_and_the_controls_come_back(trainer):
     assert not trainer.panel.controls["run"].disabled
 
 
+def test_a_second_click_on_run_starts_no_second_training(trainer):
+    trainer.panel._start()
+    first = trainer.panel.thread
+    trainer.panel._start()
+    assert trainer.panel.thread is first
+    first.join(60)
+    assert trainer.result == 3
+
+
+def test_the_source_is_told_of_and_can_be_stopped(run):
+    made = Explorer(epochs, Trial(), run, lambda choice: replace(trial(choice), seed=1, source=trial(choice)))
+    heard = []
+
+    def listen(history, job):
+        heard.append((job.seed, history.epochs))
+        if len(heard) == 1:
+            made.stop()
+
+    with pytest.raises(Stopped, match="seed 0: stopped after 1 of 3"):
+        made.train(listen)
+    assert made.train(listen) == 3
+    assert heard == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+
+
+def test_who_moves_on_is_not_pulled_back(run, monkeypatch):
+    monkeypatch.setattr("hetlib.lab.explorer.REDRAW", 0)
+    made = Explorer(epochs, Trial(), run, trial)
+    assert made.train(lambda history, job: made.set(lr=0.01)) == 0
+    assert made.settings == Trial(lr=0.01)
+    assert made.set(lr=0.1) == 3
+
+
 def test_in_python_train_is_a_call(run):
     made = Explorer(epochs, Trial(), run, trial)
     told = []
-    assert made.train(lambda history, total: told.append((history.epochs, total))) == 3
+    assert made.train(lambda history, job: told.append((history.epochs, job.recipe.epochs))) == 3
     assert told == [(1, 3), (2, 3), (3, 3)]
     made.set(lr=0.01)
     with pytest.raises(Stopped):
-        made.train(lambda history, total: made.stop())
+        made.train(lambda history, job: made.stop())
     with pytest.raises(TypeError, match="no job to train"):
         Explorer(view, Toggles()).train()
     with pytest.raises(TypeError, match="uses the cache and device of a run"):

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from hetlib.errors import unknown
 from hetlib.lab import jobs, notebooks
 from hetlib.lab.jobs import Job
 from hetlib.lab.machine import headless
-from hetlib.lab.panel import Panel
+from hetlib.lab.panel import BUTTONS, Panel
 from hetlib.lab.presets import SEEDS, Run
 from hetlib.lab.toggles import Toggle
 from hetlib.training import History
@@ -79,11 +79,13 @@ class Explorer:
             raise TypeError("an explorer that trains uses the cache and device of a run: Explorer(..., run=run)")
         self.view, self.run, self.job = view, run, job
         self.toggles = {name: Toggle(toggles, name) for name in (f.name for f in fields(toggles))}
+        if taken := sorted(self.toggles.keys() & BUTTONS):
+            raise TypeError(f"toggles cannot be called {', '.join(taken)}: buttons are")
         for name, toggle in self.toggles.items():
             toggle.check(getattr(toggles, name))
         self.settings = self.default = toggles
         self.panel: Panel | None = None
-        self._handles: list[Any] = []
+        self._handles: list[Any] | None = None
         self._stop = threading.Event()
         self.result = self._look(toggles, self._found(toggles))
 
@@ -113,18 +115,18 @@ class Explorer:
         """Go back to the default settings; returns what the view gives for them."""
         return self.set(**{name: getattr(self.default, name) for name in self.toggles})
 
-    def train(self, on_epoch: Callable[[History, int], None] | None = None) -> Any:
-        """Run the training of these settings, or find its result, and redraw while it runs.
+    def train(self, on_epoch: Callable[[History, Job], None] | None = None) -> Any:
+        """Run the training of these settings, its source's first, or find their results, and redraw while it runs.
 
         Parameters
         ----------
         on_epoch : callable, optional
-            Called after every epoch with the history and the number of epochs there will be.
+            Called after every epoch with the history and the job it belongs to.
 
         Returns
         -------
         Any
-            What the view gives for the finished training.
+            What the view gives afterwards.
 
         Raises
         ------
@@ -137,20 +139,24 @@ class Explorer:
         """
         if self.job is None or self.run is None:
             raise TypeError("this explorer has no job to train")
-        settings, job = self.settings, self.job(self.settings)
         self._stop.clear()
+        settings, job = self.settings, self.job(self.settings)
         drawn = time.monotonic()
 
-        def live(history: History) -> bool:
+        def live(history: History, of: Job) -> bool:
             nonlocal drawn
             if on_epoch is not None:
-                on_epoch(history, job.recipe.epochs)
-            if time.monotonic() - drawn > REDRAW:
+                on_epoch(history, of)
+            # Whoever has moved on to other settings is not pulled back.
+            if of is job and self.settings is settings and time.monotonic() - drawn > REDRAW:
                 self._show(settings, history)
                 drawn = time.monotonic()
             return self._stop.is_set()
 
-        return self._show(settings, jobs.train(job, self.run.cache, self.run.device, live).history)
+        for each in (job.source, job):
+            if each is not None:
+                jobs.train(each, self.run.cache, self.run.device, partial(live, of=each))
+        return self.set()
 
     def stop(self) -> None:
         """Stop the training that runs after the epoch it is in."""
@@ -191,15 +197,24 @@ class Explorer:
         return jobs.history_of(self.job(settings), self.run.cache)
 
     def _look(self, settings: Any, history: History | None) -> Any:
-        return self.view(settings) if self.job is None else self.view(settings, history)
+        from matplotlib import pyplot
+
+        before = pyplot.get_fignums()
+        try:
+            return self.view(settings) if self.job is None else self.view(settings, history)
+        except Exception:
+            for number in set(pyplot.get_fignums()).difference(before):
+                pyplot.close(number)  # what the view had begun to draw
+            raise
 
     def _show(self, settings: Any, history: History | None) -> Any:
         result = self._look(settings, history)
         pictures = _pictures(result)
-        if self._handles and len(pictures) != len(self._handles):
-            raise ValueError(f"the view gave {len(pictures)} things to display, and {len(self._handles)} before")
-        for handle, (data, metadata) in zip(self._handles, pictures, strict=False):
-            handle.update(data, metadata=metadata, raw=True)
+        if self._handles is not None:
+            if len(pictures) != len(self._handles):
+                raise ValueError(f"the view gave {len(pictures)} things to display, and {len(self._handles)} before")
+            for handle, (data, metadata) in zip(self._handles, pictures, strict=True):
+                handle.update(data, metadata=metadata, raw=True)
         self.settings, self.result = settings, result
         if self.panel is not None:
             self.panel.sync()

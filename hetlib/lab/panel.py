@@ -7,7 +7,7 @@ from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from hetlib.lab.jobs import Stopped
+from hetlib.lab.jobs import Job, Stopped
 from hetlib.lab.machine import headless
 from hetlib.lab.progress import clock
 from hetlib.training import History
@@ -20,6 +20,8 @@ COPY = (
     "const text = this.dataset.command, done = () => this.textContent = 'Copied';"
     "if (navigator.clipboard) navigator.clipboard.writeText(text).then(done); else prompt('Copy:', text)"
 )
+BUTTONS = frozenset({"reset", "copy", "run", "stop"})
+
 # JupyterLab takes arrow keys and Enter for itself wherever the cursor is not in a text, so that no dropdown and no
 # slider could be moved by keyboard. It leaves alone an element with this attribute, and widgets cannot set one.
 KEYS = """<img alt="" src="data:," onerror="
@@ -115,6 +117,8 @@ class Panel:
         return self.thread is not None and self.thread.is_alive()
 
     def _start(self) -> None:
+        if self._busy():
+            return
         # A thread, because clicks on Stop are heard only while the kernel's own thread is free.
         self.thread = thread = threading.Thread(target=self._train, daemon=True)
         self._enable(training=True)
@@ -122,20 +126,20 @@ class Panel:
         thread.start()
 
     def _train(self) -> None:
-        begun, first = time.monotonic(), 0
+        told: dict[str, tuple[float, int]] = {}  # of each training when it was heard of first, and at which epoch
 
-        def tell(history: History, epochs: int) -> None:
-            nonlocal begun, first
-            if not first:
-                begun, first = time.monotonic(), history.epochs
+        def tell(history: History, job: Job) -> None:
+            epochs = job.recipe.epochs
+            begun, first = told.setdefault(job.label, (time.monotonic(), history.epochs))
             self.bar.max, self.bar.value = epochs, history.epochs
             done, left = history.epochs - first, epochs - history.epochs
             eta = f", {clock((time.monotonic() - begun) / done * left)} left" if done else ""
-            self.message.value = f"epoch {history.epochs} of {epochs}{eta}, training loss {history.loss[-1]:.3f}"
+            state = f"epoch {history.epochs} of {epochs}{eta}, training loss {history.loss[-1]:.3f}"
+            self.message.value = f"{escape(job.label)}: {state}"
 
         try:
             self.explorer.train(tell)
-            self.message.value = "" if first else "nothing to train: this result was kept"
+            self.message.value = "" if told else "nothing to train: this result was kept"
         except Stopped as stopped:
             self.message.value = f"{escape(str(stopped))}; Run goes on from there"
         except Exception as error:
@@ -152,7 +156,7 @@ class Panel:
 def _command(explorer: "Explorer") -> str:
     try:
         return explorer.command
-    except (TypeError, FileNotFoundError):
+    except (TypeError, ValueError, FileNotFoundError):  # no run, no such notebook, no clone
         return ""
 
 

@@ -1,7 +1,7 @@
 """The settings of an explorer as controls: one toggle per field of a frozen dataclass."""
 
-import math
 from dataclasses import field, fields
+from decimal import Decimal
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hetlib.errors import unknown
@@ -57,7 +57,7 @@ class Toggle:
         common |= {"min": low, "max": high, "step": step, "continuous_update": False, "layout": layout}
         if self.type is int:
             return widgets.IntSlider(**common)
-        places = max(0, -math.floor(math.log10(step)))
+        places = max(0, -int(Decimal(str(step)).as_tuple().exponent))
         return widgets.FloatSlider(**common, readout_format=f".{places}f")
 
 
