@@ -30,7 +30,7 @@ def layers() -> list[Bar]:
         ("TLV 512 -> 256, 3x3", down, lambda: plain_down(large, small), 2.5),
         ("TLV kernels 7x7 -> 3x3, 256 x 64", pool, lambda: plain_pool(wide, 3), 100),
     ):
-        measured, reference = milliseconds(ours, plain, repeats=3)
+        measured, reference = milliseconds(ours, plain, repeats=9)
         bars.append(faster(name, "moments, stable sort, one gather", "plain loop", measured, reference, bar))
     return bars
 

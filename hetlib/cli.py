@@ -183,7 +183,7 @@ def _run(
     from hetlib.lab import progress, runner
     from hetlib.lab.journal import Journal
 
-    tasks = [runner.plan(name, preset, parameters, runs) for name in names]
+    tasks = list(dict.fromkeys(runner.plan(name, preset, parameters, runs) for name in names))
     outcomes = progress.follow(tasks, jobs, console, Journal(tasks, runs) if resume else None)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hetlib import __version__, cli
-from hetlib.lab import report
+from hetlib.lab import ledger, page, report
 from tests.conftest import HEAD, RECORD, TAIL
 
 
@@ -215,3 +215,66 @@ def test_every_published_number_has_a_source(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "__file__", str(tmp_path / "report.py"))
     with pytest.raises(ValueError, match="x: the paper's number for 'z' has no source"):
         report.published()
+
+
+def record(**changes):
+    return report.Record(**{**json.loads(RECORD), "notebook": "01_hmt", "seeds": [0, 1, 2], **changes})
+
+
+def metric(*values, name="plainnet5/none/final"):
+    return {name: {"unit": "%", "values": list(values)}}
+
+
+@pytest.mark.parametrize("end", ["", "<!-- table: 02_clafusion -->\n<!-- end of table -->\n"])
+def test_a_table_without_an_end_loses_nothing(tmp_path, end):
+    papers = tmp_path / "papers.md"
+    papers.write_text(f"<!-- table: 01_hmt -->\nprose that matters\n{end}")
+    with pytest.raises(ValueError, match=r"papers.md: \d tables begin and \d end; nothing was written"):
+        report.update_tables(papers, tmp_path)
+    assert "prose that matters" in papers.read_text()
+
+
+def test_names_of_metrics_cannot_break_the_file(tmp_path):
+    papers = tmp_path / "papers.md"
+    papers.write_text("<!-- table: 01_hmt -->\n<!-- end of table -->\n")
+    ledger.write(record(metrics=metric(1, 2, 3, name="a|b\n<!-- end of table --><script>")), tmp_path / "results")
+    assert report.update_tables(papers, tmp_path / "results")
+    assert "&lt;script&gt;" in papers.read_text()
+    assert not report.update_tables(papers, tmp_path / "results"), "a second time changes nothing"
+
+
+def test_other_parameters_are_another_row_and_the_newest_counts():
+    old = record(metrics=metric(1, 1, 1), date="2026-01-01T12:00:00+12:00")
+    new = record(metrics=metric(2, 2, 2), date="2026-01-01T03:00:00+00:00")
+    other = record(metrics=metric(9, 9, 9), parameters={"ORDER": "random"})
+    rows, _ = report.compare(report.published()["01_hmt"], sorted([new, old, other], key=lambda r: r.when))
+    answered = {row.experiment: row.ours for row in rows if row.run}
+    assert len(answered) == 2
+    assert any(name.endswith("(shapes, smoke preset)") and ours.startswith("2.00") for name, ours in answered.items())
+    assert any("ORDER 'random'" in name and ours.startswith("9.00") for name, ours in answered.items())
+
+
+def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):
+    for name, text, notebook in (("good", None, None), ("bad", "{}", None), ("broken", None, "{")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        ledger.path(folder).write_text(text or record(metrics=metric(1, 2, 3)).to_json())
+        if notebook:
+            (folder / "01_hmt.ipynb").write_text(notebook)
+    html = page.write_page(tmp_path / "runs", tmp_path / "results").read_text()
+    assert html.count("(on this machine): 1 metrics") == 1
+    assert "is not a valid record: notebook is missing" in html
+    assert "01_hmt.ipynb is no notebook" in html
+
+
+def test_what_is_not_published_is_named():
+    with pytest.raises(ValueError, match="unknown table '07_tiny'"):
+        report.beside(record(notebook="07_tiny"))
+    with pytest.raises(ValueError, match="unknown baseline 'nothing'"):
+        report.effects({"none": [1.0, 2.0]}, baseline="nothing")
+
+
+def test_a_notebook_named_twice_runs_once(hetlib, clone):
+    code, out, _ = hetlib("reproduce", "--preset", "smoke", "-n", "7", "-n", "07")
+    assert code == 0
+    assert out.count("07_tiny-smoke") == 1

@@ -232,6 +232,7 @@ def test_a_view_that_raises_leaves_no_figure_open():
     with pytest.raises(RuntimeError, match="half drawn"):
         made.set(reset_all=True)
     assert pyplot.get_fignums() == before
+    pyplot.close("all")
 
 
 @dataclass(frozen=True)
@@ -428,3 +429,19 @@ def test_an_executed_notebook_holds_one_plain_picture_no_widget_and_every_error(
     assert changed == []
     assert "unknown value of order 'lost'" in failed[0].evalue
     assert "widgets" not in notebook.metadata
+
+
+def test_a_command_that_would_not_give_these_settings_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="07_tiny has no parameter for lr"):
+        _ = Explorer(epochs, Trial(), run, trial).command
+    odd = lab.start("07_tiny", "smoke", seeds=[5], cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"seeds \(5,\) cannot be asked for"):
+        _ = Explorer(view, Toggles(), odd).command
+    assert "copy" not in show(Explorer(view, Toggles(), odd)).panel.controls
+
+
+def test_after_stop_the_picture_is_the_last_epoch(run):
+    made = Explorer(epochs, Trial(), run, trial)
+    with pytest.raises(Stopped):
+        made.train(lambda history, job: made.stop() if history.epochs == 2 else None)
+    assert made.result == 2

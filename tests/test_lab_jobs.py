@@ -1,5 +1,11 @@
 """Trainings described as data: found again, seeded, resumed, and the same in other processes."""
 
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -96,3 +102,49 @@ def test_the_parent_knows_what_its_processes_computed(tmp_path):
         cache = Cache(tmp_path)
         train_all(work, cache, processes=2)
         assert (cache.misses, cache.hits) == expected
+
+
+def test_an_error_is_told_before_everything_else_has_trained(tmp_path):
+    cache, long = Cache(tmp_path), QUICK.changed(epochs=30)
+    bad = Job("plainnet5", "digits", QUICK, options=SMALL | {"kernel": 3})
+    good = [Job("plainnet5", "digits", long, seed=seed, options=SMALL) for seed in range(8)]
+    with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
+        train_all([bad, *good], cache, processes=2)
+    assert sum(cache.has(cache.key(asdict(job), jobs.uses(job))) for job in good) < len(good)
+
+
+ORPHANS = """
+import sys
+from hetlib.lab.cache import Cache
+from hetlib.lab.jobs import Job, train_all
+from hetlib.training import Recipe
+
+if __name__ == "__main__":
+    recipe = Recipe(epochs=100_000, precision="fp32", augment=False)
+    train_all([Job("plainnet5", "digits", recipe, seed=seed) for seed in (0, 1)], Cache(sys.argv[1]), processes=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_no_training_outlives_who_waits_for_it(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path / "cache")], stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "cache").glob("scratch/*"))) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        children = [path.parent for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == process.pid]
+        assert len(children) >= 2
+        process.kill()
+    while any(child.exists() for child in children):
+        assert time.monotonic() < deadline, "a training outlived its parent"
+        time.sleep(0.2)
+
+
+def parent_of(stat):
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

@@ -100,3 +100,11 @@ def test_a_killed_run_goes_on_with_what_is_left(tiny, tmp_path):
     assert console.file.getvalue().startswith("kept")
     assert (tasks[0].folder / "ran").read_text() == "x"
     assert list((tmp_path / "runs").glob("unfinished-*")) == []
+
+
+def test_what_was_edited_while_it_ran_is_run_again(planned, tmp_path):
+    running = Journal(planned, tmp_path)
+    finish(planned[0])
+    planned[0].source.write_text(planned[0].source.read_text() + "\n# %%\n1\n")
+    running.add(planned[0])
+    assert not Journal(planned, tmp_path).done(planned[0])

@@ -133,3 +133,17 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
 
 def test_peak_memory_is_plausible():
     assert 50 < machine.peak_memory("cpu") < 64_000
+
+
+@pytest.mark.parametrize("values", [[], [10**400], [1.7e308], [float("inf")]])
+def test_values_that_no_interval_can_be_made_of_are_refused(values):
+    metrics = {"a": {"unit": "%", "values": values}}
+    with pytest.raises(ValueError, match=r"metrics\['a'\]\['values'\] must be finite numbers"):
+        replace(RECORD, metrics=metrics, seeds=list(range(len(values))))
+
+
+def test_a_text_nested_too_deep_is_no_record(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"deep.json is no JSON text"):
+        ledger.read(path)

@@ -100,3 +100,9 @@ def test_the_command_line_lists_and_cleans(cache, capsys):
     assert say("gc").startswith("0 things, 0.0 MiB removed")
     assert "2 things" in say("ls")
     assert tidy.kept(cache)
+
+
+def test_zero_days_mean_all_whatever_the_clock_says(cache):
+    age(cache.path(cache.key({"n": 3})), -1)
+    sweep(cache, 0)
+    assert kept(cache) == []

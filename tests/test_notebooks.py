@@ -209,3 +209,25 @@ def test_outside_a_clone_the_message_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "hetlib" / "lab" / "notebooks.py"))
     with pytest.raises(FileNotFoundError, match="run hetlib inside a clone"):
         notebooks.folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "hello", "{}", "[]", '{"cells": ['])
+def test_what_is_no_notebook_is_named(tmp_path, content):
+    path = tmp_path / "broken.ipynb"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"broken.ipynb is no notebook"):
+        notebooks.faults(notebooks.read(path))
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ('# %% tags=["parameters"]\nX = f(3)\n', "parameter X has no plain literal"),
+        ('# %% tags=["parameters"]\nX = = 3\n', "the parameters cell is no Python"),
+        ("# %%\nX = 3\n", "no cell tagged `parameters`"),
+    ],
+)
+def test_parameters_that_cannot_be_read_are_named(text, cell, says):
+    text.write_text(cell)
+    with pytest.raises(ValueError, match=says):
+        notebooks.accept(notebooks.read(text), {"X": 4})

@@ -36,7 +36,7 @@ class Explorer:
     ----------
     view : callable
         Takes the settings; gives a figure, or a list of things to display, as many for all settings. Pure and quick.
-        With `job` it takes a second argument: the `History` of that training, None where it was never begun.
+        With `job` it takes a second argument: the `History` of that training, None where none was finished.
     toggles : frozen dataclass
         The default settings. A field typed as `Literal` becomes a dropdown, `bool` a checkbox, `int` or `float` made
         by `slider` a slider. Metadata "label" replaces the field's name and "help" is its tooltip.
@@ -141,10 +141,11 @@ class Explorer:
             raise TypeError("this explorer has no job to train")
         self._stop.clear()
         settings, job = self.settings, self.job(self.settings)
-        drawn = time.monotonic()
+        drawn, latest = time.monotonic(), None
 
         def live(history: History, of: Job) -> bool:
-            nonlocal drawn
+            nonlocal drawn, latest
+            latest = history if of is job else None
             if on_epoch is not None:
                 on_epoch(history, of)
             # Whoever has moved on to other settings is not pulled back.
@@ -153,9 +154,14 @@ class Explorer:
                 drawn = time.monotonic()
             return self._stop.is_set()
 
-        for each in (job.source, job):
-            if each is not None:
-                jobs.train(each, self.run.cache, self.run.device, partial(live, of=each))
+        try:
+            for each in (job.source, job):
+                if each is not None:
+                    jobs.train(each, self.run.cache, self.run.device, partial(live, of=each))
+        except jobs.Stopped:
+            if latest is not None and self.settings is settings:
+                self._show(settings, latest)
+            raise
         return self.set()
 
     def stop(self) -> None:
@@ -172,11 +178,17 @@ class Explorer:
         ------
         TypeError
             If the explorer does not know its run.
+        ValueError
+            If the notebook does not declare a toggle, or the run's seeds are not the first ones.
         FileNotFoundError
             If hetlib runs outside a clone of the project.
         """
         if self.run is None:
             raise TypeError("an explorer without a run has no command: Explorer(..., run=run)")
+        if lacking := [name for name in self.toggles if name.upper() not in self._declared]:
+            raise ValueError(f"{self.run.notebook} has no parameter for {', '.join(lacking)}")
+        if self.run.seeds != tuple(range(len(self.run.seeds))):
+            raise ValueError(f"seeds {self.run.seeds} cannot be asked for by number")
         seeds = len(self.run.seeds) if len(self.run.seeds) != SEEDS[self.run.preset] else 0
         given = {"DATA": self.run.data or "", "SEEDS": seeds} | self.run.parameters
         given |= {name: getattr(self.settings, name) for name in self.toggles}

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
-import torch
-
 from hetlib.files import write
 from hetlib.lab import ledger, machine
 from hetlib.lab.cache import Cache
@@ -147,9 +145,7 @@ def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
         return {}
     # A process each, because a process's highest memory never falls again.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, context, initializer=torch.set_num_threads, initargs=(1,), max_tasks_per_child=1
-    ) as pool:
+    with ProcessPoolExecutor(1, context, initializer=machine.begin_worker, max_tasks_per_child=1) as pool:
         costs = {kind: pool.submit(probe, job, device) for kind, job in kinds.items()}
         return {kind: future.result() for kind, future in costs.items()}
 

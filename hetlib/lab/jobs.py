@@ -17,7 +17,7 @@ from torch import nn
 from hetlib import data, published, recipe, shapes, training, zoo
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
-from hetlib.lab.machine import headless, unattended
+from hetlib.lab.machine import begin_worker, headless, unattended
 from hetlib.training import History, Recipe, fit
 
 
@@ -206,13 +206,17 @@ def _in_processes(jobs: dict[str, Job], cache: Cache, device: str | torch.device
             return done
         # Spawned, not forked: a forked child inherits the locks of torch's and the notebook's threads.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        pool = ProcessPoolExecutor(processes, context, initializer=begin_worker)
+        try:
             keys = {pool.submit(_fetch_apart, job, cache.root, device): key for key, job in jobs.items()}
             for future in as_completed(keys):
                 done[keys[future]], computed, reused = future.result()
                 cache.computed += computed
                 cache.reused += reused
                 bar.update(task, description=jobs[keys[future]].label, advance=1)
+        finally:
+            # After an error nothing new is begun, and nobody waits to hear of it for what still trains.
+            pool.shutdown(wait=len(done) == len(jobs), cancel_futures=True)
     return done
 
 

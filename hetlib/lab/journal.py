@@ -25,6 +25,8 @@ class Journal:
 
     def __init__(self, tasks: Sequence[Task], runs: Path):
         name = hashlib.sha256("\n".join(task.folder.name for task in tasks).encode()).hexdigest()[:8]
+        # Taken before anything runs: what is changed meanwhile was not run.
+        self._states = {task: _state(task) for task in tasks}
         self.path = Path(runs) / f"unfinished-{name}.json"
         self.finished: dict[str, str] = {}
         try:
@@ -35,7 +37,7 @@ class Journal:
 
     def done(self, task: Task) -> bool:
         """Whether a task ended well, its record is still there, and neither it nor hetlib's code changed since."""
-        if self.finished.get(task.folder.name) != _state(task):
+        if self.finished.get(task.folder.name) != self._states[task]:
             return False
         try:
             ledger.read(ledger.path(task.folder))
@@ -45,7 +47,7 @@ class Journal:
 
     def add(self, task: Task) -> None:
         """Note that a task ended well."""
-        self.finished[task.folder.name] = _state(task)
+        self.finished[task.folder.name] = self._states[task]
         write(self.path, json.dumps(self.finished, indent=1) + "\n")
 
     def close(self) -> None:

@@ -15,6 +15,8 @@ from hetlib import files
 from hetlib.data import Images
 from hetlib.lab import machine
 
+LARGEST = 1e150
+
 
 @dataclass(frozen=True)
 class Record:
@@ -73,6 +75,11 @@ class Record:
         if problems := _problems(asdict(self)):
             raise ValueError(f"not a valid record: {'; '.join(problems)}")
 
+    @property
+    def when(self) -> datetime:
+        """`date` in UTC."""
+        return datetime.fromisoformat(self.date).astimezone(UTC)
+
     def to_json(self) -> str:
         """The record as a JSON text."""
         return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -126,7 +133,7 @@ def read(path: str | os.PathLike) -> Record:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON text: {error}") from error
     if problems := _problems(content):
         raise ValueError(f"{path} is not a valid record: {'; '.join(problems)}")
@@ -143,7 +150,7 @@ def read_all(folder: str | os.PathLike) -> list[Record]:
     """
     folder = Path(folder)
     found = [*folder.glob("*.json"), *folder.glob("*/record.json")]
-    return sorted((read(file) for file in found), key=lambda record: record.date)
+    return sorted((read(file) for file in found), key=lambda record: record.when)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -198,7 +205,7 @@ def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
     if not isinstance(metric, Mapping) or set(metric) != {"unit", "values"} or not isinstance(metric["unit"], str):
         return [f"metrics[{name!r}] must be {{'unit': text, 'values': [...]}}, got {metric!r}"]
     values = metric["values"]
-    if not isinstance(values, list | tuple) or not all(map(_amount, values)):
+    if not isinstance(values, list | tuple) or not values or not all(map(_amount, values)):
         return [f"metrics[{name!r}]['values'] must be finite numbers, got {values!r}"]
     if len(values) != len(seeds):
         return [f"metrics[{name!r}] has {len(values)} values for {len(seeds)} seeds"]
@@ -218,7 +225,8 @@ def _count(value: Any) -> bool:
 
 
 def _amount(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Larger ones overflow where they are squared.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def _object(value: Any) -> bool:

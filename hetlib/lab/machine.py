@@ -1,9 +1,11 @@
 """What a run knows about the machine, the code and whether anybody is looking."""
 
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +69,19 @@ def headless() -> bool:
     from IPython import get_ipython
 
     return not hasattr(get_ipython(), "kernel")
+
+
+def begin_worker() -> None:
+    """Prepare a process that trains: one thread, and none that outlives whoever waits for it."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _git(*arguments: str, cwd: Path) -> str:

@@ -80,7 +80,11 @@ def read(path: str | Path) -> NotebookNode:
     import nbformat
 
     if Path(path).suffix == ".ipynb":
-        return nbformat.read(path, as_version=4)
+        try:
+            return nbformat.read(path, as_version=4)
+        except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{path} is no notebook: {reason}") from error
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata, notebook.nbformat, notebook.nbformat_minor = nbformat.from_dict(METADATA), 4, 5
     seen: Counter[str] = Counter()
@@ -108,10 +112,17 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
     """
     found = {}
     for cell in tagged(notebook, "parameters"):
-        for node in ast.parse(cell.source).body:
+        try:
+            lines = ast.parse(cell.source).body
+        except SyntaxError as error:
+            raise ValueError(f"the parameters cell is no Python: {error}") from error
+        for node in lines:
             target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
             if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-                found[target.id] = ast.literal_eval(node.value)
+                try:
+                    found[target.id] = ast.literal_eval(node.value)
+                except ValueError as error:
+                    raise ValueError(f"parameter {target.id} has no plain literal as its default") from error
     return found
 
 
@@ -124,6 +135,8 @@ def accept(notebook: NotebookNode, given: Mapping[str, Any]) -> dict[str, Any]:
         If a parameter is not declared (names the nearest) or its value is of another type than the default.
     """
     declared = parameters(notebook)
+    if given and not declared:
+        raise ValueError("the notebook has no cell tagged `parameters`, so it takes none")
     for name in given:
         if name not in declared:
             raise unknown("parameter", name, declared)

@@ -42,10 +42,10 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
     Raises
     ------
     ValueError
-        If a record is not valid; the message names file and field.
+        If a committed record is not valid; the message names file and field. A run that cannot be read is left out,
+        and the page says so.
     """
-    folders = sorted(path.parent for path in Path(runs).glob("*/record.json"))
-    here = [(ledger.read(ledger.path(folder)), folder) for folder in folders]
+    here, unread = _runs(Path(runs))
     on_record = ledger.read_all(results)
     known = published()
     links = "".join(f"<a href='#{name}'>{escape(section['title'])}</a>" for name, section in known.items())
@@ -57,8 +57,20 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
         parts.append(_paper(name, section, on_record, [record for record, _ in here]))
     parts.append("<h2 id='runs'>Every run</h2>")
     parts += [_run(record, "on record", []) for record in on_record]
-    parts += [_run(record, "on this machine", _figures(folder)) for record, folder in here]
+    parts += [_run(record, "on this machine", figures) for record, figures in here]
+    parts += [f"<p role='alert'>left out: {escape(problem)}</p>" for problem in unread]
     return write(Path(runs) / "report.html", "\n".join(parts))
+
+
+def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
+    """Records and figures of the runs in a folder, the oldest first, and what kept others from being read."""
+    found, unread = [], []
+    for path in folder.glob("*/record.json"):
+        try:
+            found.append((ledger.read(path), _figures(path.parent)))
+        except ValueError as error:
+            unread.append(str(error))
+    return sorted(found, key=lambda run: run[0].when), unread
 
 
 def _paper(name: str, section: dict[str, Any], on_record: Iterable[Record], here: Iterable[Record]) -> str:
@@ -97,7 +109,7 @@ def _run(record: Record, where: str, figures: Sequence[str]) -> str:
 def _facts(record: Record) -> list[str]:
     commit = (record.commit or "no commit")[:8] + (" with changes" if record.dirty else "")
     return [
-        record.date[:16].replace("T", " ") + " UTC",
+        f"{record.when:%Y-%m-%d %H:%M} UTC",
         f"{record.device}, {record.precision}, {record.threads} threads",
         f"{record.seconds:.0f} s, {record.peak_mib:.0f} MiB",
         f"{record.data['name']} ({record.data['train']} training and {record.data['test']} test images)",

@@ -17,7 +17,8 @@ from hetlib.report import aligned
 
 NOT_RUN = "not run"
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
-TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+START = "<!-- table: "
+TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
 FOLDED = 12
 """A table with more rows than these that were not run shows them only when asked."""
 
@@ -49,10 +50,13 @@ def published() -> dict[str, dict[str, Any]]:
     Raises
     ------
     ValueError
-        If a number has no source.
+        If a number has no source, or two rows of a notebook name one metric.
     """
     content = tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
     for name, section in content.items():
+        answered = [row["metric"] for row in section["rows"]]
+        if twice := {metric for metric in answered if answered.count(metric) > 1}:
+            raise ValueError(f"{name}: two rows are answered by one metric: {', '.join(sorted(twice))}")
         for row in section["rows"]:
             for column in ("paper", "released"):
                 if column in row and not row[column].get("source"):
@@ -68,7 +72,7 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
     section : mapping
         A notebook's part of `published`.
     records : iterable of Record
-        That notebook's records, the oldest first; of two records of one preset and data set the newer counts.
+        That notebook's records, the oldest first; of two with one preset, data set and parameters the newer counts.
 
     Returns
     -------
@@ -77,15 +81,20 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
     sources : list of str
         Where the published numbers stand; a row says [1] for the first of them.
     """
-    latest = {(record.preset, record.data["name"], metric): record for record in records for metric in record.metrics}
+    latest = {(_conditions(record), metric): record for record in records for metric in record.metrics}
     sources: list[str] = []
     rows = []
     for entry in section["rows"]:
-        answers = [key for key in latest if key[2] == entry["metric"]]
-        rows += [_row(entry, sources, latest.pop(key), key[2]) for key in answers] or [_row(entry, sources)]
-    return rows + [
-        _row({"what": metric}, sources, record, metric) for (_, _, metric), record in latest.items()
-    ], sources
+        answers = [key for key in latest if key[1] == entry["metric"]]
+        rows += [_row(entry, sources, latest.pop(key), key[1]) for key in answers] or [_row(entry, sources)]
+    rows += [_row({"what": metric}, sources, record, metric) for (_, metric), record in latest.items()]
+    return rows, sources
+
+
+def _conditions(record: Record) -> str:
+    """Data set, preset and the parameters that differ from what the preset says, as text."""
+    given = [f"{name} {value!r}" for name, value in sorted(record.parameters.items()) if name != "PRESET"]
+    return ", ".join([record.data["name"], f"{record.preset} preset", *given])
 
 
 def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = None, metric: str = "") -> Row:
@@ -95,7 +104,7 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     if record is None:
         return Row(entry["what"], paper, released, NOT_RUN, NOT_RUN)
     values, unit = record.metrics[metric]["values"], record.metrics[metric]["unit"]
-    where = f"{entry['what']} ({record.data['name']}, {record.preset} preset)"
+    where = f"{entry['what']} ({_conditions(record)})"
     target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
     decided = verdict(values, target) if record.preset == "paper" or target is None else "another protocol"
@@ -150,7 +159,8 @@ def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def _lines(rows: Iterable[Row]) -> str:
     lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    plain = lambda cell: " ".join(escape(cell, quote=False).replace("|", "/").split())
+    return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,7 +183,10 @@ class Table:
 
 def beside(record: Record) -> Table:
     """What a run measured, beside the published numbers of its paper: the rows that its record answers."""
-    section = published()[record.notebook]
+    known = published()
+    if record.notebook not in known:
+        raise unknown("table", record.notebook, known)
+    section = known[record.notebook]
     answered = [row for row in section["rows"] if row["metric"] in record.metrics]
     metrics = {row["metric"]: record.metrics[row["metric"]] for row in answered}
     rows, sources = compare(section | {"rows": answered}, [replace(record, metrics=metrics)])
@@ -200,6 +213,8 @@ def effects(values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%
         Per way its mean, the mean difference from the baseline on the same seed with its 95 % interval, and whether
         that interval excludes zero.
     """
+    if baseline not in values:
+        raise unknown("baseline", baseline, values)
     lines = [(title, "ours (mean ± 95 % CI, n)", f"minus {baseline!r}, same seed", "verdict")]
     for way, found in values.items():
         gains = [ours - theirs for ours, theirs in zip(found, values[baseline], strict=True)]
@@ -230,7 +245,7 @@ def update_tables(papers: str | Path, results: str | Path) -> bool:
     Raises
     ------
     ValueError
-        If a marker names a notebook without published rows, or a record is not valid.
+        If a marker names a notebook without published rows, lacks its end, or a record is not valid.
     """
     known, records = published(), ledger.read_all(results)
 
@@ -242,7 +257,9 @@ def update_tables(papers: str | Path, results: str | Path) -> bool:
         return f"{match[1]}{markdown(*compare(known[name], mine))}{match[3]}"
 
     before = Path(papers).read_text(encoding="utf-8")
-    after = TABLE.sub(table, before)
+    after, replaced = TABLE.subn(table, before)
+    if replaced != before.count(START):
+        raise ValueError(f"{papers}: {before.count(START)} tables begin and {replaced} end; nothing was written")
     if after != before:
         write(papers, after)
     return after != before

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,27 +88,30 @@ def sweep(cache: Cache, days: float = 30, dry: bool = False) -> list[Kept]:
         raise ValueError(f"days must not be negative, got {days}")
     gone = []
     for each in kept(cache):
-        if (each.days >= days or each.label == DAMAGED) and (dry or _remove(cache, each)):
+        if (days == 0 or each.days >= days or each.label == DAMAGED) and (dry or _remove(cache, each)):
             gone.append(each)
     return gone
 
 
 def _results(cache: Cache) -> Iterator[Kept]:
     for path in (cache.root / "entries").glob("*.safetensors"):
-        yield _kept(path.stem, _label(path), path)
+        with suppress(FileNotFoundError):  # another process was quicker
+            yield _kept(path.stem, _label(path), path)
 
 
 def _interrupted(cache: Cache) -> Iterator[Kept]:
     for path in (cache.root / "scratch").glob("*"):
-        if path.name[:1] != ".":
-            yield _kept(path.name, "interrupted", path)
+        with suppress(FileNotFoundError):
+            if path.name[:1] != ".":
+                yield _kept(path.name, "interrupted", path)
 
 
 def _leftovers(cache: Cache) -> Iterator[Kept]:
     for path in (*cache.root.glob("entries/.*.part"), *cache.root.glob("scratch/.*.part")):
-        half = _kept("", "half a file", path)
-        if half.days * 24 > 1:  # younger ones may be in the writing
-            yield half
+        with suppress(FileNotFoundError):
+            half = _kept("", "half a file", path)
+            if half.days * 24 > 1:  # younger ones may be in the writing
+                yield half
 
 
 def _kept(key: str, label: str, path: Path) -> Kept:
