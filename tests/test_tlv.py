@@ -180,6 +180,10 @@ class TestWidth:
         with pytest.raises(ValueError, match="resize_kernel comes first"):
             tlv.resize_width(draw(8, 3, 3, 3), draw(5, 3, 1, 1))
 
+    def test_a_base_of_another_shape_is_refused(self):
+        with pytest.raises(ValueError, match=r"base must have the shape \(6, 5, 3, 3\), got \(6, 4, 3, 3\)"):
+            tlv.resize_width(draw(4, 5, 3, 3), draw(6, 4, 3, 3), base=draw(6, 4, 3, 3))
+
     def test_half_precision_and_double(self):
         for dtype in (torch.float64, torch.bfloat16, torch.float16):
             assert tlv.resize_width(draw(8, 3, 3, 3).to(dtype), draw(5, 4, 3, 3).to(dtype)).dtype == dtype

@@ -152,10 +152,7 @@ def _map_width(
         return chosen
 
     (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
-    ground = target
-    if outputs < wanted and inputs > slots:
-        shape = (wanted, inputs, *weight.shape[2:])
-        ground = _he_normal(weight, shape, generator) if base is None else base
+    ground = _ground(weight, target, base, generator, legacy_random)
     # Numbers of slices are worked out on the CPU, whatever holds the slices: they are small, and sorted faster there.
     mean, variance = (moment.cpu() for moment in moments(weight))
     ground_mean, ground_variance = (moment.cpu() for moment in moments(ground.to(weight)))
@@ -177,6 +174,22 @@ def _map_width(
         of_slices = torch.cat((variance.flatten(), ground_variance.flatten()))[index]
         index = index.gather(1, choose(of_slices, slots, keep))
     return index.to(weight.device), ground
+
+
+def _ground(
+    weight: Tensor, target: Tensor, base: Tensor | None, generator: torch.Generator | None, legacy_random: bool
+) -> Tensor:
+    """What is written over where a layer grows: the target, or a base for more filters with fewer inputs."""
+    if len(weight) >= len(target) or weight.shape[1] <= target.shape[1]:
+        return target
+    shape = (len(target), *weight.shape[1:])
+    if base is not None:
+        if base.shape != shape:
+            raise ValueError(f"base must have the shape {shape}, got {tuple(base.shape)}")
+        return base
+    if legacy_random:
+        torch.randn(*shape, generator=generator)  # drawn and overwritten there
+    return _he_normal(weight, shape, generator)
 
 
 def fill(
