@@ -173,7 +173,7 @@ def _map_width(
     if inputs > slots:
         of_slices = torch.cat((variance.flatten(), ground_variance.flatten()))[index]
         index = index.gather(1, choose(of_slices, slots, keep))
-    return index.to(weight.device), ground
+    return index, ground
 
 
 def _ground(
@@ -232,8 +232,8 @@ def fill(
     weight = resize_kernel(weight, size, pool, pad=pad, generator=generator)
     index, ground = _map_width(weight, target, keep, drop, None, generator, legacy_random)
     if shuffle:
-        index = index[torch.randperm(len(index), generator=generator).to(index.device)]
-        index = index.gather(1, permutations(index.shape[0], index.shape[1], generator).to(index.device))
+        index = index[torch.randperm(len(index), generator=generator)]
+        index = index.gather(1, permutations(index.shape[0], index.shape[1], generator))
     return gather_slices(weight, ground, index)
 
 
