@@ -1,17 +1,18 @@
 """TLV beside its plain loops: layers made wider, narrower and pooled, and the parts that take the time."""
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from benchmarks.harness import Bar, faster, milliseconds
-from hetlib import hmt, tlv
+from hetlib import tlv
 from hetlib.kernels.choose import moments
+
+RANKED = "moments, stable sort, one gather"
 
 
 def run() -> list[Bar]:
-    """Measure the bars of one layer, of the parts, and two whole transfers."""
-    return [*layers(), *parts(), *wholes()]
+    """Measure the bars of one layer and of the parts."""
+    return [*layers(), *parts()]
 
 
 def layers() -> list[Bar]:
@@ -25,13 +26,13 @@ def layers() -> list[Bar]:
     assert_close_but_for_ties(down(), plain_down(large, small))
     torch.testing.assert_close(pool(), plain_pool(wide, 3))
     bars = []
-    for name, ours, plain, bar in (
-        ("TLV 256 -> 512, 3x3", up, lambda: plain_up(small, large), 15),
-        ("TLV 512 -> 256, 3x3", down, lambda: plain_down(large, small), 2.5),
-        ("TLV kernels 7x7 -> 3x3, 256 x 64", pool, lambda: plain_pool(wide, 3), 100),
+    for name, way, ours, plain, bar in (
+        ("TLV 256 -> 512, 3x3", RANKED, up, lambda: plain_up(small, large), 15),
+        ("TLV 512 -> 256, 3x3", RANKED, down, lambda: plain_down(large, small), 2.5),
+        ("TLV kernels 7x7 -> 3x3, 256 x 64", "one product", pool, lambda: plain_pool(wide, 3), 100),
     ):
         measured, reference = milliseconds(ours, plain, repeats=9)
-        bars.append(faster(name, "moments, stable sort, one gather", "plain loop", measured, reference, bar))
+        bars.append(faster(name, way, "plain loop", measured, reference, bar))
     return bars
 
 
@@ -49,20 +50,6 @@ def parts() -> list[Bar]:
         faster("variance of 512 x 512 slices of 3x3", "moments", "torch.var", ours, plain, 5),
         faster("statistics of VGG's first linear layer", "mean and norm", "torch.mean, torch.std", fast, slow, 1.5),
     ]
-
-
-def wholes() -> list[Bar]:
-    """Whole transfers beside HMT's; nothing is asked of these ratios."""
-    bars = []
-    for here, there in (("vgg16", "resnet18"), ("resnet50", "mobilenet_v2")):
-        source, target = (getattr(torchvision.models, name)(weights=None) for name in (here, there))
-        ours, placed = milliseconds(
-            lambda source=source, target=target: tlv.transfer(source, target),
-            lambda source=source, target=target: hmt.transfer(source, target),
-            repeats=3,
-        )
-        bars.append(faster(f"whole transfer {here} -> {there}", "tlv.transfer", "hmt.transfer", ours, placed, 0))
-    return bars
 
 
 def plain_up(weight: Tensor, target: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +148,14 @@ def parent_of(stat):
         return int(stat.read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None
+
+
+def test_any_method_feeds_a_job_and_its_kernels_are_part_of_the_key(cache):
+    source = Job("plainnet5", "digits", QUICK, options=SMALL)
+    heirs = [replace(source, seed=1, source=source, method=method) for method in jobs.KERNELS]
+    fed = [start(heir, cache) for heir in heirs]
+    assert not same(*fed)
+    for heir in heirs:
+        names = {module.__name__.removeprefix("hetlib.") for module in jobs.uses(heir)}
+        assert {heir.method, *jobs.KERNELS[heir.method]} <= names
+        assert heir.label.endswith(f"({heir.method}), seed 1")

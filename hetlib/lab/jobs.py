@@ -20,6 +20,9 @@ from hetlib.lab.cache import Cache
 from hetlib.lab.machine import begin_worker, headless, unattended
 from hetlib.training import History, Recipe, fit
 
+KERNELS = {"hmt": ("kernels.resize",), "tlv": ("kernels.choose", "kernels.slices", "kernels.variance")}
+"""The kernels that each method's transfer computes with: its results depend on their code."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -58,7 +61,7 @@ class Job:
     @property
     def label(self) -> str:
         """A short name for people: what is trained on what, and how it started."""
-        start = "" if self.source is None else f" from {self.source.model} ({self.transfer.get('order', 'chain')})"
+        start = "" if self.source is None else f" from {self.source.model} ({self.transfer.get('order', self.method)})"
         return f"{self.model} on {self.data}{start}, seed {self.seed}"
 
     def load(self, split: str) -> Images:
@@ -249,4 +252,4 @@ def uses(job: Job) -> tuple[ModuleType, ...]:
     shared = (data, published, shapes, recipe, training, zoo)
     if job.source is None:
         return shared
-    return (*shared, *(import_module(f"hetlib.{name}") for name in (job.method, "match", "kernels.resize")))
+    return (*shared, *(import_module(f"hetlib.{name}") for name in (job.method, "match", *KERNELS[job.method])))
