@@ -170,6 +170,11 @@ class TestWidth:
         assert torch.equal(found, plain_width(weight, target, keep, drop, base))
         assert all(torch.equal(*pair) for pair in zip((weight, target, base), before, strict=True))
 
+    def test_parameters_are_taken_as_they_are(self):
+        weight, target = draw(8, 3, 3, 3), draw(5, 4, 3, 3, seed=1)
+        found = tlv.resize_width(nn.Parameter(weight), nn.Parameter(target))
+        assert torch.equal(found, tlv.resize_width(weight, target))
+
     def test_an_equal_shape_is_copied(self):
         weight = draw(4, 3, 3, 3)
         assert torch.equal(tlv.resize_width(weight, draw(4, 3, 3, 3, seed=1)), weight)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from hetlib.errors import unknown
 
+BLOCK = 2**15
+"""Taps whose deviations are held at a time."""
 HOW = ("interleaved", "max", "min", "two_tailed", "random")
 
 
@@ -96,6 +98,7 @@ def permutations(rows: int, n: int, generator: torch.Generator | None = None) ->
     return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
 
 
+@torch.no_grad()
 def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population variance of every slice of a weight.
 
@@ -112,7 +115,12 @@ def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
     # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
     average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
     mean = taps @ average
-    return mean, (taps - mean.unsqueeze(2)).square_() @ average
+    variance = torch.empty_like(mean)
+    # Some filters at a time: their deviations stay in the cache, and no memory is asked for and given back each time.
+    few = max(1, BLOCK // max(1, taps[0].numel()))
+    for rows, centre, out in zip(taps.split(few), mean.split(few), variance.split(few), strict=True):
+        torch.matmul((rows - centre.unsqueeze(2)).square_(), average, out=out)
+    return mean, variance
 
 
 def of_filters(mean: Tensor, variance: Tensor) -> Tensor:
