@@ -130,7 +130,7 @@ def get(name: Annotated[str, typer.Argument(help="Name of a data set: see `hetli
     """Download a data set, unless it is here."""
     from hetlib import data
 
-    for split in ("train", "test"):
+    for split in data.splits(name):
         console.print(f"{name} {split}: {len(data.load(name, split, download=True)):,} images", highlight=False)
 
 

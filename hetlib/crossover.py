@@ -4,15 +4,23 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 2024 (DOI 10.1007/978-3-031-63929-6_21), after its released code.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hetlib.data import Images, normalise
 from hetlib.errors import unknown
+from hetlib.training import use_bf16
 
 MASKS = ("batch", "image")
 SOURCES = ("features", "mean", "zeros")
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "falling": lambda done: 1.0 - done,
+    "rising": lambda done: done,
+}
 
 
 def crossover(features: Tensor, pretrained: Tensor, p: float, uniform: Tensor | None = None) -> Tensor:
@@ -61,14 +69,16 @@ class Crossover(nn.Module):
     """A network in training, whose last features are crossed over with those of a frozen support network.
 
     Immediately before the target's last linear layer, channels of its features are replaced by channels of the
-    support's, anew for every batch. In evaluation mode this is the target and nothing else.
+    support's, anew for every batch. In evaluation mode this is the target and nothing else. Like dropout it draws from
+    torch's global generator, so `hetlib.training.fit` resumes it to the bit.
 
     Parameters
     ----------
     target : nn.Module
         The network that is trained; ends in a linear layer.
     support : nn.Module
-        The frozen network. Its last feature map before its first linear layer is averaged over space to (B, D).
+        The frozen network. Its last feature map before its first linear layer is averaged over space to (B, D); if D
+        is less than the C features of the target, only the first D of these are ever replaced.
     p : float
         Probability of each channel to be replaced.
     mask : {"batch", "image"}
@@ -76,13 +86,15 @@ class Crossover(nn.Module):
     source : {"features", "mean", "zeros"}
         What replaces them: the support's features; their mean over the batch, which says nothing of an image; or
         zeros, which is dropout without rescaling. The last two are controls.
-    seed : int
-        Of the draws.
+    schedule : {"constant", "falling", "rising"}
+        How the probability goes over `steps` batches: p throughout, from p to 0, or from 0 to p.
+    steps : int, optional
+        Batches of the whole training; a schedule that is not constant needs it.
 
     Raises
     ------
     ValueError
-        If the target has no linear layer, `p` is no probability, or a name is unknown.
+        If the target has no linear layer, `p` is no probability, a name is unknown, or a schedule lacks its steps.
 
     References
     ----------
@@ -97,27 +109,53 @@ class Crossover(nn.Module):
         p: float = 0.1,
         mask: str = "batch",
         source: str = "features",
-        seed: int = 0,
+        schedule: str = "constant",
+        steps: int | None = None,
     ):
         super().__init__()
         heads = [module for module in target.modules() if isinstance(module, nn.Linear)]
         if not heads:
             raise ValueError(f"{type(target).__name__} has no linear layer to cross features over in front of")
-        for kind, name, names in (("mask", mask, MASKS), ("source", source, SOURCES)):
+        choices = (("mask", mask, MASKS), ("source", source, SOURCES), ("schedule", schedule, tuple(SCHEDULES)))
+        for kind, name, names in choices:
             if name not in names:
                 raise unknown(kind, name, names)
+        if schedule != "constant" and (steps is None or steps < 1):
+            raise ValueError(f"a {schedule} p needs the number of steps of the training, got steps={steps}")
         _check_probability(p)
         self.target, self.p, self.mask, self.source = target, p, mask, source
+        self.schedule, self.steps, self._step = schedule, steps or 1, 0
         # Not a submodule: it is neither trained nor saved, and `train()` must not wake its batch norms and dropouts.
         self._support = (support.eval().requires_grad_(False),)
-        self._generator = torch.Generator().manual_seed(seed)
         self._features: Tensor | None = None
         heads[-1].register_forward_pre_hook(self._cross)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """The target's output (B, classes) for `images` (B, channels, height, width)."""
-        self._features = pooled_features(self._support[0], images) if self.training else None
-        return self.target(images)
+    @property
+    def probability(self) -> float:
+        """The probability of the next batch in training."""
+        return self.p * SCHEDULES[self.schedule](min(1.0, self._step / self.steps))
+
+    def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
+        """Run the target, in training with crossover.
+
+        Parameters
+        ----------
+        images : Tensor of shape (B, channels, height, width)
+        features : Tensor of shape (B, D), optional
+            The support's features of these images, see `support_features`; by default the support is run.
+
+        Returns
+        -------
+        Tensor of shape (B, classes)
+        """
+        if not self.training:
+            return self.target(images)
+        self._features = pooled_features(self._support[0], images) if features is None else features
+        try:
+            return self.target(images)
+        finally:
+            self._features = None
+            self._step += 1
 
     def _cross(self, head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (features,), pretrained = inputs, self._features
@@ -129,8 +167,49 @@ class Crossover(nn.Module):
             pretrained = torch.zeros_like(pretrained)
         shared = min(features.shape[1], pretrained.shape[1])
         rows = () if self.mask == "batch" else (len(features),)
-        uniform = torch.rand(*rows, shared, generator=self._generator)
-        return (crossover(features, pretrained.to(features.dtype), self.p, uniform),)
+        return (crossover(features, pretrained.to(features.dtype), self.probability, torch.rand(*rows, shared)),)
+
+    def get_extra_state(self) -> Tensor:
+        """How many batches the schedule has seen."""
+        return torch.tensor(self._step)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from there."""
+        self._step = int(state)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Crossover":
+        self._support[0]._apply(fn)
+        return super()._apply(fn, recurse)
+
+
+@torch.no_grad()
+def support_features(support: nn.Module, data: Images, batch_size: int = 500, precision: str = "auto") -> Tensor:
+    """The support's features of every image, to be worked out once where training does not augment its images.
+
+    Parameters
+    ----------
+    support : nn.Module
+        Run in evaluation mode, on the device its parameters are on.
+    data : Images
+        Normalised with its own mean and standard deviation.
+    batch_size : int
+        Images per forward pass.
+    precision : {"auto", "fp32", "bf16"}
+        As in `hetlib.training.Recipe`.
+
+    Returns
+    -------
+    Tensor of shape (len(data), D)
+        float32: what `Crossover` takes beside a batch, and `hetlib.training.fit` as `alongside`.
+    """
+    device = next(support.parameters()).device
+    support.eval()
+    parts = []
+    for images in data.images.split(batch_size):
+        pixels = normalise(images.to(device), data.mean, data.std, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
+            parts.append(pooled_features(support, pixels).float())
+    return torch.cat(parts)
 
 
 class _Enough(Exception):

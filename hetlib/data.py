@@ -23,6 +23,7 @@ from hetlib.published import DataMissing as DataMissing  # part of this module's
 # As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 OPTIONS = ("count", "seed", "noise", "clutter")
+HELD_OUT = "-40k"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,13 @@ class Images:
 
 def names() -> list[str]:
     """Every name that `load` knows."""
-    return ["shapes-source", "shapes-target", "digits", "cifar10", "cifar100", "sub-cifar100", "mnist"]
+    cifar = ["cifar10", "cifar100", "sub-cifar100", "cifar10-40k", "cifar100-40k"]
+    return ["shapes-source", "shapes-target", "digits", *cifar, "mnist"]
+
+
+def splits(name: str) -> tuple[str, ...]:
+    """The parts of a data set: "train" and "test", and for TLV's protocol "validation"."""
+    return ("train", "validation", "test") if name.endswith(HELD_OUT) else ("train", "test")
 
 
 def load(
@@ -102,8 +109,9 @@ def load(
     ----------
     name : str
         One of `names()`. `sub-cifar100` is HMT's: 1,000 of CIFAR-100's training images and its whole test set.
-    split : {"train", "test"}
-        Which part.
+        `cifar10-40k` and `cifar100-40k` are TLV's: 40,000 of the training images, and 10,000 held out.
+    split : {"train", "validation", "test"}
+        Which part; "validation" of TLV's only.
     root : path-like, optional
         Folder in torchvision's layout; default `$HETLIB_DATA`, else `data`.
     download : bool
@@ -127,8 +135,8 @@ def load(
     """
     if name not in names():
         raise unknown("data set", name, names())
-    if split not in ("train", "test"):
-        raise unknown("split", split, ("train", "test"))
+    if split not in splits(name):
+        raise unknown(f"split of {name}", split, splits(name))
     rendered = name.startswith("shapes-")
     for option in options:
         if not rendered or option not in OPTIONS:
@@ -137,25 +145,19 @@ def load(
         return _shapes(name, split, **options)
     if name == "digits":
         return _digits(split)
-    where, published_as = folder(root), name.removeprefix("sub-")
+    where, published_as = folder(root), name.removeprefix("sub-").removesuffix(HELD_OUT)
     if download:
         published.download(published_as, where)
     if name == "mnist":
         return Images(name, split, *published.mnist(where, split), (0.1307,), (0.3081,))
-    data = Images(name, split, *published.cifar(published_as, where, split), CIFAR_MEAN, CIFAR_STD)
-    return data.subset(sub_cifar100_indices()) if (name, split) == ("sub-cifar100", "train") else data
+    file = "test" if split == "test" else "train"
+    data = Images(name, split, *published.cifar(published_as, where, file), CIFAR_MEAN, CIFAR_STD)
+    return data if file == "test" or name == published_as else data.subset(published.part(name, split))
 
 
 def folder(root: str | os.PathLike | None = None) -> Path:
     """Where the published data sets are looked for: `root`, else `$HETLIB_DATA`, else `data`."""
     return Path(root or os.environ.get("HETLIB_DATA") or "data")
-
-
-def sub_cifar100_indices() -> np.ndarray:
-    """The 1,000 of CIFAR-100's 50,000 training images that HMT trains on (spec A2): NumPy seed 1, one shuffle."""
-    order = np.arange(50_000)
-    np.random.RandomState(1).shuffle(order)
-    return order[:1000]
 
 
 def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:

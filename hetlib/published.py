@@ -83,6 +83,19 @@ def cifar(name: str, root: Path, split: str) -> tuple[Tensor, Tensor, tuple[str,
     return torch.from_numpy(images), torch.tensor(labels), tuple(names[f"{key}_names"])
 
 
+def part(name: str, split: str) -> np.ndarray:
+    """Which of CIFAR's 50,000 training images a protocol uses: after one NumPy shuffle, those at one end of it.
+
+    `sub-cifar100` trains on the first 1,000 of seed 1 (HMT); the sets called `-40k` train on the first 40,000
+    of seed 2 and validate on the rest (TLV).
+    """
+    order = np.arange(50_000)
+    np.random.RandomState(1 if name == "sub-cifar100" else 2).shuffle(order)
+    if name == "sub-cifar100":
+        return order[:1000]
+    return order[:40_000] if split == "train" else order[40_000:]
+
+
 def mnist(root: Path, split: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Read MNIST from `root`/MNIST/raw; otherwise as `cifar`, with images of shape (n, 1, 28, 28)."""
     pixels, labels = (_read("mnist", root / "MNIST" / "raw" / file, md5) for file, md5 in MNIST[split].items())

@@ -104,6 +104,8 @@ class History:
         Epochs, counted from 1, after which the network was evaluated.
     top1, top5, top10, test_loss : list of float
         Test accuracy in percent and loss in nats, one entry per evaluation.
+    validation : list of float
+        Top-1 accuracy in percent on held-out images, one entry per evaluation; empty without such images.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -113,6 +115,7 @@ class History:
     top5: list[float] = field(default_factory=list)
     top10: list[float] = field(default_factory=list)
     test_loss: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
 
     @property
     def epochs(self) -> int:
@@ -128,3 +131,10 @@ class History:
     def best(self) -> float:
         """Highest top-1 test accuracy of all evaluations, in percent: chosen on the test set, so optimistic."""
         return max(self.top1, default=float("nan"))
+
+    @property
+    def selected(self) -> float:
+        """Top-1 test accuracy after the epoch that scored best on held-out images, in percent; nan without them."""
+        if not self.validation:
+            return float("nan")
+        return self.top1[self.validation.index(max(self.validation))]

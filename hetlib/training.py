@@ -29,6 +29,8 @@ def fit(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
+    validation: Images | None = None,
+    alongside: Tensor | None = None,
     checkpoint: str | PathLike | None = None,
     on_epoch: Callable[[History], bool | None] | None = None,
     progress: str = "",
@@ -46,6 +48,10 @@ def fit(
         Settings; keyword `changes` replace single ones, as in ``fit(model, data, epochs=3, lr=0.05)``.
     seed : int
         Seed of data order, augmentation and dropout. The global generators are left as they were.
+    validation : Images, optional
+        Held-out images, scored whenever the test images are; they choose `History.selected`.
+    alongside : Tensor of shape (len(data), ...), optional
+        A row per training image, given to the model as its second argument in training; see `hetlib.crossover`.
     checkpoint : path-like, optional
         File written after every epoch and resumed from if it exists. An interrupted run ends in exactly the numbers
         of an uninterrupted one on the same machine; a damaged file is named in a warning and training starts again.
@@ -61,18 +67,21 @@ def fit(
     Raises
     ------
     ValueError
-        If a setting is unknown or out of range, a label has no output, or `checkpoint` belongs to another run.
+        If a setting is unknown or out of range, a label has no output, `alongside` has not a row per image, or
+        `checkpoint` belongs to another run.
     OSError
         If the checkpoint cannot be written; the previous one is intact.
     """
     recipe = (recipe or Recipe()).changed(**changes)
     if len(data) == 0:
         raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
+    if alongside is not None and len(alongside) != len(data):
+        raise ValueError(f"alongside has {len(alongside)} rows, {data.name} ({data.split}) has {len(data)} images")
     _check_labels(model, data, test)
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices), _bar(progress, recipe.epochs) as tick:
         torch.manual_seed(seed)
-        loop = _Loop(model, data, recipe, seed)
+        loop = _Loop(model, data, recipe, seed, alongside)
         if checkpoint is not None:
             loop.resume(Path(checkpoint))
         tick(loop.history)
@@ -81,7 +90,7 @@ def fit(
             if test is not None and (
                 loop.history.epochs % recipe.evaluate_every == 0 or loop.history.epochs == recipe.epochs
             ):
-                loop.evaluate(test)
+                loop.evaluate(test, validation)
             if checkpoint is not None:
                 loop.save(Path(checkpoint))
             tick(loop.history)
@@ -102,10 +111,11 @@ def _check_labels(model: nn.Module, data: Images, test: Images | None) -> None:
 class _Loop:
     """The state of one training: everything a checkpoint has to hold."""
 
-    def __init__(self, model: nn.Module, data: Images, recipe: Recipe, seed: int):
+    def __init__(self, model: nn.Module, data: Images, recipe: Recipe, seed: int, alongside: Tensor | None):
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=torch.channels_last)
         self.data, self.recipe, self.history = data.to(self.device), recipe, History()
+        self.alongside = () if alongside is None else (alongside.to(self.device),)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.optimiser = _optimiser(model, recipe)
         self.bf16 = use_bf16(recipe.precision, self.device.type)
@@ -113,7 +123,7 @@ class _Loop:
             "recipe": asdict(recipe)
             | {"milestones": list(recipe.milestones), "precision": "bf16" if self.bf16 else "fp32"},
             "seed": seed,
-            "data": data.checksum,
+            "data": data.checksum + "".join(checksum({"alongside": rows}) for rows in self.alongside),
             "start": checksum(model.state_dict()),
         }
 
@@ -136,18 +146,22 @@ class _Loop:
             images = augment(images, self.generator)
         images = normalise(images, self.data.mean, self.data.std, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = F.cross_entropy(self.model(images), self.data.labels[chosen])
+            logits = self.model(images, *(rows[chosen] for rows in self.alongside))
+            loss = F.cross_entropy(logits, self.data.labels[chosen])
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         return loss.detach()
 
-    def evaluate(self, test: Images) -> None:
+    def evaluate(self, test: Images, validation: Images | None) -> None:
         scores = evaluate(self.model, test, precision=self.recipe.precision)
         self.history.evaluated.append(self.history.epochs)
         for name in ("top1", "top5", "top10"):
             getattr(self.history, name).append(scores[name])
         self.history.test_loss.append(scores["loss"])
+        if validation is not None:
+            held_out = evaluate(self.model, validation, precision=self.recipe.precision)
+            self.history.validation.append(held_out["top1"])
 
     def save(self, path: Path) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}

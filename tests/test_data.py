@@ -57,7 +57,7 @@ class TestLoad:
         ("call", "message"),
         [
             (("cifar11",), "unknown data set 'cifar11'.*did you mean 'cifar10'"),
-            (("digits", "validation"), "unknown split 'validation'"),
+            (("digits", "validation"), "unknown split of digits 'validation'"),
         ],
     )
     def test_unknown_names(self, call, message):
@@ -153,7 +153,7 @@ class TestRealData:
 
     def test_sub_cifar100_is_the_protocols(self):
         whole, sub = data.load("cifar100"), data.load("sub-cifar100")
-        index = data.sub_cifar100_indices()
+        index = published.part("sub-cifar100", "train")
         assert (len(whole), len(sub), sub.num_classes) == (50_000, 1000, 100)
         assert torch.equal(sub.images, whole.images[index])
         assert torch.equal(sub.labels, whole.labels[index])
@@ -175,7 +175,15 @@ class TestRealData:
 
 def test_sub_cifar100_indices_agree_with_the_vectors(vectors):
     expected = np.load(vectors / "hmt.npz")["hmt/protocol/sub_cifar100_indices"]
-    assert np.array_equal(data.sub_cifar100_indices(), expected)
+    assert np.array_equal(published.part("sub-cifar100", "train"), expected)
+
+
+def test_tlvs_split_agrees_with_the_vectors(vectors):
+    expected = np.load(vectors / "tlv.npz")["tlv/protocol/cifar_shuffled_first_1000"]
+    train, held_out = (published.part("cifar10-40k", split) for split in ("train", "validation"))
+    assert np.array_equal(train[:1000], expected)
+    assert (len(train), len(held_out)) == (40_000, 10_000)
+    assert np.array_equal(np.sort(np.concatenate((train, held_out))), np.arange(50_000))
 
 
 class TestSplits:

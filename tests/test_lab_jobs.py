@@ -150,12 +150,32 @@ def parent_of(stat):
         return None
 
 
-def test_any_method_feeds_a_job_and_its_kernels_are_part_of_the_key(cache):
+def test_any_method_feeds_a_job_and_its_code_is_part_of_the_key(cache):
     source = Job("plainnet5", "digits", QUICK, options=SMALL)
-    heirs = [replace(source, seed=1, source=source, method=method) for method in jobs.KERNELS]
+    heirs = [replace(source, seed=1, source=source, method=method) for method in jobs.CODE]
     fed = [start(heir, cache) for heir in heirs]
-    assert not same(*fed)
+    assert not same(*fed[:2])
     for heir in heirs:
         names = {module.__name__.removeprefix("hetlib.") for module in jobs.uses(heir)}
-        assert {heir.method, *jobs.KERNELS[heir.method]} <= names
+        assert {heir.method, *jobs.CODE[heir.method]} <= names
         assert heir.label.endswith(f"({heir.method}), seed 1")
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_job_trains_in_crossover_with_its_source(cache, augment):
+    recipe = QUICK.changed(augment=augment)
+    source = Job("plainnet5", "digits", recipe, options=SMALL)
+    plain = replace(source, seed=1, source=source, transfer=None)
+    crossed = replace(plain, crossover={"p": 0.5})
+    apart, together = train(plain, cache), train(crossed, cache)
+    assert same(start(plain, cache), crossed.build())
+    assert same(start(crossed, cache), crossed.build())
+    assert not same(apart.model, together.model)
+    assert train(crossed, cache).history == together.history
+    assert "hetlib.crossover" in {module.__name__ for module in jobs.uses(crossed)}
+    assert crossed.label == "plainnet5 on digits from plainnet5 (crossover), seed 1"
+
+
+def test_crossover_without_a_source_is_refused():
+    with pytest.raises(ValueError, match="plainnet5 on digits, seed 0: crossover needs a source"):
+        Job("plainnet5", "digits", QUICK, crossover={})

@@ -79,6 +79,38 @@ def test_an_interrupted_run_ends_in_the_same_bits(digits, tmp_path, changes):
     assert same(resumed, whole)
 
 
+def test_held_out_images_choose_the_epoch_whose_test_score_counts(digits):
+    train, test = digits
+    held_out = train.subset(range(50))
+    history = fit(net(), train, test, QUICK, validation=held_out)
+    assert len(history.validation) == len(history.top1) == 3
+    best = max(range(3), key=lambda epoch: history.validation[epoch])
+    assert history.selected == history.top1[best]
+    assert math.isnan(fit(net(), train, test, QUICK, epochs=1).selected)
+
+
+def test_rows_alongside_reach_the_model_in_training_only(digits, tmp_path):
+    class Listening(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.seen = net(), []
+
+        def forward(self, images, rows=None):
+            self.seen.append(rows)
+            return self.net(images)
+
+    model, rows = Listening(), torch.arange(len(digits[0]))
+    path = tmp_path / "run.safetensors"
+    fit(model, *digits, QUICK, epochs=1, alongside=rows, checkpoint=path)
+    given = [seen for seen in model.seen if seen is not None]
+    assert torch.equal(torch.cat(given).sort().values, rows)
+    assert model.seen[-1] is None
+    with pytest.raises(ValueError, match=r"alongside has 3 rows, digits \(train\) has 200 images"):
+        fit(model, *digits, QUICK, alongside=rows[:3])
+    with pytest.raises(ValueError, match="trained on other data"):
+        fit(Listening(), *digits, QUICK, epochs=1, alongside=rows + 1, checkpoint=path)
+
+
 def test_dropout_resumes_too(digits, tmp_path):
     def build():
         with torch.random.fork_rng():

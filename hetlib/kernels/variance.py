@@ -17,6 +17,7 @@ from hetlib.kernels.slices import gather_slices
 
 POOLS = ("avg", "max")
 PADS = ("zero", "init")
+SHUFFLES = ("filters", "inputs")
 
 
 def resize_kernel(
@@ -200,7 +201,7 @@ def fill(
     drop: str = "random",
     pool: str = "avg",
     pad: str = "zero",
-    shuffle: bool = True,
+    shuffle: bool | str = True,
     generator: torch.Generator | None = None,
     legacy_random: bool = False,
 ) -> Tensor:
@@ -214,9 +215,10 @@ def fill(
         See `resize_width`.
     pool, pad : str
         See `resize_kernel`.
-    shuffle : bool
+    shuffle : bool or {"filters", "inputs"}
         Put the filters, and the slices of each filter by itself, into a random order, as the released code always
-        does. It leaves the set of slices of a filter as it is, and nothing of how filters of two layers were wired.
+        does; or only one of the two. It leaves the set of slices of a filter as it is, and nothing of how filters of
+        two layers were wired.
     generator : torch.Generator, optional
         Of all draws; torch's global one by default.
     legacy_random : bool
@@ -231,8 +233,11 @@ def fill(
         torch.randn(*weight.shape[:2], *size, generator=generator)  # drawn there, and not used for padding with zeros
     weight = resize_kernel(weight, size, pool, pad=pad, generator=generator)
     index, ground = _map_width(weight, target, keep, drop, None, generator, legacy_random)
-    if shuffle:
+    if shuffle not in (True, False, *SHUFFLES):
+        raise unknown("shuffle", str(shuffle), ("True", "False", *SHUFFLES))
+    if shuffle in (True, "filters"):
         index = index[torch.randperm(len(index), generator=generator)]
+    if shuffle in (True, "inputs"):
         index = index.gather(1, permutations(index.shape[0], index.shape[1], generator))
     return gather_slices(weight, ground, index)
 

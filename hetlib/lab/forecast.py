@@ -6,12 +6,12 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from hetlib.files import write
 from hetlib.lab import ledger, machine
 from hetlib.lab.cache import Cache
-from hetlib.lab.jobs import Job, default_processes, sort_out
+from hetlib.lab.jobs import Job, crossed, default_processes, sort_out
 from hetlib.lab.presets import Run
 from hetlib.training import fit
 
@@ -136,8 +136,9 @@ def _waves(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
 
 
 def _kind(job: Job) -> str:
-    """What decides the cost of a training: everything but its seed and where it starts from."""
-    return json.dumps(asdict(replace(job, seed=0, source=None, transfer={}, method="hmt")), sort_keys=True)
+    """What decides the cost of a training: all but its seed and where it starts from; a support runs in every step."""
+    costs_nothing = {"seed", "transfer", "method"} | ({"source"} if job.crossover is None else set())
+    return json.dumps({name: fact for name, fact in asdict(job).items() if name not in costs_nothing}, sort_keys=True)
 
 
 def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
@@ -156,7 +157,7 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     Parameters
     ----------
     job : Job
-        What to measure; its source is left out.
+        What to measure; its source is not trained for it.
     device : str
         Where.
 
@@ -170,7 +171,9 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     tested = test.subset(range(min(len(test), TESTED)))
     times = [time.perf_counter()]
     short = recipe.changed(epochs=3, evaluate_every=3)
-    fit(job.build().to(device), few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()))
+    support = job.source.build().to(device) if job.source and job.crossover is not None else None
+    model, facts = crossed(job, job.build().to(device), support, few)
+    fit(model, few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **facts)
     epoch = times[2] - times[1]
     evaluation = max(0.0, times[3] - times[2] - epoch)
     evaluations = math.ceil(recipe.epochs / recipe.evaluate_every)

@@ -1,5 +1,6 @@
 """Trainings described as plain data: run once, found again, and spread over processes."""
 
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -14,14 +15,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetlib import data, published, recipe, shapes, training, zoo
+from hetlib import data, zoo
+from hetlib.crossover import Crossover, support_features
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
 from hetlib.lab.machine import begin_worker, headless, unattended
 from hetlib.training import History, Recipe, fit
 
-KERNELS = {"hmt": ("kernels.resize",), "tlv": ("kernels.choose", "kernels.slices", "kernels.variance")}
-"""The kernels that each method's transfer computes with: its results depend on their code."""
+GRAMMAR = ("match", "standardise", "place", "kernels.clip")
+VARIANCE = ("kernels.choose", "kernels.slices", "kernels.variance")
+CODE = {
+    "hmt": ("hmt", "match", "kernels.resize"),
+    "tlv": ("tlv", *GRAMMAR, *VARIANCE),
+    "peers": ("peers", *GRAMMAR),
+}
+"""What each method's transfer computes with: its results depend on this code."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,13 @@ class Job:
         Keyword arguments for `build`, and for `load` of the training images; the test images are always all.
     source : Job, optional
         The training whose network feeds this one before it starts.
-    transfer : dict
-        Keyword arguments for the transfer from `source`.
+    transfer : dict or None
+        Keyword arguments for the transfer from `source`; None feeds nothing.
     method : str
         The module of hetlib whose `transfer` is called.
+    crossover : dict or None
+        Keyword arguments for `hetlib.crossover.Crossover` round this network, with that of `source` as its support;
+        None trains without.
     """
 
     model: str
@@ -55,14 +66,23 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)
     source: "Job | None" = None
-    transfer: dict[str, Any] = field(default_factory=dict)
+    transfer: dict[str, Any] | None = field(default_factory=dict)
     method: str = "hmt"
+    crossover: dict[str, Any] | None = None
+
+    def __post_init__(self):
+        if self.source is None and self.crossover is not None:
+            raise ValueError(f"{self.label}: crossover needs a source, whose features are crossed over")
 
     @property
     def label(self) -> str:
         """A short name for people: what is trained on what, and how it started."""
-        start = "" if self.source is None else f" from {self.source.model} ({self.transfer.get('order', self.method)})"
+        start = "" if self.source is None else f" from {self.source.model} ({self._way()})"
         return f"{self.model} on {self.data}{start}, seed {self.seed}"
+
+    def _way(self) -> str:
+        transfer = [] if self.transfer is None else [self.transfer.get("order") or self.method]
+        return " + ".join(transfer + ["crossover"] * (self.crossover is not None))
 
     def load(self, split: str) -> Images:
         """The images of a split."""
@@ -109,9 +129,28 @@ def start(job: Job, cache: Cache) -> nn.Module:
         On the CPU.
     """
     model = job.build()
-    if job.source is not None:
+    if job.source is not None and job.transfer is not None:
         import_module(f"hetlib.{job.method}").transfer(train(job.source, cache).model, model, **job.transfer)
     return model
+
+
+def crossed(job: Job, model: nn.Module, support: nn.Module | None, images: Images) -> tuple[nn.Module, dict[str, Any]]:
+    """A network as a job trains it on some images, in crossover with its support if the job says so.
+
+    Returns
+    -------
+    model : nn.Module
+        The network, or the `Crossover` round it.
+    facts : dict
+        For `hetlib.training.fit`: the support's features, worked out once, where training does not augment its images.
+    """
+    if job.crossover is None or support is None:
+        return model, {}
+    facts = (
+        {} if job.recipe.augment else {"alongside": support_features(support, images, precision=job.recipe.precision)}
+    )
+    steps = job.recipe.epochs * math.ceil(len(images) / job.recipe.batch_size)
+    return Crossover(model, support, steps=steps, **job.crossover), facts
 
 
 def history_of(job: Job, cache: Cache) -> History | None:
@@ -231,12 +270,16 @@ def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any,
 
 def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
     def compute(scratch: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        model = start(job, cache).to(device)
-        test = job.load("test")
-        history = fit(model, job.load("train"), test, job.recipe, seed=job.seed, checkpoint=scratch, on_epoch=on_epoch)
+        network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
+        support = train(job.source, cache).model.to(device) if job.source and job.crossover is not None else None
+        model, facts = crossed(job, network, support, images)
+        if "validation" in data.splits(job.data):
+            facts["validation"] = job.load("validation")
+        how = {"seed": job.seed, "checkpoint": scratch, "on_epoch": on_epoch}
+        history = fit(model, images, test, job.recipe, **how, **facts)
         if history.epochs < job.recipe.epochs:
             raise Stopped(f"{job.label}: stopped after {history.epochs} of {job.recipe.epochs} epochs")
-        return model.cpu().state_dict(), {"history": asdict(history)}
+        return network.cpu().state_dict(), {"history": asdict(history)}
 
     return cache.fetch(asdict(job), compute, uses(job), label=job.label)
 
@@ -249,7 +292,9 @@ def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) 
 
 def uses(job: Job) -> tuple[ModuleType, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    shared = (data, published, shapes, recipe, training, zoo)
-    if job.source is None:
-        return shared
-    return (*shared, *(import_module(f"hetlib.{name}") for name in (job.method, "match", *KERNELS[job.method])))
+    names = ["data", "published", "shapes", "recipe", "training", "zoo"]
+    if job.source is not None and job.transfer is not None:
+        names += CODE[job.method]
+    if job.crossover is not None:
+        names.append("crossover")
+    return tuple(import_module(f"hetlib.{name}") for name in names)
