@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import chain, convolutions
-from hetlib.kernels.resize import resize
+from hetlib.kernels.ragged import Piece, write
+from hetlib.kernels.resize import resize, resized
 from hetlib.match import by_position
 from hetlib.report import Row, TransferReport
 
@@ -79,23 +80,16 @@ def transfer(
     picks = by_position(len(sources), len(targets), order, seed)
     pairs = [(t, sources[i] if i is not None else None) for t, i in zip(targets, picks, strict=True)]
     rows = tuple(_plan(t, s) for t, s in pairs)
-    for (_, layer), feed in pairs:
-        if feed is not None:
-            donor = feed[1].weight
-            resize(
-                donor,
-                layer.weight.shape,
-                align_corners,
-                resizer=resizer,
-                antialias=antialias,
-                out=layer.weight,
-            )
-            if correct_gain:
-                layer.weight.mul_(donor[0].numel() / layer.weight[0].numel())
+    fed = [(layer.weight, feed[1].weight) for (_, layer), feed in pairs if feed is not None]
+    pieces = [resized(donor, weight, align_corners, resizer=resizer, antialias=antialias) for weight, donor in fed]
+    if batch_norm:
+        pieces += _norms(source, target, rows)
+    write(pieces)
+    if correct_gain:
+        for weight, donor in fed:
+            weight.mul_(donor[0].numel() / weight[0].numel())
     if noise:
         _separate_(pairs, noise, torch.Generator().manual_seed(seed or 0))
-    if batch_norm:
-        _place_norms_(source, target, rows)
     name = f"HMT, {order if isinstance(order, str) else 'explicit'} order"
     return TransferReport(name, rows, tuple((n, tuple(layer.weight.shape)) for n, layer in sources))
 
@@ -130,8 +124,9 @@ def _separate_(pairs, noise: float, generator: torch.Generator) -> None:
         copies.add_(draw, alpha=noise * float(layer.weight.std()))
 
 
-def _place_norms_(source: nn.Module, target: nn.Module, rows: Sequence[Row]) -> None:
+def _norms(source: nn.Module, target: nn.Module, rows: Sequence[Row]) -> list[Piece]:
     here, there = ({layer.name: layer.norm for layer in chain(model).layers} for model in (source, target))
+    pieces = []
     for row in rows:
         donor, own = here.get(row.source or ""), there[row.target]
         if donor is None or own is None:
@@ -139,4 +134,5 @@ def _place_norms_(source: nn.Module, target: nn.Module, rows: Sequence[Row]) -> 
         donated = source.get_submodule(donor).state_dict()
         for key, value in target.get_submodule(own).state_dict().items():
             if key in donated and value.dim() == 1:
-                resize(donated[key], value.shape, out=value)
+                pieces.append(resized(donated[key], value))
+    return pieces

@@ -5,17 +5,22 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hetlib.crossover import Crossover, crossover, pooled_features
+from hetlib.errors import unknown
 from hetlib.kernels.choose import pick
-from hetlib.kernels.variance import fill, resize_bias, resize_kernel, resize_width
-from hetlib.match import by_ratio
+from hetlib.kernels.ragged import Piece, write
+from hetlib.kernels.variance import fill, filled, resize_bias, resize_kernel, resize_width
+from hetlib.match import by_blocks, by_ratio, by_score, shape_score
+from hetlib.place import by_clip, by_trace
 from hetlib.report import Row, TransferReport
+from hetlib.standardise import STANDARDS, Leaf, Node, flatten, leaves, only
 
 __all__ = [
     "Crossover",
@@ -58,95 +63,155 @@ def transfer(
     source: nn.Module,
     target: nn.Module,
     *,
+    standardise: str = "flatten",
+    match: str = "index",
+    place: str = "variance",
+    convolutions: bool = True,
+    linear: bool = True,
     keep: str = "interleaved",
     drop: str = "random",
     pool: str = "avg",
     pad: str = "zero",
-    shuffle: bool = True,
-    linear: bool = True,
+    shuffle: bool | str = True,
     legacy_random: bool = False,
     seed: int = 0,
 ) -> TransferReport:
     """Fill every convolution of the target from one of the source, and draw its linear layers from statistics.
 
-    Convolutions are taken in registration order, projection shortcuts included, and paired by ratio of position. Batch
-    norms keep what they have.
+    Convolutions are taken in registration order, projection shortcuts included. Batch norms keep what they have.
 
     Parameters
     ----------
     source : nn.Module
         The network that has learned something; unchanged.
     target : nn.Module
-        The network to be fed. Modified in place, once everything has been computed.
-    keep, drop, pool, pad, shuffle, legacy_random
-        See `fill`.
+        The network to be fed. Modified in place, once everything has been computed; on a GPU in one launch.
+    standardise : {"flatten", "blocks"}
+        The first stage: a list of layers, or DPIAT's list of layers and blocks, see `hetlib.standardise`. Only the
+        match "blocks" tells them apart.
+    match : {"index", "score", "blocks"}
+        The second, see `hetlib.match`: by ratio of position; by dynamic programming over the likeness of shapes along
+        the two lists; or DPIAT's, block by block. The last two may leave layers of the target as they are.
+    place : {"variance", "clip", "trace"}
+        The third: see `hetlib.kernels.variance.filled`, and `hetlib.place` for centred crops and for filters kept by
+        their L1 norm.
+    convolutions : bool
+        False leaves them all as they are.
     linear : bool
         Draw every linear weight of the target from Normal(m / L, s / L), with the source's `statistics` m, s and L
         the target's number of linear layers, and set linear biases to 0.
+    keep, drop, pool, pad, shuffle, legacy_random
+        Of "variance" only, see `hetlib.kernels.variance.filled`.
     seed : int
         Of all draws.
 
     Returns
     -------
     TransferReport
-        One row per convolution and linear layer of the target.
+        One row per convolution and linear layer of the target that a stage looked at.
 
     Raises
     ------
     ValueError
         If a network has no convolution, or a name is unknown; nothing is modified then.
     """
-    sources, targets = _layers(source, nn.Conv2d), _layers(target, nn.Conv2d)
+    choices = (
+        ("standardisation", standardise, STANDARDS),
+        ("match", match, MATCHES),
+        ("place", place, ("variance", *PLACES)),
+    )
+    for kind, name, names in choices:
+        if name not in names:
+            raise unknown(kind, name, names)
+    sources, targets = (list(leaves(only(flatten(model), nn.Conv2d))) for model in (source, target))
     for role, model, layers in (("source", source, sources), ("target", target, targets)):
         if not layers:
             raise ValueError(f"the {role} ({type(model).__name__}) has no 2-D convolution")
     generator = torch.Generator().manual_seed(seed)
-    how = {"keep": keep, "drop": drop, "pool": pool, "pad": pad, "shuffle": shuffle, "legacy_random": legacy_random}
-    placed: list[tuple[Tensor, Tensor]] = []
-    rows = []
-    for layer, chosen in zip(targets, by_ratio(len(sources), len(targets)), strict=True):
-        rows.append(_fill_layer(sources[chosen], layer, how, generator, placed))
+    settings = {
+        "keep": keep,
+        "drop": drop,
+        "pool": pool,
+        "pad": pad,
+        "shuffle": shuffle,
+        "legacy_random": legacy_random,
+    }
+    pieces: list[Piece] = []
+    rows: list[Row] = []
+    if convolutions:
+        here, there = (only(STANDARDS[standardise](model), nn.Conv2d) for model in (source, target))
+        pairs = MATCHES[match](here, there)
+        if place == "variance":
+            rows += [_fill_layer(leaf, donor, settings, generator, pieces) for leaf, donor in pairs]
+        else:
+            pieces += PLACES[place](pairs, target)
+            rows += [_row(leaf, donor, [f"placed by {place}"]) for leaf, donor in pairs]
+        rows = _in_order(rows, targets)
     if linear:
-        rows += _draw_linear(source, target, generator, placed)
-    for parameter, value in placed:
-        parameter.copy_(value)
+        rows += _draw_linear(source, target, generator, pieces)
+    write(pieces)
     return TransferReport("TLV", tuple(rows), tuple((name, tuple(layer.weight.shape)) for name, layer in sources))
 
 
-def _layers(model: nn.Module, kind: type) -> list[tuple[str, Any]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
+def _by_index(sources: list[Node], targets: list[Node]) -> list[tuple[Leaf, Leaf]]:
+    here, there = list(leaves(sources)), list(leaves(targets))
+    return [(leaf, here[j]) for leaf, j in zip(there, by_ratio(len(here), len(there)), strict=True)]
+
+
+def _by_score(sources: list[Node], targets: list[Node]) -> list[tuple[Leaf, Leaf]]:
+    here, there = list(leaves(sources)), list(leaves(targets))
+    picks = by_score(torch.tensor([[_alike(donor, leaf) for donor in here] for leaf in there]))
+    return [(leaf, here[j]) for leaf, j in zip(there, picks, strict=True) if j is not None]
+
+
+def _alike(a: Leaf, b: Leaf) -> float:
+    return shape_score(a[1].weight.shape, b[1].weight.shape)
+
+
+MATCHES: dict[str, Callable[[list[Node], list[Node]], list[tuple[Leaf, Leaf]]]] = {
+    "index": _by_index,
+    "score": _by_score,
+    "blocks": partial(by_blocks, score=_alike),
+}
+PLACES: dict[str, Callable[..., list[Piece]]] = {"clip": by_clip, "trace": by_trace}
+
+
+def _in_order(rows: list[Row], targets: list[Leaf]) -> list[Row]:
+    """A row per layer of the target, those that nothing was matched with included."""
+    told = {row.target: row for row in rows}
+    return [told.get(name) or Row(name, tuple(layer.weight.shape)) for name, layer in targets]
+
+
+def _row(leaf: Leaf, donor: Leaf, steps: list[str]) -> Row:
+    (name, layer), (donor_name, given) = leaf, donor
+    return Row(name, tuple(layer.weight.shape), donor_name, tuple(given.weight.shape), ", ".join(steps) or "copied")
 
 
 def _fill_layer(
-    source: tuple[str, nn.Conv2d],
-    target: tuple[str, nn.Conv2d],
-    how: dict[str, Any],
-    generator: torch.Generator,
-    placed: list[tuple[Tensor, Tensor]],
+    leaf: Leaf, donor: Leaf, settings: dict[str, Any], generator: torch.Generator, pieces: list[Piece]
 ) -> Row:
-    """Compute what one layer gets, append it to `placed`, and say it."""
-    (name, layer), (donor_name, donor) = target, source
-    here, there = tuple(donor.weight.shape), tuple(layer.weight.shape)
+    """Work out what one layer gets, append it to `pieces`, and say it."""
+    (name, layer), (donor_name, given) = leaf, donor
+    here, there = tuple(given.weight.shape), tuple(layer.weight.shape)
     grown = [want - have for have, want in zip(here[2:], there[2:], strict=True) if want > have]
     if any(taps % 2 for taps in grown):
         return Row(name, there, done=f"kept: a {here[2]}x{here[3]} kernel has no centre place in {there[2]}x{there[3]}")
     try:
-        placed.append((layer.weight, fill(donor.weight, layer.weight, generator=generator, **how)))
+        pieces.append(filled(given.weight, layer.weight, generator=generator, **settings))
     except ValueError as error:
         raise ValueError(f"{donor_name} {here} -> {name} {there}: {error}; nothing was transferred") from error
-    if donor.bias is not None and layer.bias is not None:
-        placed.append((layer.bias, resize_bias(donor.bias, len(layer.bias), generator)))
+    if given.bias is not None and layer.bias is not None:
+        pieces.append(Piece(layer.bias, resize_bias(given.bias, len(layer.bias), generator)))
     steps = [f"kernel {here[2]}x{here[3]} -> {there[2]}x{there[3]}"] if here[2:] != there[2:] else []
     for axis, have, want in (("filters", here[0], there[0]), ("inputs", here[1], there[1])):
         if have != want:
-            steps.append(f"{axis} {have} -> {want}, {how['keep'] if have > want else how['drop']}")
-    return Row(name, there, donor_name, here, ", ".join(steps + ["shuffled"] * how["shuffle"]) or "copied")
+            steps.append(f"{axis} {have} -> {want}, {settings['keep'] if have > want else settings['drop']}")
+    shuffled = {True: ["shuffled"], False: []}.get(settings["shuffle"], [f"{settings['shuffle']} shuffled"])
+    return _row(leaf, donor, steps + shuffled)
 
 
-def _draw_linear(
-    source: nn.Module, target: nn.Module, generator: torch.Generator, placed: list[tuple[Tensor, Tensor]]
-) -> list[Row]:
-    layers, donors = _layers(target, nn.Linear), _layers(source, nn.Linear)
+def _draw_linear(source: nn.Module, target: nn.Module, generator: torch.Generator, pieces: list[Piece]) -> list[Row]:
+    layers, donors = (list(leaves(only(flatten(model), nn.Linear))) for model in (target, source))
     if not donors:
         why = "kept: the source has no linear layer to take statistics from"
         return [Row(name, tuple(layer.weight.shape), done=why) for name, layer in layers]
@@ -156,8 +221,8 @@ def _draw_linear(
         drawn = torch.empty(layer.weight.shape).normal_(
             mean / len(layers), deviation / len(layers), generator=generator
         )
-        placed.append((layer.weight, drawn))
+        pieces.append(Piece(layer.weight, drawn))
         if layer.bias is not None:
-            placed.append((layer.bias, torch.zeros_like(layer.bias)))
+            pieces.append(Piece(layer.bias, torch.zeros_like(layer.bias)))
         rows.append(Row(name, tuple(layer.weight.shape), done=f"drawn, mean {mean:.2g}, deviation {deviation:.2g}"))
     return rows

@@ -9,8 +9,8 @@ PACKAGE = Path(hetlib.__file__).parent
 FLOORS = (
     {"errors", "files"},
     {"kernels", "zoo", "data", "published", "shapes"},
-    {"axes", "graph", "flow", "chain", "match", "recipe", "training", "report", "crossover"},
-    {"hmt", "clafusion", "grafting", "amalgamation", "tlv"},
+    {"axes", "graph", "flow", "chain", "match", "standardise", "place", "recipe", "training", "report", "crossover"},
+    {"hmt", "clafusion", "grafting", "amalgamation", "tlv", "peers"},
     {"lab"},
     {"cli", "__main__"},
 )
@@ -23,6 +23,7 @@ STRANGERS = (
     {"grafting"},
     {"amalgamation"},
     {"tlv"},
+    {"peers"},
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,12 +1,14 @@
 """One weight tensor in another shape: kernels resampled, channels stacked cyclically."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hetlib.errors import unknown
+from hetlib.kernels.ragged import Piece, write
 
 RESIZERS = ("bilinear", "nearest", "zero")
 
@@ -57,11 +59,24 @@ def resize(
     the released code's last state. The text of the paper gives no equation that we could check.
     """
     shape = tuple(int(n) for n in shape)
-    _check(weight, shape, resizer)
-    if weight.dim() == 4 and weight.shape[2:] != shape[2:]:
-        weight = _resize_kernel(weight, shape[-1], align_corners, resizer, antialias)
-    out = weight.new_empty(shape) if out is None else out
-    return _stack_(out, weight)
+    if out is None:
+        _check(weight, shape, resizer)
+        out = weight.new_empty(shape)
+    write([resized(weight, out, align_corners, resizer=resizer, antialias=antialias)])
+    return out
+
+
+def resized(
+    weight: Tensor, out: Tensor, align_corners: bool = False, *, resizer: str = "bilinear", antialias: bool = False
+) -> Piece:
+    """What `resize` writes into `out`, to be written with others at once: see `resize` and `hetlib.kernels.ragged`."""
+    _check(weight, tuple(out.shape), resizer)
+    if weight.dim() != 4 or weight.shape[2:] == out.shape[2:]:
+        return Piece(out, weight)
+    taps = partial(
+        _resize_kernel, size=out.shape[-1], align_corners=align_corners, resizer=resizer, antialias=antialias
+    )
+    return Piece(out, weight, taps)
 
 
 def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:
@@ -85,24 +100,7 @@ def _resize_kernel(weight: Tensor, size: int, align_corners: bool, resizer: str,
     # Not every torch interpolates half precision on the CPU.
     real = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     if resizer == "nearest":
-        resized = F.interpolate(real, size=(size, size), mode="nearest-exact")
+        fitted = F.interpolate(real, size=(size, size), mode="nearest-exact")
     else:
-        resized = F.interpolate(real, (size, size), mode="bilinear", align_corners=align_corners, antialias=antialias)
-    return resized.to(weight.dtype)
-
-
-def _stack_(out: Tensor, weight: Tensor) -> Tensor:
-    """Fill `out` with `weight` repeated over its channel axes, by doubling what is filled already."""
-    axes = min(out.dim(), 2)
-    corner = tuple(slice(min(have, want)) for have, want in zip(weight.shape[:axes], out.shape[:axes], strict=True))
-    out[corner].copy_(weight[corner])
-    filled = out[corner]
-    for axis in reversed(range(axes)):
-        done, want = filled.shape[axis], out.shape[axis]
-        grown = out if axis == 0 else out.narrow(0, 0, filled.shape[0])
-        while done < want:
-            step = min(done, want - done)
-            grown.narrow(axis, done, step).copy_(grown.narrow(axis, 0, step))
-            done += step
-        filled = grown
-    return out
+        fitted = F.interpolate(real, (size, size), mode="bilinear", align_corners=align_corners, antialias=antialias)
+    return fitted.to(weight.dtype)

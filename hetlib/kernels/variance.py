@@ -6,6 +6,7 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from hetlib.errors import unknown
 from hetlib.kernels.choose import HOW, moments, of_filters, permutations, pick
+from hetlib.kernels.ragged import Piece, write
 from hetlib.kernels.slices import gather_slices
 
 POOLS = ("avg", "max")
@@ -193,9 +195,28 @@ def _ground(
     return _he_normal(weight, shape, generator)
 
 
-def fill(
+def fill(weight: Tensor, target: Tensor, **how: Any) -> Tensor:
+    """What the released method places into a convolution: kernel size, then width, then a random order.
+
+    Parameters
+    ----------
+    weight, target : Tensor of shape (O_s, I_s, h, w) and (O_t, I_t, H, W)
+        Weights of the source and of the target; unchanged.
+    **how
+        See `filled`.
+
+    Returns
+    -------
+    Tensor of shape (O_t, I_t, H, W)
+    """
+    out = target.clone()
+    write([filled(weight, out, **how)])
+    return out
+
+
+def filled(
     weight: Tensor,
-    target: Tensor,
+    out: Tensor,
     *,
     keep: str = "interleaved",
     drop: str = "random",
@@ -204,13 +225,15 @@ def fill(
     shuffle: bool | str = True,
     generator: torch.Generator | None = None,
     legacy_random: bool = False,
-) -> Tensor:
-    """What the released method places into a convolution: kernel size, then width, then a random order.
+) -> Piece:
+    """What `fill` writes over a target, to be written with others at once: see `hetlib.kernels.ragged`.
 
     Parameters
     ----------
-    weight, target : Tensor of shape (O_s, I_s, h, w) and (O_t, I_t, H, W)
-        Weights of the source and of the target; unchanged.
+    weight : Tensor of shape (O_s, I_s, h, w)
+        The source's.
+    out : Tensor of shape (O_t, I_t, H, W)
+        The target's own weight, which the piece will overwrite.
     keep, drop : str
         See `resize_width`.
     pool, pad : str
@@ -224,22 +247,23 @@ def fill(
     legacy_random : bool
         Draw as the released code does since August 2023: see `pick`, and in its order.
 
-    Returns
-    -------
-    Tensor of shape (O_t, I_t, H, W)
+    Raises
+    ------
+    ValueError
+        As `resize_kernel` and `resize_width`, or if `shuffle` is something else.
     """
-    size = tuple(target.shape[2:])
+    if shuffle not in (True, False, *SHUFFLES):
+        raise unknown("shuffle", str(shuffle), ("True", "False", *SHUFFLES))
+    size = tuple(out.shape[2:])
     if legacy_random and tuple(weight.shape[2:]) != size:
         torch.randn(*weight.shape[:2], *size, generator=generator)  # drawn there, and not used for padding with zeros
     weight = resize_kernel(weight, size, pool, pad=pad, generator=generator)
-    index, ground = _map_width(weight, target, keep, drop, None, generator, legacy_random)
-    if shuffle not in (True, False, *SHUFFLES):
-        raise unknown("shuffle", str(shuffle), ("True", "False", *SHUFFLES))
+    index, ground = _map_width(weight, out, keep, drop, None, generator, legacy_random)
     if shuffle in (True, "filters"):
         index = index[torch.randperm(len(index), generator=generator)]
     if shuffle in (True, "inputs"):
         index = index.gather(1, permutations(index.shape[0], index.shape[1], generator))
-    return gather_slices(weight, ground, index)
+    return Piece(out, weight, index=index, ground=ground)
 
 
 def resize_bias(bias: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

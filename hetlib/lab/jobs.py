@@ -22,10 +22,11 @@ from hetlib.lab.cache import Cache
 from hetlib.lab.machine import begin_worker, headless, unattended
 from hetlib.training import History, Recipe, fit
 
-GRAMMAR = ("match", "standardise", "place", "kernels.clip")
-VARIANCE = ("kernels.choose", "kernels.slices", "kernels.variance")
+GATHER = ("kernels.ragged", "kernels.ragged_triton", "kernels.slices")
+GRAMMAR = ("match", "standardise", "place", "kernels.clip", *GATHER)
+VARIANCE = ("kernels.choose", "kernels.variance")
 CODE = {
-    "hmt": ("hmt", "match", "kernels.resize"),
+    "hmt": ("hmt", "match", "kernels.resize", *GATHER),
     "tlv": ("tlv", *GRAMMAR, *VARIANCE),
     "peers": ("peers", *GRAMMAR),
 }

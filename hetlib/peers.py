@@ -1,0 +1,101 @@
+"""The methods that TLV is compared with, behind one interface: DPIAT, TLI-style injection, and He initialisation."""
+
+import torch
+from torch import nn
+
+from hetlib.errors import unknown
+from hetlib.kernels.ragged import Piece, write
+from hetlib.match import by_blocks, by_score, shape_score
+from hetlib.place import by_clip
+from hetlib.report import Row, TransferReport
+from hetlib.standardise import Leaf, blocks, flatten, leaves
+
+PEERS = ("dpiat", "tli", "he")
+
+
+@torch.no_grad()
+def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: int = 0) -> TransferReport:
+    """Feed a target as a peer of TLV does.
+
+    Parameters
+    ----------
+    source : nn.Module
+        The network that has learned something; unchanged, and unused by "he".
+    target : nn.Module
+        The network to be fed. Modified in place, once everything has been computed.
+    peer : {"dpiat", "tli", "he"}
+        "dpiat" matches layers and blocks by dynamic programming over the likeness of shapes and lays each tensor
+        centrally over its own. "tli" does the same with single layers in one list. Both feed convolutions, linear
+        layers and the scales and shifts of batch norms, running statistics not. "he" draws every convolution from He's
+        normal distribution, fan out, as torchvision's residual networks are born, and leaves all else.
+    seed : int
+        Of He's draws.
+
+    Returns
+    -------
+    TransferReport
+        One row per layer of the target that carries weights.
+
+    Raises
+    ------
+    ValueError
+        If the peer is unknown, or a network has no layer to feed or be fed.
+
+    References
+    ----------
+    DPIAT: released code KamilPiechowiak/iatransfer (blocks, dynamic programming, ClipTransfer, ShapeScore). TLI:
+    arXiv 2101.02757; its paper blends crops with a weight of 0.75, its released code, which this follows, injects
+    centrally. That code also pairs weights with vectors, which fails; here only layers of one kind are paired.
+    """
+    if peer not in PEERS:
+        raise unknown("peer", peer, PEERS)
+    own, donors = list(leaves(flatten(target))), list(leaves(flatten(source)))
+    for role, model, layers in (("target", target, own), ("source", source, donors)):
+        if not layers and not (peer == "he" and role == "source"):
+            raise ValueError(f"the {role} ({type(model).__name__}) has no layer that carries weights")
+    if peer == "he":
+        return _he(own, seed)
+    pairs = by_blocks(blocks(source), blocks(target), likeness) if peer == "dpiat" else _flat(donors, own)
+    write(by_clip(pairs, target))
+    fed = {name: donor for (name, _), donor in pairs}
+    rows = [_row(leaf, fed.get(leaf[0])) for leaf in own]
+    return TransferReport(peer.upper(), tuple(rows), tuple((name, _shape(layer)) for name, layer in donors))
+
+
+def likeness(a: Leaf, b: Leaf) -> float:
+    """`hetlib.match.shape_score` of two layers' weights; 0 for layers of different kinds or without weights."""
+    if type(a[1]) is not type(b[1]):
+        return 0.0
+    return shape_score(_shape(a[1]), _shape(b[1])) if _shape(a[1]) else 0.0
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...]:
+    weight = getattr(layer, "weight", None)
+    return () if weight is None else tuple(weight.shape)
+
+
+def _flat(donors: list[Leaf], own: list[Leaf]) -> list[tuple[Leaf, Leaf]]:
+    picks = by_score(torch.tensor([[likeness(donor, leaf) for donor in donors] for leaf in own]))
+    return [(leaf, donors[pick]) for leaf, pick in zip(own, picks, strict=True) if pick is not None]
+
+
+def _row(leaf: Leaf, donor: Leaf | None) -> Row:
+    if donor is None:
+        return Row(leaf[0], _shape(leaf[1]))
+    same = _shape(leaf[1]) == _shape(donor[1])
+    return Row(leaf[0], _shape(leaf[1]), donor[0], _shape(donor[1]), "copied" if same else "laid over centrally")
+
+
+def _he(own: list[Leaf], seed: int) -> TransferReport:
+    generator = torch.Generator().manual_seed(seed)
+    pieces, rows = [], []
+    for name, layer in own:
+        done = "kept"
+        if isinstance(layer, nn.Conv2d):
+            drawn = torch.empty(layer.weight.shape)
+            nn.init.kaiming_normal_(drawn, mode="fan_out", nonlinearity="relu", generator=generator)
+            pieces.append(Piece(layer.weight, drawn))
+            done = "drawn, He, fan out"
+        rows.append(Row(name, _shape(layer), done=done))
+    write(pieces)
+    return TransferReport("He initialisation", tuple(rows))

@@ -1,0 +1,85 @@
+"""A network as a list of layers, or of layers and blocks: the first of the three stages of DPIAT's toolkit.
+
+Both forms hold the layers that carry weights, by name, in registration order: convolutions, transposed convolutions,
+batch norms and linear layers. What has no weights is left out, a shared module stands at its first name.
+
+>>> from hetlib.standardise import blocks
+>>> blocks(model)  # [("conv1", Conv2d), ("bn1", BatchNorm2d), [("layer1.0.conv1", Conv2d), ...], ...]
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+Leaf: TypeAlias = tuple[str, Any]
+Node: TypeAlias = "Leaf | list[Node]"
+
+
+def flatten(model: nn.Module) -> list[Node]:
+    """The layers of a network, one after another: TLV's standardisation."""
+    return [leaf for leaf in model.named_modules() if _is_layer(leaf[1])]
+
+
+def blocks(model: nn.Module) -> list[Node]:
+    """The layers of a network, with blocks as lists: DPIAT's standardisation.
+
+    A module that holds a single thing adds no level. A child of fewer than two convolutions or linear layers, or one
+    that holds blocks itself, is laid out in its parent. A group with more single layers than blocks is flattened,
+    unless it is the whole network.
+
+    References
+    ----------
+    DPIAT's released code (KamilPiechowiak/iatransfer), standardisation "blocks".
+    """
+    return _nest(model, "", {})
+
+
+def leaves(nodes: list[Node]) -> Iterator[Leaf]:
+    """The layers in nested lists, in order."""
+    for node in nodes:
+        if isinstance(node, list):
+            yield from leaves(node)
+        else:
+            yield node
+
+
+def only(nodes: list[Node], kind: type[nn.Module]) -> list[Node]:
+    """The same nesting with the layers of one kind; a block that loses all of its layers is gone."""
+    kept: list[Node] = []
+    for node in nodes:
+        if not isinstance(node, list):
+            kept += [node] if isinstance(node[1], kind) else []
+        elif inner := only(node, kind):
+            kept.append(inner)
+    return kept
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd | _BatchNorm | nn.Linear)
+
+
+def _nest(module: nn.Module, name: str, seen: dict[nn.Module, str]) -> list[Node]:
+    group: list[Node] = []
+    for short, child in module.named_children():
+        full = f"{name}.{short}" if name else short
+        if seen.setdefault(child, full) != full:
+            continue
+        if _is_layer(child):
+            group.append((full, child))
+            continue
+        inner = _nest(child, full, seen)
+        while len(inner) == 1 and isinstance(inner[0], list):
+            inner = inner[0]
+        weighty = sum(not isinstance(layer, _BatchNorm) for _, layer in leaves(inner))
+        if weighty < 2 or any(isinstance(node, list) for node in inner):
+            group += inner
+        else:
+            group.append(inner)
+    nested = sum(isinstance(node, list) for node in group)
+    return list(leaves(group)) if name and len(group) - nested > nested else group
+
+
+STANDARDS: dict[str, Callable[[nn.Module], list[Node]]] = {"flatten": flatten, "blocks": blocks}

@@ -1,0 +1,591 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5 · TLV: filters chosen by their variance
+#
+# **The claim.** A convolution of any shape can be filled from a trained one by choosing filters by their variance.
+# With linear layers drawn from the source's statistics, and with features of the pretrained network mixed in while
+# the target trains, the target ends higher than from He initialisation (Duong et al., *Heterogeneous Transfer
+# Learning Using Variance-based Mapping and Pre-trained Feature Crossover*, AICI 2024).
+#
+# **You will be able to** pair the layers of any two networks by ratio; fit a weight into another width in all eight
+# cases; say what a shuffle leaves of a layer and what it destroys; and take a method of three parts apart, so that
+# each part has to show what it is worth.
+#
+# | preset | time on two cores | data |
+# |---|---|---|
+# | `smoke` | under a minute | rendered shapes, far too little of them to learn much |
+# | `classroom` | about three minutes | rendered shapes |
+# | `paper` | days; take a GPU | CIFAR-100 or CIFAR-10, 40,000 images to train on, 10,000 to choose the epoch by |
+#
+# The chapter's text is not available to us. What we know is the released code and the two tables of its README, from
+# a single seed, where the whole method gains about one point on CIFAR.
+
+# %% tags=["parameters"]
+PRESET: str = "classroom"  # smoke, classroom or paper
+DATA: str = ""  # training set of the targets: "cifar10-40k" or "cifar100-40k"; empty takes the preset's own
+SEEDS: int = 0  # trainings per curve; 0 takes the preset's own number
+ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
+N_SOURCE: int = 13  # explorers: layers of the source, 1 to 24
+N_TARGET: int = 20  # explorers: layers of the target, 1 to 24
+HOW: str = "interleaved"  # explorers: interleaved, max, min, two_tailed or random
+N: int = 32  # explorers: filters chosen, 1 to 64
+SIDE: str = "keep"  # explorers: keep filters of the source, or drop filters of the target
+CASE: str = "more of both"  # explorers: one of the eight cases of width, as "fewer filters"
+DROP: str = "min"  # explorers: which of the target's own are replaced; min, max, interleaved or random
+SHUFFLE: str = "both"  # explorers: both, filters, inputs or off
+COMPARE: str = "parts"  # explorers: parts, peers, shuffle, probability or replacement
+MEASURE: str = "top1"  # explorers: top1, top5 or test_loss
+P: float = 0.1  # explorers: probability of the crossover; 0, 0.05, 0.1, 0.2 or 0.5
+MASK: str = "batch"  # explorers: batch or image
+MIXED: str = "features"  # explorers: features, mean or zeros
+
+# %%
+# %matplotlib inline
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import display
+
+from hetlib import lab, match, tlv, zoo
+from hetlib.lab import Job, figures
+from hetlib.training import Recipe, evaluate
+
+run = lab.start("05_tlv", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
+
+# %% [markdown]
+# ## The problem in one picture
+#
+# VGG16 has 13 convolutions, ResNet-18 has 20, projection shortcuts included. TLV wants *every* layer of the target
+# fed, so target layer $i$ takes source layer $\mathrm{round}(i\,n_s / n_t)$, halves to the even side, and never more
+# than the last. In the grammar that all five papers share:
+#
+# `chain` (every convolution, as registered) → `match` (by ratio) → `resize` (pool or pad kernels, choose filters by
+# variance) → `place` (overwrite, **shuffled**) → train (with feature crossover).
+
+
+# %% tags=["picture"]
+@dataclass(frozen=True)
+class Pairing:
+    n_source: int = lab.slider(N_SOURCE, 1, 24, 1, "layers of the source")
+    n_target: int = lab.slider(N_TARGET, 1, 24, 1, "layers of the target")
+
+
+def pairing(choice):
+    ax, taken = figures.axes(7, 3), match.by_ratio(choice.n_source, choice.n_target)
+    exact = [i * choice.n_source / choice.n_target for i in range(choice.n_target)]
+    for place, j in zip(exact, taken, strict=True):
+        colour = "vermilion" if place % 1 == 0.5 else "blue"
+        ax.plot((place, j), (0, 1), color=figures.PALETTE[colour], linewidth=1.4)
+    for height, places in ((0, exact), (1, range(choice.n_source))):
+        for number, place in enumerate(places):
+            colour = "black" if height == 0 or number in taken else "#AAAAAA"
+            ax.text(place, 1.3 * height - 0.15, number, ha="center", va="center", size=8, color=colour)
+    unused = choice.n_source - len(set(taken))
+    ax.set(yticks=(0, 1), yticklabels=("target", "source"), ylim=(-0.3, 1.3), xlabel="place in the source")
+    ax.set_title(f"{choice.n_source} layers feed {choice.n_target}: targets round their place, {unused} never used")
+    return ax.figure
+
+
+lab.Explorer(pairing, Pairing(), run)
+
+
+# %% [markdown]
+# **What to notice.** A target layer stands where its ratio says and leans to the nearest source layer. Orange-red
+# lines are exact halves, where "to the even side" decides. With 13 into 20 most layers are used twice or once. Set
+# the slider to 8 into 4: the list is 0, 2, 4, 6, the *interval* ablation of HMT. Make the source half as deep again
+# as the target and its last layers are never used.
+
+
+# %%
+def plain_ratio(n_source, n_target):
+    return [min(round(i * n_source / n_target), n_source - 1) for i in range(n_target)]
+
+
+assert all(plain_ratio(s, t) == match.by_ratio(s, t) for s in range(1, 40) for t in range(1, 40))
+tlv.transfer(zoo.build("vgg11", width=0.25), zoo.build("resnet8", width=0.25))
+
+# %% [markdown]
+# ## Round 1: filters ranked by variance
+#
+# Each filter $f$ gets a number, the population variance of its weights, $v_f = \frac{1}{n}\sum_x (w_{f,x} - \bar
+# w_f)^2$. Sort them, and take $n$ of the $N$: the most varied, the least, both tails, at random, or *interleaved*:
+# positions $1, 1+s, 1+2s, \dots$ with $s = \lfloor N/n \rfloor$. Where the target is narrower, the source's filters
+# are chosen to be **kept**; where it is wider, the target's own random ones are chosen to be **dropped**.
+
+
+# %%
+def plain_choice(variance, n, how):
+    order = sorted(range(len(variance)), key=lambda f: variance[f].item())
+    step, first = len(order) // n, int(n < len(order))
+    return {"max": order[-n:], "min": order[:n], "interleaved": order[first::step][:n]}[how]
+
+
+variance = torch.rand(11, generator=torch.Generator().manual_seed(0))
+for how in ("max", "min", "interleaved"):
+    assert all(plain_choice(variance, n, how) == tlv.pick(variance, n, how).tolist() for n in range(1, 12))
+
+# %% [markdown]
+# To look at real variances we need a network that has learned something. This is the source of notebook 01, trained
+# on images with other shapes and other textures than the target will see.
+
+# %%
+real = run.preset == "paper" or "cifar" in DATA
+lessons = {} if real else {"count": run.choose(smoke=512, classroom=8000, paper=8000)}
+school = Recipe(epochs=run.choose(smoke=1, classroom=5 if real else 9, paper=15), schedule="one-cycle")
+size = run.choose(smoke=0.25, classroom=0.25, paper=1.0)
+elsewhere = "cifar10-40k" if "cifar100" in DATA else "cifar100-40k"
+teacher = Job("vgg16" if real else "vgg11", elsewhere if real else "shapes-source", school, 0, {"width": size}, lessons)
+learned = lab.train_all([teacher], run.cache, run.device)[0]
+trained = [layer.weight.detach() for layer in learned.model.modules() if isinstance(layer, torch.nn.Conv2d)]
+print(f"the source scores {learned.history.final:.1f} % on the test images of its own task")
+
+
+# %%
+@dataclass(frozen=True)
+class Choice:
+    how: Literal["interleaved", "max", "min", "two_tailed", "random"] = HOW
+    n: int = lab.slider(N, 1, 64, 1, "filters chosen")
+    side: Literal["keep", "drop"] = SIDE
+
+
+def choosing(choice):
+    weight = trained[2] if choice.side == "keep" else torch.nn.init.kaiming_normal_(torch.empty_like(trained[2]))
+    spread, generator = weight.flatten(1).var(1, correction=0), torch.Generator().manual_seed(0)
+    chosen = torch.zeros(len(spread), dtype=torch.bool)
+    chosen[tlv.pick(spread, choice.n, choice.how, generator=generator)] = True
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.2), width_ratios=[3, 2])
+    names = ("kept", "not kept") if choice.side == "keep" else ("overwritten", "left as born")
+    groups = [(spread[where] * 1e3).tolist() for where in (chosen, ~chosen)]
+    left.hist(groups, bins=16, stacked=True, label=names, color=(figures.PALETTE["blue"], "#CCCCCC"))
+    left.set(xlabel="variance of a filter (1/1000)", ylabel="filters", title=f"{choice.how}: {chosen.sum()} chosen")
+    left.legend()
+    wide = torch.arange(65, 513)
+    right.plot(wide / 64, torch.full((448,), 100), label="without repetition")
+    right.plot(wide / 64, (wide - 1) * (1 - (1 - 1 / (wide - 1)) ** 64) / 0.64, "--", label="with repetition")
+    right.set(xlabel="target's width / source's", ylabel="filters that survive (%)", title="drawn at random")
+    right.legend(loc="lower right")
+    plt.close(figure)
+    return figure
+
+
+lab.Explorer(choosing, Choice(), run)
+
+# %% [markdown]
+# **What to notice.** *Interleaved* always skips the filter of least variance, and beyond a half its step is 1: then
+# it is "all but the least, up to $n$", and no longer spread out. Switch to *drop* to see what a random layer offers:
+# He initialisation gives all filters nearly one variance, so *which* of them is overwritten hardly matters.
+#
+# The right panel is a trap in the released code. Until August 2023 its random choice drew without repetition; then
+# NumPy was replaced by PyTorch, and now a place can be drawn twice, and the filter written first is lost. hetlib
+# draws without repetition; `legacy_random=True` gives the released behaviour, to the last draw.
+
+
+# %%
+rows = tlv.pick(torch.rand(500, 128), 64, "random", generator=torch.Generator().manual_seed(0), legacy_random=True)
+print(f"64 filters into 128 places: {sum(len(row.unique()) for row in rows) / len(rows):.1f} survive")
+
+# %% [markdown]
+# ## Round 2: eight cases of width
+#
+# Filters and inputs can each be fewer, more, or equal. Shrinking keeps source filters (and, *within each filter by
+# itself*, input slices); growing overwrites chosen places of the target and leaves the rest as born. One case as a
+# plain loop, more of both:
+
+
+# %%
+def plain_grow(weight, target):
+    out = target.clone()
+    rows = plain_choice(target.flatten(1).var(1, correction=0), len(weight), "min")
+    for f, row in enumerate(rows):
+        slots = plain_choice(target[row].flatten(1).var(1, correction=0), weight.shape[1], "min")
+        for i, slot in enumerate(slots):
+            out[row, slot] = weight[f, i]
+    return out
+
+
+generator = torch.Generator().manual_seed(1)
+small, large = torch.randn(4, 3, 3, 3, generator=generator), torch.randn(7, 6, 3, 3, generator=generator)
+assert torch.equal(plain_grow(small, large), tlv.resize_width(small, large, drop="min"))
+
+# %%
+CASES = {"fewer filters": (8, 4, 5, 4), "fewer inputs": (5, 7, 5, 4), "fewer of both": (8, 7, 5, 4)}
+CASES |= {"more filters": (4, 4, 7, 4), "more inputs": (5, 3, 5, 6), "more of both": (4, 3, 7, 6)}
+CASES |= {"fewer filters, more inputs": (8, 3, 5, 6), "more filters, fewer inputs": (4, 6, 7, 4)}
+
+
+# %%
+@dataclass(frozen=True)
+class Width:
+    case: Literal[tuple(CASES)] = CASE
+    drop: Literal["min", "max", "interleaved", "random"] = DROP
+
+
+def blocks(choice):
+    outputs, inputs, wanted, slots = CASES[choice.case]
+    generator = torch.Generator().manual_seed(2)
+    draw = lambda *shape: torch.randn(*shape, 3, 3, generator=generator)
+    weight, born = draw(outputs, inputs), draw(wanted, slots)
+    out = tlv.resize_width(weight, born, drop=choice.drop, base=draw(wanted, inputs), generator=generator)
+    same = (out.flatten(2).unsqueeze(2) == weight.flatten(0, 1).flatten(1)).all(3)  # which source slice is where
+    result = torch.where(same.any(2), same.int().argmax(2), -1)
+    source = torch.arange(outputs * inputs).view(outputs, inputs)
+    return figures.numbered({"source": source, "target": -torch.ones(wanted, slots).int(), "result": result}, inputs)
+
+
+lab.Explorer(blocks, Width(), run)
+
+# %% [markdown]
+# **What to notice.** One colour is one source filter, one number one of its slices; grey is what the target was born
+# with. Slices are chosen by each filter for itself: in *fewer inputs*, column 0 of the result holds a different input
+# channel in every row. In a convolution, column $i$ of *every* filter reads the same channel, so this already takes
+# the wiring apart. In *more filters, fewer inputs* the grey is a fresh He draw, and the target's own start is
+# discarded.
+#
+# Kernels come first: a larger one is average-pooled with stride 1, a smaller one padded with zeros, so 3x3 → 1x1 is
+# the mean of nine taps. A 1x1 slice has no variance at all; ties keep their order, because hetlib's sort is stable.
+
+# %% [markdown]
+# ## Round 3: the shuffle, shown honestly
+#
+# Before it writes, the released code permutes the filters, and then permutes the input slices **of every filter
+# separately**, always, even where the shapes are equal. The multiset of 3x3 slices of a filter survives; which
+# channel a slice reads does not.
+
+
+# %%
+@dataclass(frozen=True)
+class Order:
+    shuffle: Literal["both", "filters", "inputs", "off"] = SHUFFLE
+
+
+MODES = {"both": True, "filters": "filters", "inputs": "inputs", "off": False}
+
+
+def shuffled(choice):
+    first, generator = trained[0][:12], torch.Generator().manual_seed(0)
+    after = tlv.fill(first, torch.zeros_like(first), shuffle=MODES[choice.shuffle], generator=generator)
+    return figures.kernel_strip({"before": first, "after": after}, f"first layer; shuffle: {choice.shuffle}")
+
+
+lab.Explorer(shuffled, Order(), run)
+
+# %%
+exam = teacher.load("test")
+for name, mode in MODES.items():
+    twin = deepcopy(learned.model)
+    tlv.transfer(learned.model, twin, linear=False, shuffle=mode)
+    print(f"shuffle {name:8} a copy of the source, fed from the source, scores {evaluate(twin, exam)['top1']:5.1f} %")
+    if mode is False:
+        assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), learned.model.parameters(), strict=True))
+
+# %% [markdown]
+# **What to notice.** The colours give it away: red, green and blue change places, filter by filter. With the shuffle
+# off, transfer between equal networks is the identity, and the copy knows what the source knows. With it, what
+# arrives is guesswork to the layers above: the copy scores like an untrained network. Even *filters* alone is enough
+# for that, because nobody tells the next layer, or the batch norm, who moved where. So whatever TLV with its shuffle
+# transfers, it is the *statistics* of the weights, not their function. Keep this in mind for the experiment.
+
+# %% [markdown]
+# ## Round 4: linear layers from statistics
+#
+# No weight of a linear layer is copied. Over the source's linear layers take the mean $m$ of the means and the mean
+# $s$ of the standard deviations; a target with $L$ linear layers draws each from $\mathcal N(m/L,\; s/L)$, biases
+# zero.
+
+
+# %%
+def plain_statistics(weights):
+    return tuple(float(sum(map(number, weights)) / len(weights)) for number in (torch.mean, torch.std))
+
+
+heads = [layer.weight.detach() for layer in learned.model.modules() if isinstance(layer, torch.nn.Linear)]
+torch.testing.assert_close(plain_statistics(heads), tlv.statistics(heads), atol=1e-6, rtol=1e-5)
+born = torch.nn.Linear(64, 12).weight.std()
+print(f"{len(heads)} linear layer: deviation {tlv.statistics(heads)[1]:.3f}; as PyTorch draws 64 to 12: {born:.3f}")
+
+# %% [markdown]
+# **What to notice.** Two numbers pass from one classifier to the other. All they can do is set the scale of the first
+# logits. For one linear layer that is a choice of initial temperature, and training settles it within a few steps.
+
+# %% [markdown]
+# ## Round 5: feature crossover
+#
+# While the target trains, the frozen source sees the same batch. Immediately before the last linear layer, channel
+# $c$ of the target's features is replaced by channel $c$ of the source's if $u_c < p$, one draw $u$ for the whole
+# batch, $p = 0.1$. A replaced channel passes no gradient to the target's convolutions. Tests see the target alone.
+
+
+# %%
+def plain_crossover(features, pretrained, p, uniform):
+    out = features.clone()
+    for channel, u in enumerate(uniform):
+        if u < p:
+            out[:, channel] = pretrained[:, channel]
+    return out
+
+
+draw = lambda *shape: torch.rand(*shape, generator=torch.Generator().manual_seed(len(shape)))
+ours, theirs, uniform = draw(5, 8), draw(5, 6), draw(6)
+assert torch.equal(plain_crossover(ours, theirs, 0.4, uniform), tlv.crossover(ours, theirs, 0.4, uniform))
+
+
+# %%
+def frame(number, mask):
+    replaced = torch.rand(1 if mask == "batch" else 12, 48, generator=torch.Generator().manual_seed(number)) < 0.1
+    ax = figures.axes(7, 2.2)
+    ax.imshow(replaced.expand(12, 48), cmap="Blues", aspect="auto", vmin=0, vmax=1.4)
+    ax.set(xlabel="channel", ylabel="image", title=f"mask per {mask}, batch {number + 1}: blue comes from the source")
+    ax.grid(visible=False)
+    return ax.figure
+
+
+figures.animation([frame(number, mask) for mask in ("batch", "image") for number in range(6)])
+
+# %% [markdown]
+# **What to notice.** Drawn once per batch, the mask makes columns: for a whole step the classifier must do without
+# the same channels. Drawn per image it is noise of the kind dropout makes. And that is the question to ask of it: if
+# dropout at the same $p$ does as well, the *pretrained* features have contributed nothing.
+
+# %% [markdown]
+# ## The experiment
+#
+# The README's rows are He initialisation, DPIAT, *base*, *cross* and *full*. We read them as: convolutions by
+# variance; with crossover; with statistics as well. To separate the parts we add *statistics* and *crossover* each
+# alone, and the controls: no shuffle, choice with repetition, dropout for crossover. Peers stand beside them: HMT
+# from notebook 01, and TLI-style centred injection.
+
+# %%
+task = DATA or run.choose(smoke="shapes-target", classroom="shapes-target", paper="cifar100-40k")
+few = {} if real else {"count": run.choose(smoke=96, classroom=240, paper=240)}
+released = Recipe(epochs=200, optimiser="adamw", lr=1e-4, weight_decay=5e-4, schedule="constant")
+short = Recipe(epochs=run.choose(smoke=1, classroom=50, paper=50), schedule="cosine", evaluate_every=10)
+recipe = released if run.preset == "paper" else short
+network, options = ("torchvision/resnet18", {}) if real else ("resnet8", {"width": 0.25})
+
+# %%
+BASE, FULL, CROSS = {"linear": False}, {}, {"p": 0.1}
+# What each arm feeds (None: nothing, the layers stay as born), and what it crosses over while it trains.
+ARMS = {"he": (None, None), "base": (BASE, None), "statistics": ({"convolutions": False}, None)}
+ARMS |= {"crossover": (None, CROSS), "cross": (BASE, CROSS), "full": (FULL, CROSS)}
+ARMS |= {"repeated": (FULL | {"legacy_random": True}, CROSS), "unshuffled": (FULL | {"shuffle": False}, CROSS)}
+ARMS |= {f"shuffle {name}": (BASE | {"shuffle": mode}, None) for name, mode in MODES.items() if name != "both"}
+ARMS |= {"hmt": ({}, None), "dpiat": ({"peer": "dpiat"}, None), "tli": ({"peer": "tli"}, None)}
+ARMS |= {f"p = {p}": (None, {"p": p}) for p in (0.05, 0.2, 0.5)}
+ARMS |= {"per image": (None, CROSS | {"mask": "image"}), "mean": (None, CROSS | {"source": "mean"})}
+ARMS |= {"dropout": (None, CROSS | {"source": "zeros"})}
+
+
+def job(arm, seed):
+    how, crossing = ARMS[arm]
+    method = {"hmt": "hmt", "dpiat": "peers", "tli": "peers"}.get(arm, "tlv")
+    fed = None if how is None else how | ({"seed": seed} if method == "tlv" else {})
+    start = (teacher, fed, method, crossing) if arm != "he" else ()
+    return Job(network, task, recipe, seed, options, few, *start)
+
+
+# %%
+plan = {(arm, seed): job(arm, seed) for arm in ARMS for seed in run.seeds}
+lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at preset "paper"
+
+# %%
+results = dict(zip(plan, lab.train_all(list(plan.values()), run.cache, run.device), strict=True))
+print(f"{len(results)} trainings of {recipe.epochs} epochs")
+
+
+def scores(arm):
+    histories = [results[arm, seed].history for seed in run.seeds]
+    return [history.selected if history.validation else history.final for history in histories]
+
+
+# %%
+place = f"{task.removesuffix('-40k')}/{network.removeprefix('torchvision/')}"
+metrics = {f"{place}/{arm}/top1": {"unit": "%", "values": scores(arm)} for arm in ARMS}
+first = job("he", run.seeds[0])
+record = run.record(
+    metrics, (first.load("train"), first.load("test")), source=learned.history.final, recipe=asdict(recipe)
+)
+lab.beside(record)
+
+# %% [markdown]
+# Does an arm differ from He initialisation by more than chance? All arms of one seed share the first weights of
+# whatever the arm leaves as born, and the order of the images, so differences are taken seed by seed.
+
+# %%
+GROUPS = {
+    "parts": ["he", "base", "statistics", "crossover", "cross", "full"],
+    "peers": ["he", "base", "shuffle off", "hmt", "dpiat", "tli"],
+    "shuffle": ["he", "base", "shuffle filters", "shuffle inputs", "shuffle off"],
+    "probability": ["he", "p = 0.05", "crossover", "p = 0.2", "p = 0.5"],
+    "replacement": ["he", "crossover", "per image", "mean", "dropout"],
+}
+for name in ("parts", "peers"):
+    display(lab.effects({arm: scores(arm) for arm in GROUPS[name]}, baseline="he", title=name))
+
+# %%
+found = {arm: scores(arm) for arm in (*GROUPS["parts"], "repeated", "unshuffled", *GROUPS["peers"][2:])}
+figures.bars_with_intervals(None, found, title="The shuffle decides more than all parts together")
+
+# %% [markdown]
+# **What to notice.** NUMBERS.
+
+# %% [markdown]
+# ## Ablations over time
+#
+# `probability` runs $p$ through 0 (He), 0.05, 0.1, 0.2 and 0.5; `replacement` sets the crossover beside its controls:
+# one mask per image, the batch's mean features (which say nothing of the single image), and zeros, which is dropout.
+
+
+# %%
+@dataclass(frozen=True)
+class Comparison:
+    compare: Literal["parts", "peers", "shuffle", "probability", "replacement"] = COMPARE
+    measure: Literal["top1", "top5", "test_loss"] = MEASURE
+
+
+def comparison(choice):
+    arms = GROUPS[choice.compare]
+    lines = {arm: [getattr(results[arm, seed].history, choice.measure) for seed in run.seeds] for arm in arms}
+    epochs, unit = results["he", run.seeds[0]].history.evaluated, "nats" if "loss" in choice.measure else "%"
+    labels = {
+        "ylabel": f"{choice.measure} on test images ({unit})",
+        "title": f"{choice.compare}: {teacher.model} into {network}",
+    }
+    return figures.curves(None, lines, epochs, **labels)
+
+
+lab.Explorer(comparison, Comparison(), run)
+
+# %%
+for name, baseline in (("shuffle", "shuffle off"), ("replacement", "dropout")):
+    display(lab.effects({arm: scores(arm) for arm in GROUPS[name]}, baseline=baseline, title=name))
+
+# %% [markdown]
+# **What to notice.** NUMBERS2.
+
+# %% [markdown]
+# ## Train one yourself
+#
+# Crossover on top of unshuffled convolutions is an arm that nobody has published. Choose its probability, mask and
+# what is mixed in, and press *Run*; the grey curves are seed 0 of the experiment.
+
+
+# %%
+@dataclass(frozen=True)
+class Trial:
+    p: Literal[0.0, 0.05, 0.1, 0.2, 0.5] = P
+    mask: Literal["batch", "image"] = MASK
+    mixed: Literal["features", "mean", "zeros"] = MIXED
+
+
+def trial(choice):
+    crossing = {"p": choice.p, "mask": choice.mask, "source": choice.mixed}
+    return Job(network, task, recipe, run.seeds[0], options, few, teacher, BASE | {"shuffle": False}, "tlv", crossing)
+
+
+def learning(choice, history):
+    known = {arm: results[arm, run.seeds[0]].history for arm in ("he", "shuffle off")}
+    return figures.learning(known, f"{choice.mixed}, p = {choice.p} per {choice.mask}", history)
+
+
+lab.Explorer(learning, Trial(), run, trial)
+
+# %% [markdown]
+# **Known deviations.** The release starts from ImageNet's VGG16 and uses it as its support; we train the source
+# ourselves. "Base", "cross" and "full" are our reading of undefined names. The release resizes images to two pixels
+# more before it crops; we crop from four pixels of padding. Random choices are without repetition unless `repeated`
+# says otherwise. `classroom` replaces data, networks and schedule, and has no validation images: its numbers are
+# those of the last epoch.
+
+# %% [markdown]
+# ## Exercises
+#
+# Write each function; `check` compares it with a hidden solution on fresh random inputs. Solutions are shown here;
+# `make exercises` writes the notebook without them to `build/exercises`.
+#
+# **1.** `survivors(filters, places)`: how many of `filters` source filters are left, on average, if each is written
+# to one of `places` places drawn *with* repetition, the later one winning?
+
+
+# %%
+def expected(filters, places):
+    return float(sum((1 - 1 / places) ** later for later in range(filters)))
+
+
+few_and_many = lambda generator: tuple(torch.randint(2, 300, (2,), generator=generator).tolist())
+lab.exercise("survivors", expected, few_and_many, "how likely is it that none of n draws hits a given place?")
+
+
+# %% tags=["solution"]
+def survivors(filters, places):
+    return places * (1 - (1 - 1 / places) ** filters)
+
+
+# %%
+lab.check("survivors", survivors)
+
+# %% [markdown]
+# **2.** `cross(features, pretrained, p, uniform)`: feature crossover without a loop, for `pretrained` with as many
+# channels as `features`.
+
+
+# %%
+def three_inputs(generator):
+    batch, channels = torch.randint(1, 9, (2,), generator=generator).tolist()
+    draw = lambda *shape: torch.rand(*shape, generator=generator)
+    return draw(batch, channels), draw(batch, channels), float(draw(1)), draw(channels)
+
+
+lab.exercise("cross", tlv.crossover, three_inputs, "torch.where, with a condition that is one row")
+
+
+# %% tags=["solution"]
+def cross(features, pretrained, p, uniform):
+    return torch.where(uniform < p, pretrained, features)
+
+
+# %%
+lab.check("cross", cross)
+
+# %% [markdown]
+# ## Three questions
+#
+# <details><summary>Why is the variance of 1x1 kernels no guide?</summary>
+#
+# A slice of one tap has variance zero, all slices tie, and the order of a tie is the sort's. hetlib's is stable, so
+# the first ones are taken; the released one depends on the processor.
+# </details>
+#
+# <details><summary>The shuffle permutes filters and slices. Which permutations would be harmless?</summary>
+#
+# The same permutation of a layer's filters, of its batch norm, and of the inputs of every filter in the next layer.
+# Such a permutation is a symmetry of the network; independent ones are not.
+# </details>
+#
+# <details><summary>A target has 2,048 features, the source 512. What does the crossover do?</summary>
+#
+# Only the first 512 channels can ever be replaced; three quarters of the features are out of its reach, and its
+# effective rate is $p/4$.
+# </details>
+
+# %% [markdown]
+# ## References and what to read next
+#
+# * Duong et al.: *Heterogeneous Transfer Learning Using Variance-based Mapping and Pre-trained Feature Crossover*,
+#   AICI 2024, Springer, DOI 10.1007/978-3-031-63929-6_21; released code ThuanNaN/TLVFC.
+# * DPIAT, whose toolkit it builds on: KamilPiechowiak/iatransfer. TLI: arXiv 2101.02757.
+# * Its table with all runs on record: [papers.md](../papers.md). The other shape of the same question, kernels
+#   stretched and channels stacked in order: [01 · HMT](01_hmt.ipynb).

@@ -1,0 +1,335 @@
+"""The grammar's stages one by one, the peers made of them, and every pair of networks they are for."""
+
+from copy import deepcopy
+from itertools import combinations, pairwise
+from math import isclose, sqrt
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hetlib import peers, tlv, zoo
+from hetlib.kernels.clip import clip
+from hetlib.kernels.ragged import write
+from hetlib.match import by_blocks, by_score, shape_score
+from hetlib.place import by_trace
+from hetlib.standardise import blocks, flatten, leaves, only
+
+PAIRS = [("vgg16", "resnet18"), ("resnet18", "resnet34"), ("resnet50", "mobilenet_v2"), ("squeezenet1_1", "resnet18")]
+shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+def place(pieces):
+    with torch.no_grad():
+        write(pieces)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def born(name):
+    torch.manual_seed(0)
+    return getattr(torchvision.models, name)()
+
+
+class TestStandardise:
+    def test_every_layer_with_weights_stands_once_in_order(self):
+        model = born("resnet18")
+        names = [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+        assert [name for name, _ in flatten(model)] == names
+        assert [name for name, _ in leaves(blocks(model))] == names
+
+    def test_residual_blocks_are_blocks_and_stages_are_laid_out(self):
+        outline = [node if isinstance(node, str) else len(node) for node in self.outline(blocks(born("resnet18")))]
+        assert outline == ["conv1", "bn1", 4, 4, 6, 4, 6, 4, 6, 4, "fc"]
+        assert [len(node) for node in blocks(born("vgg16"))] == [13, 3]
+
+    def outline(self, nodes):
+        return [node if isinstance(node, list) else node[0] for node in nodes]
+
+    def test_a_wrapper_adds_no_level_and_single_layers_are_laid_out(self):
+        pair = lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1))
+        model = nn.Sequential(
+            nn.Sequential(nn.Sequential(pair())), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        )
+        assert self.names(blocks(model)) == [["0.0.0.0", "0.0.0.2"], "1.0", "1.1"]
+        # Three single layers and one block: flattened, because this group is not the whole network.
+        crowded = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), pair())
+        assert self.names(blocks(nn.Sequential(crowded, nn.Linear(3, 2)))) == [
+            ["0.0", "0.1", "0.2", "0.3.0", "0.3.2"],
+            "1",
+        ]
+
+    def names(self, nodes):
+        return [self.names(node) if isinstance(node, list) else node[0] for node in nodes]
+
+    def test_a_shared_module_stands_at_its_first_name(self):
+        conv = nn.Conv2d(3, 3, 1)
+        assert [name for name, _ in leaves(blocks(nn.Sequential(conv, nn.ReLU(), conv)))] == ["0"]
+
+    def test_only_one_kind_keeps_the_nesting(self):
+        assert [len(node) for node in only(blocks(born("vgg16")), nn.Linear)] == [3]
+
+
+class TestScore:
+    def test_agrees_with_the_vectors(self, vectors):
+        archive = np.load(vectors / "tlv.npz")
+        keys = [key for key in archive.files if key.startswith("score/shape/")]
+        assert keys
+        for key in keys:
+            a, b = (tuple(map(int, shape.split("x"))) for shape in key.rsplit("/", 1)[-1].split("__"))
+            assert shape_score(a, b) == pytest.approx(float(archive[key]), rel=1e-12)
+
+    @given(shapes, shapes)
+    def test_is_symmetric_and_one_for_equal_shapes_alone(self, a, b):
+        assert isclose(shape_score(a, b), shape_score(b, a))
+        assert 0 <= shape_score(a, b) <= 1
+        assert (shape_score(a, b) == 1) == (a == b)
+        assert (shape_score(a, b) == 0) == (len(a) != len(b))
+
+
+def flat_value(scores, picks):
+    """What a flat matching earns, by its definition."""
+    total, before = 0.0, 0
+    for row, pick in zip(scores, picks, strict=True):
+        if pick is not None:
+            back = before - (pick + 1)
+            total += row[pick] - (back + 1) / 2 * (back >= 0)
+            before = pick + 1
+    return total
+
+
+def flat_oracle(scores):
+    """The most that any matching earns, all of them tried."""
+    choices = [None, *range(len(scores[0]))]
+    best = 0.0
+    for number in range(len(choices) ** len(scores)):
+        picks = [choices[number // len(choices) ** i % len(choices)] for i in range(len(scores))]
+        best = max(best, flat_value(scores, picks))
+    return best
+
+
+class TestFlatMatching:
+    @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**16))
+    def test_nothing_earns_more(self, n_target, n_source, seed):
+        scores = (
+            torch.rand(n_target, n_source, generator=torch.Generator().manual_seed(seed)).double().round(decimals=2)
+        )
+        picks = by_score(scores)
+        assert flat_value(scores.tolist(), picks) == pytest.approx(flat_oracle(scores.tolist()))
+
+    def test_a_source_serves_again_only_where_that_pays(self):
+        assert by_score(torch.tensor([[0.6, 0.2], [0.9, 0.95]])) == [0, 1]
+        assert by_score(torch.tensor([[0.9], [0.8]])) == [0, 0]
+        assert by_score(torch.tensor([[0.9], [0.4]])) == [0, None]
+
+    def test_no_likeness_is_no_match(self):
+        assert by_score(torch.zeros(3, 2)) == [None] * 3
+        with pytest.raises(ValueError, match="the source has no layers"):
+            by_score(torch.zeros(3, 0))
+
+
+def block_oracle(sources, targets, score):
+    """What the best matching of two lists earns: every division of the targets into runs, every choice of sources."""
+    if not sources or not targets:
+        return 0.0
+
+    def alike(a, b):
+        if isinstance(a, list) and isinstance(b, list):
+            return block_oracle(a, b, score)
+        return 0.0 if isinstance(a, list) or isinstance(b, list) else score(a, b)
+
+    best, runs = 0.0, [(a, b) for a in range(len(targets)) for b in range(a + 1, len(targets) + 1)]
+    for count in range(1, min(len(sources), len(targets)) + 1):
+        for chosen in combinations(range(len(sources)), count):
+            for taken in combinations(runs, count):
+                if all(one[1] <= two[0] for one, two in pairwise(taken)):
+                    earned = sum(
+                        sum(alike(sources[j], targets[i]) for i in range(*run)) / sqrt(run[1] - run[0])
+                        for j, run in zip(chosen, taken, strict=True)
+                    )
+                    best = max(best, earned)
+    return best
+
+
+items = st.lists(st.one_of(st.integers(1, 6), st.lists(st.integers(1, 6), min_size=1, max_size=3)), max_size=4)
+
+
+class TestBlockMatching:
+    @settings(max_examples=60)
+    @given(items, items)
+    def test_nothing_earns_more(self, sources, targets):
+        from hetlib.match import _align
+
+        score = lambda a, b: shape_score((a,), (b,))
+        value, pairs = _align(sources, targets, score)
+        assert value == pytest.approx(block_oracle(sources, targets, score))
+        assert pairs == by_blocks(sources, targets, score)
+        assert bool(pairs) == (value > 0)
+
+    @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    def test_a_list_is_matched_with_itself(self, layers):
+        named = list(enumerate(layers))
+        pairs = by_blocks(named, named, lambda a, b: shape_score((a[1],), (b[1],)))
+        assert [target for target, _ in pairs] == named
+        assert all(source[1] == target[1] for target, source in pairs)
+
+
+class TestClip:
+    @pytest.mark.parametrize("case", ["up", "down", "mixed"])
+    def test_agrees_with_the_released_code(self, vectors, case):
+        archive = np.load(vectors / "tlv.npz")
+        source, before, after = (
+            torch.from_numpy(archive[f"clip/{case}/{key}"]) for key in ("src", "tgt_before", "out")
+        )
+        kept = before.clone()
+        assert torch.equal(clip(source, before), after)
+        assert torch.equal(before, kept)
+
+    @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=4))
+    def test_there_and_back_is_the_identity(self, sizes):
+        small = draw(*(size for size, _ in sizes))
+        large = draw(*(size + more for size, more in sizes), seed=1)
+        assert torch.equal(clip(clip(small, large), torch.zeros_like(small)), small)
+
+    def test_other_numbers_of_axes_are_named(self):
+        with pytest.raises(ValueError, match=r"\(3, 4\) cannot be laid over one of shape \(5,\)"):
+            clip(draw(3, 4), draw(5))
+
+
+def plain(width, depth=4):
+    layers, inputs = [], 3
+    for _ in range(depth):
+        layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)).eval()
+
+
+class TestTrace:
+    @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
+    def test_between_equal_networks_it_is_the_identity(self, name):
+        torch.manual_seed(0)
+        source, target = (getattr(torchvision.models, name)() for _ in range(2))
+        for parameter in source.parameters():
+            nn.init.normal_(parameter)
+        place(by_trace(list(zip(flatten(target), flatten(source), strict=True)), target))
+        assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+    def test_the_channels_that_matter_are_kept_all_the_way(self):
+        torch.manual_seed(0)
+        source, target = plain(12), plain(6)
+        for module in source.modules():
+            if isinstance(module, nn.Conv2d):
+                dead = torch.randperm(12)[:6]
+                module.weight.data[dead], module.bias.data[dead] = 0, 0
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight)
+        place(by_trace(list(zip(flatten(target), flatten(source), strict=True)), target))
+        images = draw(4, 3, 8, 8)
+        torch.testing.assert_close(target(images), source(images))
+
+    def test_a_growing_layer_lies_in_the_middle(self):
+        source, target = plain(4, 1), plain(8, 1)
+        before = target[0].weight.clone()
+        place(by_trace([(("0", target[0]), ("0", source[0]))], target))
+        assert torch.equal(target[0].weight[2:6], source[0].weight)
+        assert torch.equal(target[0].weight[:2], before[:2])
+
+
+class TestPeers:
+    @pytest.mark.parametrize("peer", peers.PEERS)
+    @pytest.mark.parametrize(("first", "second"), PAIRS)
+    def test_every_pair_runs_and_reports_every_layer(self, first, second, peer):
+        source, target = born(first), born(second)
+        report = peers.transfer(source, target, peer)
+        assert [row.target for row in report] == [name for name, _ in flatten(target)]
+        assert all(parameter.isfinite().all() for parameter in target.parameters())
+        assert bool(report.matched) == (peer != "he")
+
+    @pytest.mark.parametrize("peer", ["dpiat", "tli"])
+    def test_a_network_feeds_its_twin_all_but_running_statistics(self, peer):
+        torch.manual_seed(0)
+        source, target = zoo.build("resnet18", width=0.125), zoo.build("resnet18", width=0.125)
+        for parameter in source.parameters():
+            nn.init.normal_(parameter)
+        for module in source.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.fill_(3.0)
+        buffers = deepcopy(dict(target.named_buffers()))
+        peers.transfer(source, target, peer)
+        assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+        assert all(torch.equal(value, buffers[name]) for name, value in target.named_buffers())
+
+    def test_he_draws_convolutions_alone_and_by_its_seed(self):
+        model, again, other = (zoo.build("resnet8", width=0.5) for _ in range(3))
+        head = next(m for m in model.modules() if isinstance(m, nn.Linear)).weight.clone()
+        for target, seed in ((model, 1), (again, 1), (other, 2)):
+            peers.transfer(nn.Identity(), target, "he", seed)
+        convs = [[m for m in net.modules() if isinstance(m, nn.Conv2d)] for net in (model, again, other)]
+        assert all(torch.equal(a.weight, b.weight) for a, b in zip(*convs[:2], strict=True))
+        assert not torch.equal(convs[0][0].weight, convs[2][0].weight)
+        wide = max(convs[0], key=lambda conv: conv.weight.numel())
+        fan_out = wide.out_channels * wide.kernel_size[0] ** 2
+        assert wide.weight.std().item() == pytest.approx(sqrt(2 / fan_out), rel=0.05)
+        assert torch.equal(next(m for m in model.modules() if isinstance(m, nn.Linear)).weight, head)
+
+    def test_bad_input_is_named(self):
+        with pytest.raises(ValueError, match=r"unknown peer 'dpait'.*did you mean 'dpiat'"):
+            peers.transfer(plain(4), plain(4), "dpait")
+        with pytest.raises(ValueError, match=r"the target \(Identity\) has no layer that carries weights"):
+            peers.transfer(plain(4), nn.Identity())
+        with pytest.raises(ValueError, match=r"the source \(Identity\) has no layer that carries weights"):
+            peers.transfer(nn.Identity(), plain(4))
+
+
+class TestStagesOfTLV:
+    @pytest.mark.parametrize("standardise", ["flatten", "blocks"])
+    @pytest.mark.parametrize("match", ["index", "score", "blocks"])
+    @pytest.mark.parametrize("place", ["variance", "clip", "trace"])
+    @pytest.mark.parametrize(("first", "second"), PAIRS[:3])
+    def test_any_stage_goes_with_any_other(self, first, second, standardise, match, place):
+        source, target = born(first), born(second)
+        report = tlv.transfer(source, target, standardise=standardise, match=match, place=place, linear=False)
+        convolutions = [name for name, module in target.named_modules() if isinstance(module, nn.Conv2d)]
+        assert [row.target for row in report] == convolutions
+        assert report.matched
+        assert all(parameter.isfinite().all() for parameter in target.parameters())
+
+    def test_what_is_not_matched_keeps_its_weights(self):
+        source, target = nn.Sequential(nn.Conv2d(3, 8, 3)), plain(8)
+        before = deepcopy(target)
+        report = tlv.transfer(source, target, match="score", linear=False)
+        kept = [row.target for row in report if row.source is None]
+        assert kept
+        assert all(torch.equal(target.get_submodule(name).weight, before.get_submodule(name).weight) for name in kept)
+
+    def test_without_convolutions_only_linear_layers_are_drawn(self):
+        source, target = plain(8), plain(8)
+        before = deepcopy(target)
+        report = tlv.transfer(source, target, convolutions=False)
+        assert [row.target for row in report] == ["14"]
+        changed = [
+            name for name, value in target.named_parameters() if not torch.equal(value, before.get_parameter(name))
+        ]
+        assert changed == ["14.weight", "14.bias"]
+
+    @pytest.mark.parametrize(
+        ("how", "says"),
+        [
+            ({"standardise": "block"}, "unknown standardisation 'block'.*did you mean 'blocks'"),
+            ({"match": "dp"}, "unknown match 'dp'"),
+            ({"place": "var"}, "unknown place 'var'"),
+            ({"shuffle": "input"}, "unknown shuffle 'input'.*did you mean 'inputs'"),
+        ],
+    )
+    def test_bad_names_change_nothing(self, how, says):
+        source, target = plain(8), plain(4)
+        before = deepcopy(target.state_dict())
+        with pytest.raises(ValueError, match=says):
+            tlv.transfer(source, target, **how)
+        assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
