@@ -98,6 +98,11 @@ def within(
     return Bar(name, ours, other, measured, reference, unit, measured / reference, bar, holds)
 
 
+def beside(name: str, ours: str, other: str, measured: float, reference: float) -> Bar:
+    """Two times side by side, in milliseconds, of things that do different work: no bar, nothing to hold."""
+    return Bar(name, ours, other, measured, reference, "ms", measured / reference, "none", True)
+
+
 def has_matrix_units() -> bool:
     """Whether this CPU multiplies bf16 matrices in units of their own (AMX)."""
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
@@ -112,7 +117,7 @@ def show(bars: list[Bar], path: Path) -> bool:
     for heading in ("ours", "other", "ratio", "bar", "holds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for bar in bars:
-        mark = "yes" if bar.holds else "[red]NO[/red]"
+        mark = "-" if bar.bar == "none" else "yes" if bar.holds else "[red]NO[/red]"
         values = (f"{bar.measured:.2f} {bar.unit}", f"{bar.reference:.2f} {bar.unit}", f"{bar.ratio:.2f}x")
         table.add_row(bar.name, bar.ours, bar.other, *values, bar.bar, mark)
     Console(width=150).print(table)

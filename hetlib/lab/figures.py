@@ -228,7 +228,7 @@ def numbered(grids: Mapping[str, Tensor], per_colour: int = 1) -> "Figure":
         for row, column in (grid >= 0).nonzero().tolist():
             ink = "black" if colours[row, column] > 0.5 * most else "white"
             ax.text(column, row, str(int(grid[row, column])), ha="center", va="center", color=ink, size=8)
-        ax.set(title=title, xlabel="input channel", xticks=range(grid.shape[1]))
+        ax.set(title=title, xlabel="input channel", xticks=range(grid.shape[1]), yticks=range(len(grid)))
         ax.grid(visible=False)
     figure.axes[0].set_ylabel("output channel")
     return figure
