@@ -1,5 +1,7 @@
 """The methods that TLV is compared with, behind one interface: DPIAT, TLI-style injection, and He initialisation."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -26,8 +28,8 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
     peer : {"dpiat", "tli", "he"}
         "dpiat" matches layers and blocks by dynamic programming over the likeness of shapes and lays each tensor
         centrally over its own. "tli" does the same with single layers in one list. Both feed convolutions, linear
-        layers and the scales and shifts of batch norms, running statistics not. "he" draws every convolution from He's
-        normal distribution, fan out, as torchvision's residual networks are born, and leaves all else.
+        layers and the scales and shifts of batch norms, running statistics not. "he" draws the weight of every Conv2d
+        from He's normal distribution, fan out, as torchvision's residual networks are born, and leaves all else.
     seed : int
         Of He's draws.
 
@@ -63,15 +65,12 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
 
 
 def likeness(a: Leaf, b: Leaf) -> float:
-    """`hetlib.match.shape_score` of two layers' weights; 0 for layers of different kinds or without weights."""
-    if type(a[1]) is not type(b[1]):
-        return 0.0
-    return shape_score(_shape(a[1]), _shape(b[1])) if _shape(a[1]) else 0.0
+    """`hetlib.match.shape_score` of two layers' weights; 0 for layers of different kinds."""
+    return shape_score(_shape(a[1]), _shape(b[1])) if type(a[1]) is type(b[1]) else 0.0
 
 
-def _shape(layer: nn.Module) -> tuple[int, ...]:
-    weight = getattr(layer, "weight", None)
-    return () if weight is None else tuple(weight.shape)
+def _shape(layer: Any) -> tuple[int, ...]:
+    return tuple(layer.weight.shape)
 
 
 def _flat(donors: list[Leaf], own: list[Leaf]) -> list[tuple[Leaf, Leaf]]:

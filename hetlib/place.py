@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import chain
+from hetlib.chain import Chain, chain
 from hetlib.kernels.clip import clip
 from hetlib.kernels.ragged import Piece
 from hetlib.standardise import Leaf
@@ -43,25 +43,36 @@ def by_trace(pairs: Pairs, target: nn.Module) -> list[Piece]:
 
     A layer that shrinks keeps, in their order, the source filters of largest L1 norm over the inputs it takes in; one
     that grows gets them centrally. Whatever reads these channels, batch norms and residual branches included, selects
-    alike, as far as its own source layer has as many channels there; elsewhere, and for kernel sizes, it is `by_clip`.
+    alike, as far as its own source layer has as many channels there. Elsewhere it is `by_clip`: for kernel sizes,
+    behind a concatenation, and in a linear layer that reads several pixels of a channel.
 
     Parameters
     ----------
     pairs : sequence of (target layer, source layer)
-        In the order in which the target runs them.
+        In any order: what a layer keeps is decided in the order in which the target runs them.
     target : nn.Module
-        Read for its coupled channel axes (`hetlib.chain.chain`).
+        Read for its graph and its coupled channel axes (`hetlib.chain.chain`).
+
+    Raises
+    ------
+    ValueError
+        If the target cannot be traced, or two tensors differ in their numbers of axes; names the layers.
 
     References
     ----------
     TraceTransfer of DPIAT's released code, which re-executes the traced network instead of reading its axes.
     """
-    channels = _Channels(target)
+    found = chain(target)
+    channels, calls = _Channels(found), [str(node.target) for node in found.graph.nodes]
+    turn = {name: number for number, name in reversed(list(enumerate(calls)))}
     pieces = []
-    for (name, layer), (_, donor) in pairs:
+    for (name, layer), (donor_name, donor) in sorted(pairs, key=lambda pair: turn.get(pair[0][0], len(calls))):
         for own, given in _tensors(layer, donor):
             key = next(key for key, parameter in layer.named_parameters() if parameter is own)
-            pieces.append(Piece(own, channels.select(f"{name}.{key}", given, own)))
+            try:
+                pieces.append(Piece(own, channels.select(f"{name}.{key}", given, own)))
+            except ValueError as error:
+                raise ValueError(f"{donor_name} -> {name}: {error}") from error
     return pieces
 
 
@@ -73,11 +84,11 @@ def _tensors(layer: nn.Module, donor: nn.Module) -> list[tuple[Tensor, Tensor]]:
 class _Channels:
     """Which channel of the source stands in which channel of the target, as far as that has been decided."""
 
-    def __init__(self, target: nn.Module):
+    def __init__(self, target: Chain):
         self.slots: dict[tuple[str, int], Tensor] = {}
         offset = 0
-        shapes = {name: tensor.shape for name, tensor in target.state_dict().items()}
-        for group in chain(target).axes:
+        shapes = {name: tensor.shape for name, tensor in target.model.state_dict().items()}
+        for group in target.axes:
             for member in group.members:
                 key = (member.name, member.axis)
                 if member.index.shape[1] == 1:
@@ -90,7 +101,7 @@ class _Channels:
     def select(self, name: str, given: Tensor, own: Tensor) -> Tensor:
         """The target's tensor with what is selected of the source's in it."""
         if given.dim() != own.dim():
-            raise ValueError(f"{name}: shapes {tuple(given.shape)} and {tuple(own.shape)} differ in number of axes")
+            raise ValueError(f"shapes {tuple(given.shape)} and {tuple(own.shape)} differ in their numbers of axes")
         if own.dim() == 1:
             rows = self._decided(name, 0, len(given), len(own))
             out = own.clone()
@@ -116,7 +127,9 @@ class _Channels:
             return self.source[slots]
         rows = _centred(have, want)
         if have > want:
-            rows = weight.flatten(1).abs().sum(1).topk(want).indices.sort().values.cpu()
+            # Stable, so that of equal norms, as of filters that are all zero, the first are kept everywhere.
+            norms = weight.flatten(1).abs().sum(1)
+            rows = norms.argsort(descending=True, stable=True)[:want].sort().values.cpu()
         if slots is not None:
             free = (slots >= 0) & (self.width[slots.clamp(min=0)] == 0)
             self.source[slots[free]], self.width[slots[free]] = rows[free], have

@@ -1,7 +1,8 @@
 """A network as a list of layers, or of layers and blocks: the first of the three stages of DPIAT's toolkit.
 
 Both forms hold the layers that carry weights, by name, in registration order: convolutions, transposed convolutions,
-batch norms and linear layers. What has no weights is left out, a shared module stands at its first name.
+batch norms and linear layers. What has no weights is left out (a batch norm that does not scale, too), a shared module
+stands at its first name, and a network that is a single layer is a list of that layer, whose name is empty.
 
 >>> from hetlib.standardise import blocks
 >>> blocks(model)  # [("conv1", Conv2d), ("bn1", BatchNorm2d), [("layer1.0.conv1", Conv2d), ...], ...]
@@ -34,7 +35,7 @@ def blocks(model: nn.Module) -> list[Node]:
     ----------
     DPIAT's released code (KamilPiechowiak/iatransfer), standardisation "blocks".
     """
-    return _nest(model, "", {})
+    return [("", model)] if _is_layer(model) else _nest(model, "", {})
 
 
 def leaves(nodes: list[Node]) -> Iterator[Leaf]:
@@ -58,7 +59,7 @@ def only(nodes: list[Node], kind: type[nn.Module]) -> list[Node]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd | _BatchNorm | nn.Linear)
+    return isinstance(module, _ConvNd | _BatchNorm | nn.Linear) and module.weight is not None
 
 
 def _nest(module: nn.Module, name: str, seen: dict[nn.Module, str]) -> list[Node]:

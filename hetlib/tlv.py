@@ -221,7 +221,7 @@ def _draw_linear(source: nn.Module, target: nn.Module, generator: torch.Generato
         drawn = torch.empty(layer.weight.shape).normal_(
             mean / len(layers), deviation / len(layers), generator=generator
         )
-        pieces.append(Piece(layer.weight, drawn))
+        pieces.append(Piece(layer.weight, drawn.to(layer.weight)))
         if layer.bias is not None:
             pieces.append(Piece(layer.bias, torch.zeros_like(layer.bias)))
         rows.append(Row(name, tuple(layer.weight.shape), done=f"drawn, mean {mean:.2g}, deviation {deviation:.2g}"))

@@ -138,10 +138,10 @@ SECTION = {
 }
 
 
-def rows_of(preset, section=SECTION):
+def rows_of(preset, section=SECTION, **facts):
     record = report.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2], "preset": preset})
     metrics = {"a": {"unit": "%", "values": [70.0, 71.0, 72.5]}, "c": {"unit": "s", "values": [1.0, 1.0, 1.0]}}
-    return report.compare(section, [report.Record(**{**vars(record), "metrics": metrics})])
+    return report.compare(section, [report.Record(**{**vars(record), "metrics": metrics, "facts": facts})])
 
 
 def test_tables_set_ours_beside_what_is_published():
@@ -160,6 +160,9 @@ def test_tables_set_ours_beside_what_is_published():
 
 def test_only_the_papers_own_protocol_confirms_or_contradicts():
     assert rows_of("smoke")[0][0].verdict == "another protocol"
+    reduced = rows_of("paper", reductions=["4 epochs of 200"])[0][0]
+    assert reduced.verdict == "another protocol"
+    assert reduced.experiment == "A (shapes, paper preset, 4 epochs of 200)"
 
 
 def test_many_rows_that_were_not_run_are_folded():

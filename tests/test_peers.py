@@ -16,7 +16,7 @@ from hetlib import peers, tlv, zoo
 from hetlib.kernels.clip import clip
 from hetlib.kernels.ragged import write
 from hetlib.match import by_blocks, by_score, shape_score
-from hetlib.place import by_trace
+from hetlib.place import by_clip, by_trace
 from hetlib.standardise import blocks, flatten, leaves, only
 
 PAIRS = [("vgg16", "resnet18"), ("resnet18", "resnet34"), ("resnet50", "mobilenet_v2"), ("squeezenet1_1", "resnet18")]
@@ -71,6 +71,15 @@ class TestStandardise:
     def test_a_shared_module_stands_at_its_first_name(self):
         conv = nn.Conv2d(3, 3, 1)
         assert [name for name, _ in leaves(blocks(nn.Sequential(conv, nn.ReLU(), conv)))] == ["0"]
+
+    def test_a_batch_norm_without_weights_is_no_layer(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 3))
+        assert [name for name, _ in flatten(model)] == [name for name, _ in leaves(blocks(model))] == ["0", "2"]
+        assert len(peers.transfer(deepcopy(model), model).plot().axes) == 1
+
+    def test_a_network_may_be_a_single_layer(self):
+        layer = nn.Linear(3, 2)
+        assert flatten(layer) == blocks(layer) == [("", layer)]
 
     def test_only_one_kind_keeps_the_nesting(self):
         assert [len(node) for node in only(blocks(born("vgg16")), nn.Linear)] == [3]
@@ -172,6 +181,20 @@ class TestBlockMatching:
         assert pairs == by_blocks(sources, targets, score)
         assert bool(pairs) == (value > 0)
 
+    @settings(max_examples=60)
+    @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**16))
+    def test_the_pairs_earn_what_was_promised(self, n_target, n_source, seed):
+        scores = torch.rand(n_target, n_source, generator=torch.Generator().manual_seed(seed)).double()
+        scores = scores.where(scores > 0.4, 0).tolist()  # some pairs are ruled out
+        pairs = by_blocks(range(n_source), range(n_target), lambda j, i: scores[i][j])
+        runs = [[i for i, j in pairs if j == source] for source in {j for _, j in pairs}]
+        earned = sum(
+            sum(scores[i][j] for i in run) / sqrt(run[-1] - run[0] + 1)
+            for run, j in ((run, dict(pairs)[run[0]]) for run in runs)
+        )
+        assert pairs == sorted(pairs)
+        assert earned == pytest.approx(block_oracle(range(n_source), range(n_target), lambda j, i: scores[i][j]))
+
     @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
     def test_a_list_is_matched_with_itself(self, layers):
         named = list(enumerate(layers))
@@ -201,6 +224,15 @@ class TestClip:
         with pytest.raises(ValueError, match=r"\(3, 4\) cannot be laid over one of shape \(5,\)"):
             clip(draw(3, 4), draw(5))
 
+    @pytest.mark.parametrize("by", [by_clip, by_trace])
+    def test_the_layers_at_fault_are_named(self, by):
+        target = plain(4)
+        before = deepcopy(target.state_dict())
+        pairs = [(("0", target[0]), ("first", nn.Conv2d(3, 4, 3))), (("3", target[3]), ("head", nn.Linear(4, 5)))]
+        with pytest.raises(ValueError, match=r"head -> 3: .*\(5, 4\).*\(4, 4, 3, 3\)"):
+            by(pairs, target)
+        assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
 
 def plain(width, depth=4):
     layers, inputs = [], 3
@@ -220,8 +252,9 @@ class TestTrace:
         place(by_trace(list(zip(flatten(target), flatten(source), strict=True)), target))
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
-    def test_the_channels_that_matter_are_kept_all_the_way(self):
-        torch.manual_seed(0)
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_channels_that_matter_are_kept_all_the_way(self, seed):
+        torch.manual_seed(seed)
         source, target = plain(12), plain(6)
         for module in source.modules():
             if isinstance(module, nn.Conv2d):
@@ -232,6 +265,30 @@ class TestTrace:
         place(by_trace(list(zip(flatten(target), flatten(source), strict=True)), target))
         images = draw(4, 3, 8, 8)
         torch.testing.assert_close(target(images), source(images))
+
+    def test_what_runs_first_decides_whatever_was_registered_first(self):
+        class Reversed(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.head, self.body = nn.Conv2d(width, 5, 1), nn.Conv2d(3, width, 3)
+
+            def forward(self, images):
+                return self.head(self.body(images).relu())
+
+        torch.manual_seed(0)
+        source, target = Reversed(12), Reversed(6)
+        dead = torch.randperm(12)[:6]
+        source.body.weight.data[dead], source.body.bias.data[dead] = 0, 0
+        place(by_trace(list(zip(flatten(target), flatten(source), strict=True)), target))
+        images = draw(4, 3, 8, 8)
+        torch.testing.assert_close(target(images), source(images))
+
+    def test_of_equal_norms_the_first_are_kept(self):
+        source, target = plain(64, 1), plain(16, 1)
+        nn.init.ones_(source[0].weight)
+        source[0].bias.data = torch.arange(64.0)
+        place(by_trace([(("0", target[0]), ("0", source[0]))], target))
+        assert target[0].bias.tolist() == list(range(16))
 
     def test_a_growing_layer_lies_in_the_middle(self):
         source, target = plain(4, 1), plain(8, 1)
@@ -264,6 +321,20 @@ class TestPeers:
         peers.transfer(source, target, peer)
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
         assert all(torch.equal(value, buffers[name]) for name, value in target.named_buffers())
+
+    @pytest.mark.parametrize("peer", ["dpiat", "tli"])
+    def test_grouped_and_other_convolutions_are_fed(self, peer):
+        def build(width, kind=nn.Conv2d):
+            return nn.Sequential(
+                kind(3, width, 3), nn.ReLU(), kind(width, width, 3, groups=2), kind(width, width, 3, groups=width)
+            )
+
+        source, target, twin = build(8), build(4), build(8)
+        assert len(peers.transfer(source, target, peer).matched) == 3
+        peers.transfer(source, twin, peer)
+        assert all(torch.equal(a, b) for a, b in zip(source.parameters(), twin.parameters(), strict=True))
+        # Only layers of one kind are paired: no weight is ever laid over one with another number of axes.
+        assert not peers.transfer(source, build(4, nn.Conv1d), peer).matched
 
     def test_he_draws_convolutions_alone_and_by_its_seed(self):
         model, again, other = (zoo.build("resnet8", width=0.5) for _ in range(3))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hetlib import hmt, zoo
+from hetlib import hmt, tlv, zoo
 from hetlib.chain import convolutions
 from hetlib.kernels import ragged
 from hetlib.kernels.ragged import Piece, write
@@ -233,6 +233,20 @@ class Syncs(TorchDispatchMode):
         if name in ("_local_scalar_dense", "nonzero", "item"):
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
+
+
+@interpreted
+@pytest.mark.parametrize("how", [{}, {"shuffle": False}, {"place": "clip"}])
+def test_one_launch_for_a_whole_transfer_by_variance(launches, monkeypatch, how):
+    torch.manual_seed(0)
+    source, here = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.25)
+    there = copy.deepcopy(here)
+    tlv.transfer(source, there, **how)
+    assert len(launches) == 1
+    monkeypatch.undo()
+    tlv.transfer(source, here, **how)
+    for found, expected in zip(there.state_dict().values(), here.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @interpreted

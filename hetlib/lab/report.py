@@ -92,9 +92,14 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
 
 
 def _conditions(record: Record) -> str:
-    """Data set, preset and the parameters that differ from what the preset says, as text."""
+    """Data set, preset, the parameters that differ from what the preset says, and what was reduced, as text."""
     given = [f"{name} {value!r}" for name, value in sorted(record.parameters.items()) if name != "PRESET"]
-    return ", ".join([record.data["name"], f"{record.preset} preset", *given])
+    return ", ".join([record.data["name"], f"{record.preset} preset", *given, *_reductions(record)])
+
+
+def _reductions(record: Record) -> list[str]:
+    """In what the run did less than its preset says: the `facts` of a run made by a script can name it."""
+    return list(record.facts.get("reductions", ()))
 
 
 def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = None, metric: str = "") -> Row:
@@ -107,7 +112,8 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     where = f"{entry['what']} ({_conditions(record)})"
     target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
-    decided = verdict(values, target) if record.preset == "paper" or target is None else "another protocol"
+    same = record.preset == "paper" and not _reductions(record)
+    decided = verdict(values, target) if same or target is None else "another protocol"
     return Row(where, paper, released, measured(values, unit), decided)
 
 
