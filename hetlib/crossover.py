@@ -5,6 +5,7 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from hetlib.data import Images, normalise
 from hetlib.errors import unknown
+from hetlib.files import checksum
 from hetlib.training import use_bf16
 
+POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 MASKS = ("batch", "image")
 SOURCES = ("features", "mean", "zeros")
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -56,7 +59,7 @@ def crossover(features: Tensor, pretrained: Tensor, p: float, uniform: Tensor | 
     if uniform.shape not in ((shared,), (len(features), shared)):
         raise ValueError(f"uniform must be ({shared},) or ({len(features)}, {shared}), got {tuple(uniform.shape)}")
     replaced = uniform.to(features.device) < p
-    mixed = torch.where(replaced, pretrained[:, :shared].detach(), features[:, :shared])
+    mixed = torch.where(replaced, pretrained[:, :shared].detach().to(features), features[:, :shared])
     return torch.cat((mixed, features[:, shared:]), 1)
 
 
@@ -75,10 +78,10 @@ class Crossover(nn.Module):
     Parameters
     ----------
     target : nn.Module
-        The network that is trained; ends in a linear layer.
+        The network that is trained; ends in a linear layer, which this hooks.
     support : nn.Module
-        The frozen network. Its last feature map before its first linear layer is averaged over space to (B, D); if D
-        is less than the C features of the target, only the first D of these are ever replaced.
+        The network whose features are mixed in, see `pooled_features`; a frozen copy of it is kept. If it has fewer
+        features (D) than the target (C), only the first D of these are ever replaced.
     p : float
         Probability of each channel to be replaced.
     mask : {"batch", "image"}
@@ -94,7 +97,8 @@ class Crossover(nn.Module):
     Raises
     ------
     ValueError
-        If the target has no linear layer, `p` is no probability, a name is unknown, or a schedule lacks its steps.
+        If the target has no linear layer, `p` is no probability, a name is unknown, or a schedule lacks its steps; in
+        training, if the target's last linear layer does not run exactly once in a pass.
 
     References
     ----------
@@ -126,8 +130,9 @@ class Crossover(nn.Module):
         self.target, self.p, self.mask, self.source = target, p, mask, source
         self.schedule, self.steps, self._step = schedule, steps or 1, 0
         # Not a submodule: it is neither trained nor saved, and `train()` must not wake its batch norms and dropouts.
-        self._support = (support.eval().requires_grad_(False),)
+        self._support = (deepcopy(support).eval().requires_grad_(False),)
         self._features: Tensor | None = None
+        self._calls = 0
         heads[-1].register_forward_pre_hook(self._cross)
 
     @property
@@ -150,24 +155,35 @@ class Crossover(nn.Module):
         """
         if not self.training:
             return self.target(images)
-        self._features = pooled_features(self._support[0], images) if features is None else features
+        self._features, self._calls = pooled_features(self._support[0], images) if features is None else features, 0
         try:
-            return self.target(images)
+            output = self.target(images)
         finally:
             self._features = None
-            self._step += 1
+        if self._calls != 1:
+            name = type(self.target).__name__
+            raise ValueError(f"the last linear layer of {name} ran {self._calls} times in a pass, not once")
+        self._step += 1
+        return output
 
     def _cross(self, head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (features,), pretrained = inputs, self._features
         if pretrained is None:
             return inputs
+        self._calls += 1
         if self.source == "mean":
             pretrained = pretrained.mean(0, keepdim=True).expand_as(pretrained)
         elif self.source == "zeros":
             pretrained = torch.zeros_like(pretrained)
-        shared = min(features.shape[1], pretrained.shape[1])
+        shared = min(features.shape[-1], pretrained.shape[-1])
         rows = () if self.mask == "batch" else (len(features),)
-        return (crossover(features, pretrained.to(features.dtype), self.probability, torch.rand(*rows, shared)),)
+        return (crossover(features, pretrained, self.probability, torch.rand(*rows, shared)),)
+
+    def extra_repr(self) -> str:
+        """All settings, and the support by its checksum: they tell one training from another."""
+        support = checksum(self._support[0].state_dict())[:16]
+        settings = (self.p, self.mask, self.source, self.schedule, self.steps)
+        return "p={}, mask={}, source={}, schedule={}, steps={}".format(*settings) + f", support={support}"
 
     def get_extra_state(self) -> Tensor:
         """How many batches the schedule has seen."""
@@ -189,7 +205,7 @@ def support_features(support: nn.Module, data: Images, batch_size: int = 500, pr
     Parameters
     ----------
     support : nn.Module
-        Run in evaluation mode, on the device its parameters are on.
+        Run in evaluation mode, on the device its parameters are on; its own mode is restored.
     data : Images
         Normalised with its own mean and standard deviation.
     batch_size : int
@@ -202,13 +218,16 @@ def support_features(support: nn.Module, data: Images, batch_size: int = 500, pr
     Tensor of shape (len(data), D)
         float32: what `Crossover` takes beside a batch, and `hetlib.training.fit` as `alongside`.
     """
-    device = next(support.parameters()).device
+    device, was_training = next(support.parameters(), torch.empty(0)).device, support.training
     support.eval()
     parts = []
-    for images in data.images.split(batch_size):
-        pixels = normalise(images.to(device), data.mean, data.std, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
-            parts.append(pooled_features(support, pixels).float())
+    try:
+        for images in data.images.split(batch_size):
+            pixels = normalise(images.to(device), data.mean, data.std, memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
+                parts.append(pooled_features(support, pixels).float())
+    finally:
+        support.train(was_training)
     return torch.cat(parts)
 
 
@@ -218,12 +237,16 @@ class _Enough(Exception):
 
 @torch.no_grad()
 def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
-    """The last feature map of a network before its first linear layer, averaged over space.
+    """The last feature map of a network before its classifier, averaged over space.
+
+    The classifier begins at the first linear layer that takes vectors (B, n); adaptive pools in front of it are passed
+    over, since the average is taken here. A network without a linear layer is run to its end: of one whose classifier
+    is a convolution, such as SqueezeNet, give the part that makes features (``model.features``).
 
     Parameters
     ----------
     model : nn.Module
-        Run as it stands, in its mode, as far as its first linear layer.
+        Run as it stands, in its mode, as far as its classifier.
     images : Tensor of shape (B, channels, height, width)
 
     Returns
@@ -238,11 +261,12 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     maps: list[Tensor] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4:
+        if isinstance(output, Tensor) and output.dim() == 4 and not isinstance(module, POOLS):
             maps[:] = [output]
 
     def stop(module: nn.Module, inputs: Any) -> None:
-        raise _Enough
+        if inputs and inputs[0].dim() == 2:
+            raise _Enough
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     hooks += [module.register_forward_pre_hook(stop) for module in model.modules() if isinstance(module, nn.Linear)]

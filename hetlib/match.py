@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetlib.align import align, legal_maps  # noqa: F401  both are names of this module too
 from hetlib.errors import unknown
 
 ORDERS = ("chain", "shuffle", "interval")
@@ -187,6 +188,18 @@ def by_blocks(sources: Sequence, targets: Sequence, score: Callable[[Any, Any], 
     Dynamic programming of DPIAT's released code (KamilPiechowiak/iatransfer), matching "dp".
     """
     return _align(sources, targets, score)[1]
+
+
+def likeness(a: tuple[str, Any], b: tuple[str, Any]) -> float:
+    """`shape_score` of the weights of two layers, each a name and a module; 0 for layers of different kinds."""
+    return shape_score(a[1].weight.shape, b[1].weight.shape) if type(a[1]) is type(b[1]) else 0.0
+
+
+def pair_by_score(sources: Sequence, targets: Sequence) -> list[tuple[Any, Any]]:
+    """Two lists of layers matched by `by_score` of their `likeness`: pairs of (target layer, source layer)."""
+    scores = [[likeness(source, target) for source in sources] for target in targets]
+    picks = by_score(torch.tensor(scores, dtype=torch.float64).view(len(targets), len(sources)))
+    return [(leaf, sources[pick]) for leaf, pick in zip(targets, picks, strict=True) if pick is not None]
 
 
 def _align(sources: Sequence, targets: Sequence, score: Callable[[Any, Any], float]) -> tuple[float, list]:

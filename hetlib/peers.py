@@ -7,10 +7,10 @@ from torch import nn
 
 from hetlib.errors import unknown
 from hetlib.kernels.ragged import Piece, write
-from hetlib.match import by_blocks, by_score, shape_score
+from hetlib.match import by_blocks, likeness, pair_by_score
 from hetlib.place import by_clip
 from hetlib.report import Row, TransferReport
-from hetlib.standardise import Leaf, blocks, flatten, leaves
+from hetlib.standardise import Leaf, blocks, check, flatten, leaves
 
 PEERS = ("dpiat", "tli", "he")
 
@@ -41,7 +41,8 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
     Raises
     ------
     ValueError
-        If the peer is unknown, or a network has no layer to feed or be fed.
+        If the peer is unknown, a network has no layer to feed or be fed, or a layer has no weights or, in the target,
+        none that can be written.
 
     References
     ----------
@@ -55,27 +56,18 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
     for role, model, layers in (("target", target, own), ("source", source, donors)):
         if not layers and not (peer == "he" and role == "source"):
             raise ValueError(f"the {role} ({type(model).__name__}) has no layer that carries weights")
+        check(layers, role)
     if peer == "he":
         return _he(own, seed)
-    pairs = by_blocks(blocks(source), blocks(target), likeness) if peer == "dpiat" else _flat(donors, own)
+    pairs = by_blocks(blocks(source), blocks(target), likeness) if peer == "dpiat" else pair_by_score(donors, own)
     write(by_clip(pairs, target))
     fed = {name: donor for (name, _), donor in pairs}
     rows = [_row(leaf, fed.get(leaf[0])) for leaf in own]
     return TransferReport(peer.upper(), tuple(rows), tuple((name, _shape(layer)) for name, layer in donors))
 
 
-def likeness(a: Leaf, b: Leaf) -> float:
-    """`hetlib.match.shape_score` of two layers' weights; 0 for layers of different kinds."""
-    return shape_score(_shape(a[1]), _shape(b[1])) if type(a[1]) is type(b[1]) else 0.0
-
-
 def _shape(layer: Any) -> tuple[int, ...]:
     return tuple(layer.weight.shape)
-
-
-def _flat(donors: list[Leaf], own: list[Leaf]) -> list[tuple[Leaf, Leaf]]:
-    picks = by_score(torch.tensor([[likeness(donor, leaf) for donor in donors] for leaf in own]))
-    return [(leaf, donors[pick]) for leaf, pick in zip(own, picks, strict=True) if pick is not None]
 
 
 def _row(leaf: Leaf, donor: Leaf | None) -> Row:
@@ -93,7 +85,7 @@ def _he(own: list[Leaf], seed: int) -> TransferReport:
         if isinstance(layer, nn.Conv2d):
             drawn = torch.empty(layer.weight.shape)
             nn.init.kaiming_normal_(drawn, mode="fan_out", nonlinearity="relu", generator=generator)
-            pieces.append(Piece(layer.weight, drawn))
+            pieces.append(Piece(layer.weight, drawn.to(layer.weight)))
             done = "drawn, He, fan out"
         rows.append(Row(name, _shape(layer), done=done))
     write(pieces)

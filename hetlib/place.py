@@ -44,7 +44,7 @@ def by_trace(pairs: Pairs, target: nn.Module) -> list[Piece]:
     A layer that shrinks keeps, in their order, the source filters of largest L1 norm over the inputs it takes in; one
     that grows gets them centrally. Whatever reads these channels, batch norms and residual branches included, selects
     alike, as far as its own source layer has as many channels there. Elsewhere it is `by_clip`: for kernel sizes,
-    behind a concatenation, and in a linear layer that reads several pixels of a channel.
+    behind a concatenation, in grouped convolutions, and in a linear layer that reads several pixels of a channel.
 
     Parameters
     ----------

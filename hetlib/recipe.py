@@ -7,6 +7,8 @@ from typing import Any
 
 from hetlib.errors import unknown
 
+PRECISIONS = ("auto", "fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,7 +50,7 @@ class Recipe:
         choices = {
             "optimiser": ("sgd", "adamw"),
             "schedule": tuple(SCHEDULES),
-            "precision": ("auto", "fp32", "bf16"),
+            "precision": PRECISIONS,
         }
         for name, valid in choices.items():
             if getattr(self, name) not in valid:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
 
 Leaf: TypeAlias = tuple[str, Any]
 Node: TypeAlias = "Leaf | list[Node]"
@@ -35,7 +36,7 @@ def blocks(model: nn.Module) -> list[Node]:
     ----------
     DPIAT's released code (KamilPiechowiak/iatransfer), standardisation "blocks".
     """
-    return [("", model)] if _is_layer(model) else _nest(model, "", {})
+    return [("", model)] if _is_layer(model) else _unwrapped(_nest(model, "", {}))
 
 
 def leaves(nodes: list[Node]) -> Iterator[Leaf]:
@@ -45,6 +46,29 @@ def leaves(nodes: list[Node]) -> Iterator[Leaf]:
             yield from leaves(node)
         else:
             yield node
+
+
+def check(layers: list[Leaf], role: str) -> None:
+    """Refuse layers whose weight is empty, or in a target cannot be written.
+
+    Raises
+    ------
+    ValueError
+        Names the layer and its shape, or says what computes its weight.
+    """
+    for name, layer in layers:
+        weight = layer.weight
+        if isinstance(weight, UninitializedParameter) or 0 in weight.shape or weight.is_meta:
+            raise ValueError(f"the {role}'s {name} ({type(layer).__name__}) has no weights: {_described(weight)}")
+        if role == "target" and not isinstance(weight, nn.Parameter):
+            how = "by weight norm, pruning or the like: make it a parameter first"
+            raise ValueError(f"the target's {name} {tuple(weight.shape)} has a weight that is computed, {how}")
+
+
+def _described(weight: Any) -> str:
+    if isinstance(weight, UninitializedParameter):
+        return "run it on an image first"
+    return f"on the meta device, {tuple(weight.shape)}" if weight.is_meta else f"shape {tuple(weight.shape)}"
 
 
 def only(nodes: list[Node], kind: type[nn.Module]) -> list[Node]:
@@ -71,9 +95,7 @@ def _nest(module: nn.Module, name: str, seen: dict[nn.Module, str]) -> list[Node
         if _is_layer(child):
             group.append((full, child))
             continue
-        inner = _nest(child, full, seen)
-        while len(inner) == 1 and isinstance(inner[0], list):
-            inner = inner[0]
+        inner = _unwrapped(_nest(child, full, seen))
         weighty = sum(not isinstance(layer, _BatchNorm) for _, layer in leaves(inner))
         if weighty < 2 or any(isinstance(node, list) for node in inner):
             group += inner
@@ -81,6 +103,12 @@ def _nest(module: nn.Module, name: str, seen: dict[nn.Module, str]) -> list[Node
             group.append(inner)
     nested = sum(isinstance(node, list) for node in group)
     return list(leaves(group)) if name and len(group) - nested > nested else group
+
+
+def _unwrapped(group: list[Node]) -> list[Node]:
+    while len(group) == 1 and isinstance(group[0], list):
+        group = group[0]
+    return group
 
 
 STANDARDS: dict[str, Callable[[nn.Module], list[Node]]] = {"flatten": flatten, "blocks": blocks}

@@ -17,10 +17,13 @@ from hetlib.errors import unknown
 from hetlib.kernels.choose import pick
 from hetlib.kernels.ragged import Piece, write
 from hetlib.kernels.variance import fill, filled, resize_bias, resize_kernel, resize_width
-from hetlib.match import by_blocks, by_ratio, by_score, shape_score
+from hetlib.match import by_blocks, by_ratio, likeness, pair_by_score
 from hetlib.place import by_clip, by_trace
 from hetlib.report import Row, TransferReport
-from hetlib.standardise import STANDARDS, Leaf, Node, flatten, leaves, only
+from hetlib.standardise import STANDARDS, Leaf, check, flatten, leaves, only
+
+BLOCK = 2**18
+"""Entries of a linear weight that are looked at twice before the next ones."""
 
 __all__ = [
     "Crossover",
@@ -43,16 +46,21 @@ def statistics(weights: Sequence[Tensor]) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or one holds values that are not finite.
     """
     if not weights:
         raise ValueError("the source has no linear layer whose statistics could be taken")
     means, deviations = [], []
     for weight in weights:
-        n, mean = weight.numel(), float(weight.mean())
-        # Squares of deviations sum to the squares of the entries less n mean². Norms of rows, added in double
-        # precision: float32 loses a percent over the hundred million entries of VGG's first linear layer.
-        squares = float(torch.linalg.vector_norm(weight, dim=1).double().square().sum())
+        total = squares = 0.0
+        # Rows by the block, so that the second look at them finds them in the cache; and added in double precision:
+        # float32 loses a percent over the hundred million entries of VGG's first linear layer.
+        for rows in weight.split(max(1, BLOCK // max(1, weight.shape[1]))):
+            total += float(rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32)).double().sum())
+            squares += float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double().square().sum())
+        if not math.isfinite(total + squares):
+            raise ValueError(f"a linear layer of shape {tuple(weight.shape)} holds values that are not finite")
+        n, mean = weight.numel(), total / weight.numel()
         means.append(mean)
         deviations.append(math.sqrt(max(0.0, squares - n * mean**2) / max(1, n - 1)))
     return math.fsum(means) / len(means), math.fsum(deviations) / len(deviations)
@@ -78,14 +86,15 @@ def transfer(
 ) -> TransferReport:
     """Fill every convolution of the target from one of the source, and draw its linear layers from statistics.
 
-    Convolutions are taken in registration order, projection shortcuts included. Batch norms keep what they have.
+    Convolutions are taken in registration order, projection shortcuts included. Batch norms keep what they have, and so
+    does a convolution whose kernel would grow by an odd number of taps.
 
     Parameters
     ----------
     source : nn.Module
         The network that has learned something; unchanged.
     target : nn.Module
-        The network to be fed. Modified in place, once everything has been computed; on a GPU in one launch.
+        The network to be fed. Modified in place, once everything has been computed; on a GPU written in one launch.
     standardise : {"flatten", "blocks"}
         The first stage: a list of layers, or DPIAT's list of layers and blocks, see `hetlib.standardise`. Only the
         match "blocks" tells them apart.
@@ -113,7 +122,8 @@ def transfer(
     Raises
     ------
     ValueError
-        If a network has no convolution, or a name is unknown; nothing is modified then.
+        If a network has no convolution, a layer has no weights or none that can be written, a name is unknown, a way
+        to choose gives too few filters, or, for "trace", the target cannot be traced; nothing is modified then.
     """
     choices = (
         ("standardisation", standardise, STANDARDS),
@@ -125,8 +135,9 @@ def transfer(
             raise unknown(kind, name, names)
     sources, targets = (list(leaves(only(flatten(model), nn.Conv2d))) for model in (source, target))
     for role, model, layers in (("source", source, sources), ("target", target, targets)):
-        if not layers:
+        if convolutions and not layers:
             raise ValueError(f"the {role} ({type(model).__name__}) has no 2-D convolution")
+        check([leaf for leaf in leaves(flatten(model)) if isinstance(leaf[1], nn.Conv2d | nn.Linear)], role)
     generator = torch.Generator().manual_seed(seed)
     settings = {
         "keep": keep,
@@ -153,25 +164,14 @@ def transfer(
     return TransferReport("TLV", tuple(rows), tuple((name, tuple(layer.weight.shape)) for name, layer in sources))
 
 
-def _by_index(sources: list[Node], targets: list[Node]) -> list[tuple[Leaf, Leaf]]:
-    here, there = list(leaves(sources)), list(leaves(targets))
-    return [(leaf, here[j]) for leaf, j in zip(there, by_ratio(len(here), len(there)), strict=True)]
+def _by_index(sources: list[Leaf], targets: list[Leaf]) -> list[tuple[Leaf, Leaf]]:
+    return [(leaf, sources[j]) for leaf, j in zip(targets, by_ratio(len(sources), len(targets)), strict=True)]
 
 
-def _by_score(sources: list[Node], targets: list[Node]) -> list[tuple[Leaf, Leaf]]:
-    here, there = list(leaves(sources)), list(leaves(targets))
-    picks = by_score(torch.tensor([[_alike(donor, leaf) for donor in here] for leaf in there]))
-    return [(leaf, here[j]) for leaf, j in zip(there, picks, strict=True) if j is not None]
-
-
-def _alike(a: Leaf, b: Leaf) -> float:
-    return shape_score(a[1].weight.shape, b[1].weight.shape)
-
-
-MATCHES: dict[str, Callable[[list[Node], list[Node]], list[tuple[Leaf, Leaf]]]] = {
-    "index": _by_index,
-    "score": _by_score,
-    "blocks": partial(by_blocks, score=_alike),
+MATCHES: dict[str, Callable[[list, list], list[tuple[Leaf, Leaf]]]] = {
+    "index": lambda sources, targets: _by_index(list(leaves(sources)), list(leaves(targets))),
+    "score": lambda sources, targets: pair_by_score(list(leaves(sources)), list(leaves(targets))),
+    "blocks": partial(by_blocks, score=likeness),
 }
 PLACES: dict[str, Callable[..., list[Piece]]] = {"clip": by_clip, "trace": by_trace}
 

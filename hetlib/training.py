@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetlib.data import Images, augment, normalise
+from hetlib.errors import unknown
 from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
-from hetlib.recipe import History, Recipe
+from hetlib.recipe import PRECISIONS, History, Recipe
 
 __all__ = ["History", "Recipe", "evaluate", "fit", "use_bf16"]
 
@@ -75,13 +76,16 @@ def fit(
     recipe = (recipe or Recipe()).changed(**changes)
     if len(data) == 0:
         raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
-    if alongside is not None and len(alongside) != len(data):
-        raise ValueError(f"alongside has {len(alongside)} rows, {data.name} ({data.split}) has {len(data)} images")
-    _check_labels(model, data, test)
+    if alongside is not None and alongside.shape[:1] != (len(data),):
+        rows = len(alongside) if alongside.dim() else "no"
+        raise ValueError(f"alongside has {rows} rows, {data.name} ({data.split}) has {len(data)} images")
+    if validation is not None and test is None:
+        raise ValueError("validation chooses the epoch whose test score counts: it needs test images as well")
+    _check_labels(model, data, test, validation)
     devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices), _bar(progress, recipe.epochs) as tick:
         torch.manual_seed(seed)
-        loop = _Loop(model, data, recipe, seed, alongside)
+        loop = _Loop(model, data, recipe, seed, validation, alongside)
         if checkpoint is not None:
             loop.resume(Path(checkpoint))
         tick(loop.history)
@@ -90,7 +94,7 @@ def fit(
             if test is not None and (
                 loop.history.epochs % recipe.evaluate_every == 0 or loop.history.epochs == recipe.epochs
             ):
-                loop.evaluate(test, validation)
+                loop.evaluate(test)
             if checkpoint is not None:
                 loop.save(Path(checkpoint))
             tick(loop.history)
@@ -99,9 +103,11 @@ def fit(
     return loop.history
 
 
-def _check_labels(model: nn.Module, data: Images, test: Images | None) -> None:
+def _check_labels(model: nn.Module, data: Images, *scored: Images | None) -> None:
     heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    highest = max(int(images.labels.max()) for images in (data, test) if images is not None and len(images))
+    if empty := [f"{images.name} ({images.split})" for images in scored if images is not None and not len(images)]:
+        raise ValueError(f"{' and '.join(empty)} holds no images to score")
+    highest = max(int(images.labels.max()) for images in (data, *scored) if images is not None)
     if heads and highest >= heads[-1].out_features:
         raise ValueError(
             f"{data.name} has label {highest}, but {type(model).__name__} ends in {heads[-1].out_features} outputs"
@@ -111,11 +117,19 @@ def _check_labels(model: nn.Module, data: Images, test: Images | None) -> None:
 class _Loop:
     """The state of one training: everything a checkpoint has to hold."""
 
-    def __init__(self, model: nn.Module, data: Images, recipe: Recipe, seed: int, alongside: Tensor | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Images,
+        recipe: Recipe,
+        seed: int,
+        validation: Images | None,
+        alongside: Tensor | None,
+    ):
         self.device = next(model.parameters()).device
         self.model = model.to(memory_format=torch.channels_last)
         self.data, self.recipe, self.history = data.to(self.device), recipe, History()
-        self.alongside = () if alongside is None else (alongside.to(self.device),)
+        self.validation, self.alongside = validation, () if alongside is None else (alongside.to(self.device),)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.optimiser = _optimiser(model, recipe)
         self.bf16 = use_bf16(recipe.precision, self.device.type)
@@ -123,8 +137,10 @@ class _Loop:
             "recipe": asdict(recipe)
             | {"milestones": list(recipe.milestones), "precision": "bf16" if self.bf16 else "fp32"},
             "seed": seed,
-            "data": data.checksum + "".join(checksum({"alongside": rows}) for rows in self.alongside),
+            "data": [data.checksum, validation and validation.checksum]
+            + [checksum({"alongside": rows}) for rows in self.alongside],
             "start": checksum(model.state_dict()),
+            "model": repr(model),  # what is in no tensor: the settings of its layers
         }
 
     def epoch(self) -> None:
@@ -153,14 +169,14 @@ class _Loop:
         self.optimiser.step()
         return loss.detach()
 
-    def evaluate(self, test: Images, validation: Images | None) -> None:
+    def evaluate(self, test: Images) -> None:
         scores = evaluate(self.model, test, precision=self.recipe.precision)
         self.history.evaluated.append(self.history.epochs)
         for name in ("top1", "top5", "top10"):
             getattr(self.history, name).append(scores[name])
         self.history.test_loss.append(scores["loss"])
-        if validation is not None:
-            held_out = evaluate(self.model, validation, precision=self.recipe.precision)
+        if self.validation is not None:
+            held_out = evaluate(self.model, self.validation, precision=self.recipe.precision)
             self.history.validation.append(held_out["top1"])
 
     def save(self, path: Path) -> None:
@@ -204,9 +220,13 @@ class _Loop:
     def _check(self, path: Path, found: dict[str, Any]) -> None:
         wanted = self.identity | self.identity["recipe"]
         found = found | found.get("recipe", {})
-        for name in ("data", "start"):
+        differences = {
+            "data": "trained on other data",
+            "start": "started from other weights",
+            "model": "trained a network with other layers or settings",
+        }
+        for name, what in differences.items():
             if found.get(name) != wanted[name]:
-                what = "trained on other data" if name == "data" else "started from other weights"
                 raise ValueError(f"checkpoint {path} {what}; give another path, or delete it to start again")
         differing = [n for n in (*self.identity["recipe"], "seed") if found.get(n) != wanted[n]]
         if differing:
@@ -262,6 +282,8 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
 @cache
 def use_bf16(precision: str, device: str) -> bool:
     """Whether `precision` means bf16 on a kind of device; "auto" asks the device for bf16 arithmetic."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":

@@ -49,7 +49,7 @@ class TestCrossoverModule:
     @pytest.fixture
     def pair(self):
         torch.manual_seed(0)
-        return zoo.build("resnet8", width=0.5).train(), zoo.build("vgg8", width=0.25)
+        return zoo.build("resnet8", width=0.5).train(), zoo.build("vgg8", width=0.25).eval()
 
     def head_inputs(self, model):
         seen = []
@@ -76,7 +76,9 @@ class TestCrossoverModule:
         names = {name.removeprefix("target.") for name in model.state_dict()}
         assert names == {*target.state_dict(), "_extra_state"}
         model.train()
-        assert not any(module.training for module in support.modules())
+        assert all(parameter.requires_grad for parameter in support.parameters()), (
+            "the copy is frozen, not what was given"
+        )
         model(images).sum().backward()
         assert all(parameter.grad is None for parameter in support.parameters())
         assert all(parameter.grad is not None for parameter in target.parameters())
@@ -144,7 +146,7 @@ class TestCrossoverModule:
         with torch.autocast("cpu", torch.bfloat16):
             assert model(images).isfinite().all()
         double = tlv.Crossover(target, support, p=0.5).double()
-        assert next(support.parameters()).dtype == torch.float64
+        assert next(support.parameters()).dtype == torch.float32, "a copy was converted"
         assert double(images.double()).dtype == torch.float64
 
     def test_bad_settings_are_named(self, pair):
@@ -163,9 +165,70 @@ class TestCrossoverModule:
         with pytest.raises(ValueError, match="no module of Linear gives a feature map"):
             tlv.pooled_features(nn.Linear(4, 2), draw(1, 4))
 
+    def test_pools_before_the_classifier_do_not_count(self):
+        model, images = torchvision.models.vgg11().eval(), draw(2, 3, 96, 96)
+        torch.testing.assert_close(tlv.pooled_features(model, images), model.features(images).mean((2, 3)))
+
+    def test_the_supports_own_mode_is_restored(self, pair):
+        support = pair[1].train()
+        support_features(support, load("shapes-target", count=12))
+        assert all(module.training for module in support.modules())
+
     @pytest.mark.parametrize(
         ("name", "width"), [("vgg11", 512), ("resnet18", 512), ("mobilenet_v2", 1280), ("densenet121", 1024)]
     )
     def test_features_of_torchvisions_networks(self, name, width):
         model = getattr(torchvision.models, name)().eval()
         assert tlv.pooled_features(model, draw(2, 3, 64, 64)).shape == (2, width)
+
+
+class Unused(nn.Module):
+    """A network whose last registered linear layer is never run."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.spare = net, nn.Linear(4, 4)
+
+    def forward(self, images):
+        return self.net(images)
+
+
+class TestMisuse:
+    @pytest.fixture
+    def pair(self):
+        torch.manual_seed(0)
+        return zoo.build("resnet8", 12, width=0.25), zoo.build("vgg8", 12, width=0.25).eval()
+
+    @pytest.mark.parametrize("change", [{"p": 0.9}, {"mask": "image"}, {"source": "zeros"}, {"support": 1}])
+    def test_a_checkpoint_of_other_settings_is_refused(self, pair, tmp_path, change):
+        target, support = pair
+        images, recipe = load("shapes-target", count=24), Recipe(epochs=2, batch_size=12, precision="fp32")
+        start = {name: value.clone() for name, value in target.state_dict().items()}
+        fit(tlv.Crossover(target, support), images, recipe=recipe, checkpoint=tmp_path / "run", on_epoch=lambda _: True)
+        target.load_state_dict(start)
+        other = zoo.build("vgg8", 12, width=0.25) if change.pop("support", None) else support
+        with pytest.raises(ValueError, match="trained a network with other layers or settings"):
+            fit(tlv.Crossover(target, other, **change), images, recipe=recipe, checkpoint=tmp_path / "run")
+
+    def test_a_support_that_is_the_target_leaves_it_trainable(self, pair):
+        model = tlv.Crossover(pair[0], pair[0])
+        model(draw(2, 3, 32, 32)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.target.parameters())
+
+    def test_a_head_that_is_not_run_is_told(self, pair):
+        model = tlv.Crossover(Unused(pair[0]), pair[1])
+        with pytest.raises(ValueError, match="the last linear layer of Unused ran 0 times"):
+            model(draw(2, 3, 32, 32))
+        assert model.eval()(draw(2, 3, 32, 32)).isfinite().all()
+
+    def test_cached_features_of_a_wrong_form_are_named(self, pair):
+        with pytest.raises(ValueError, match=r"got \(2, 64\) and \(7,\)"):
+            tlv.Crossover(*pair)(draw(2, 3, 32, 32), draw(7))
+
+    def test_names_are_checked(self, pair):
+        with pytest.raises(ValueError, match="unknown precision 'fp61'"):
+            support_features(pair[1], load("shapes-target", count=12), precision="fp61")
+
+    def test_the_type_is_that_of_the_features(self):
+        mixed = tlv.crossover(draw(2, 3).bfloat16(), draw(2, 3), 0.5)
+        assert mixed.dtype == torch.bfloat16

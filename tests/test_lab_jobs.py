@@ -150,15 +150,31 @@ def parent_of(stat):
         return None
 
 
-def test_any_method_feeds_a_job_and_its_code_is_part_of_the_key(cache):
+METHODS = {
+    "hmt": {"hmt", "match", "chain", "axes", "flow", "graph", "kernels.resize", "kernels.ragged", "kernels.slices"},
+    "tlv": {"tlv", "match", "place", "standardise", "chain", "kernels.choose", "kernels.variance", "kernels.ragged"},
+    "peers": {"peers", "match", "place", "standardise", "chain", "kernels.clip", "kernels.ragged"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_method_feeds_a_job_and_all_it_computes_with_is_part_of_the_key(cache, method):
     source = Job("plainnet5", "digits", QUICK, options=SMALL)
-    heirs = [replace(source, seed=1, source=source, method=method) for method in jobs.CODE]
-    fed = [start(heir, cache) for heir in heirs]
-    assert not same(*fed[:2])
-    for heir in heirs:
-        names = {module.__name__.removeprefix("hetlib.") for module in jobs.uses(heir)}
-        assert {heir.method, *jobs.CODE[heir.method]} <= names
-        assert heir.label.endswith(f"({heir.method}), seed 1")
+    heir = replace(source, seed=1, source=source, method=method)
+    assert not same(start(heir, cache), heir.build())
+    names = {module.__name__.removeprefix("hetlib.") for module in jobs.uses(heir)}
+    assert METHODS[method] | {"data", "published", "shapes", "recipe", "training", "zoo"} <= names
+    assert not names & ({"errors", "files", "report", "kernels.ragged_triton"} | set(METHODS) - {method})
+    assert heir.label.endswith(f"({method}), seed 1")
+
+
+def test_what_a_job_depends_on_is_known_without_triton(cache):
+    hidden = (
+        "import sys; sys.modules['triton'] = None; from hetlib.lab.code import behind; "
+        "print(*(module.__name__ for module in behind('hmt', 'tlv')))"
+    )
+    found = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=True).stdout.split()
+    assert {"hetlib.kernels.ragged", "hetlib.chain"} <= set(found)
 
 
 @pytest.mark.parametrize("augment", [False, True])

@@ -58,6 +58,7 @@ class TestStandardise:
             nn.Sequential(nn.Sequential(pair())), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
         )
         assert self.names(blocks(model)) == [["0.0.0.0", "0.0.0.2"], "1.0", "1.1"]
+        assert self.names(blocks(nn.Sequential(nn.Sequential(pair())))) == ["0.0.0", "0.0.2"]
         # Three single layers and one block: flattened, because this group is not the whole network.
         crowded = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), pair())
         assert self.names(blocks(nn.Sequential(crowded, nn.Linear(3, 2)))) == [
@@ -335,6 +336,14 @@ class TestPeers:
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), twin.parameters(), strict=True))
         # Only layers of one kind are paired: no weight is ever laid over one with another number of axes.
         assert not peers.transfer(source, build(4, nn.Conv1d), peer).matched
+
+    @pytest.mark.parametrize("wrapped", ["source", "target"])
+    def test_a_wrapped_network_is_fed_like_the_bare_one(self, wrapped):
+        source, target = plain(8), plain(4)
+        nets = {"source": source, "target": target} | {
+            wrapped: nn.Sequential({"source": source, "target": target}[wrapped])
+        }
+        assert len(peers.transfer(nets["source"], nets["target"]).matched) == 9
 
     def test_he_draws_convolutions_alone_and_by_its_seed(self):
         model, again, other = (zoo.build("resnet8", width=0.5) for _ in range(3))

@@ -241,9 +241,22 @@ class TestTransfer:
         assert [row.target for row in report][: len(convolutions)] == convolutions
         assert all(row.source for row in report.rows[: len(convolutions)])
         assert all(torch.equal(value, given_[name]) for name, value in source.state_dict().items())
-        norms = [name for name, module in target.named_modules() if isinstance(module, nn.BatchNorm2d)]
-        assert all(torch.equal(target.state_dict()[f"{n}.{k}"], kept[f"{n}.{k}"]) for n in norms for k in ("weight",))
+        fed = {f"{row.target}.{kind}" for row in report for kind in ("weight", "bias")}
+        assert all(torch.equal(value, kept[name]) for name, value in target.state_dict().items() if name not in fed)
         assert all(torch.isfinite(value).all() for value in target.state_dict().values())
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    def test_statistics_over_the_number_of_layers(self, released, layers):
+        mean, deviation = tlv.statistics([released["tlv/fc/w0"], released["tlv/fc/w1"]])
+        expected = released[f"tlv/fc/mean_std_L{layers}"]
+        assert [mean / layers, deviation / layers] == pytest.approx(expected.tolist(), abs=1e-6)
+
+    def test_the_released_shuffle_reads_like_ours(self, released):
+        before, after = released["tlv/shuffle/in"], released["tlv/shuffle/out"]
+        filters, inputs = released["tlv/shuffle/perm_out"], released["tlv/shuffle/perm_in"]
+        found = before[filters]
+        found = torch.stack([slices[order] for slices, order in zip(found, inputs, strict=True)])
+        assert torch.equal(found, after)
 
     def test_linear_layers_get_the_sources_statistics_over_their_number(self):
         source, target = (
@@ -297,3 +310,58 @@ class TestTransfer:
             "kept: the source has no linear layer to take statistics from",
         ]
         assert torch.equal(target[0].weight, before)
+
+    def test_autocast_changes_nothing(self):
+        source, targets = zoo.build("vgg11", width=0.25), []
+        for enabled in (False, True):
+            torch.manual_seed(0)
+            targets.append(zoo.build("resnet8", width=0.25))
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                tlv.transfer(source, targets[-1])
+        assert all(torch.equal(a, b) for a, b in zip(*(net.parameters() for net in targets), strict=True))
+
+    def test_statistics_alone_need_no_convolution(self):
+        source, target = nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.Linear(4, 4))
+        assert [row.target for row in tlv.transfer(source, target, convolutions=False)] == ["0"]
+        with pytest.raises(ValueError, match=r"the source \(Sequential\) has no 2-D convolution"):
+            tlv.transfer(source, target)
+
+
+def bad_networks():
+    def spoiled(layer):
+        net = small()
+        net[layer].weight.data.view(-1)[0] = float("nan")
+        return net
+
+    def small():
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+
+    computed, empty = small(), nn.Sequential(nn.Conv2d(3, 0, 3), nn.Linear(4, 2))
+    nn.utils.parametrizations.weight_norm(computed[1])
+    return [
+        (small(), computed, r"target's 1 \(4, 6, 3, 3\) has a weight that is computed"),
+        (empty, small(), r"source's 0 \(Conv2d\) has no weights: shape \(0, 3, 3, 3\)"),
+        (small(), empty, r"target's 0 \(Conv2d\) has no weights"),
+        (small(), nn.Sequential(nn.LazyConv2d(3, 3)), "has no weights: run it on an image first"),
+        (small().to("meta"), small(), "has no weights: on the meta device"),
+        (spoiled(3), small(), r"linear layer of shape \(2, 4\) holds values that are not finite"),
+        (spoiled(1), small(), r"1 \(4, 6, 3, 3\) -> .*holds values that are not finite; nothing was transferred"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:Initializing zero-element")
+@pytest.mark.parametrize(("source", "target", "says"), bad_networks())
+def test_bad_networks_are_named_and_nothing_is_modified(source, target, says):
+    before = {name: value for name, value in target.named_parameters() if not nn.parameter.is_lazy(value)}
+    kept = {name: value.detach().clone() for name, value in before.items()}
+    with pytest.raises(ValueError, match=says):
+        tlv.transfer(source, target)
+    assert all(torch.equal(value, kept[name]) for name, value in before.items())
+
+
+def test_a_source_with_a_computed_weight_may_give_it():
+    source = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Linear(4, 2))
+    nn.utils.parametrizations.weight_norm(source[0])
+    target = nn.Sequential(nn.Conv2d(3, 6, 3))
+    tlv.transfer(source, target, shuffle=False, linear=False)
+    assert torch.equal(target[0].weight, source[0].weight)

@@ -89,6 +89,18 @@ def test_held_out_images_choose_the_epoch_whose_test_score_counts(digits):
     assert math.isnan(fit(net(), train, test, QUICK, epochs=1).selected)
 
 
+def test_held_out_images_are_checked_before_training(digits, tmp_path):
+    train, test = digits
+    held_out, path = train.subset(range(50)), tmp_path / "run.safetensors"
+    with pytest.raises(ValueError, match="needs test images"):
+        fit(net(), train, None, QUICK, validation=held_out)
+    with pytest.raises(ValueError, match=r"digits \(train\) holds no images to score"):
+        fit(net(), train, test, QUICK, validation=train.subset([]))
+    fit(net(), train, test, QUICK, checkpoint=path, on_epoch=lambda _: True)
+    with pytest.raises(ValueError, match="trained on other data"):
+        fit(net(), train, test, QUICK, checkpoint=path, validation=held_out)
+
+
 def test_rows_alongside_reach_the_model_in_training_only(digits, tmp_path):
     class Listening(torch.nn.Module):
         def __init__(self):

@@ -114,12 +114,13 @@ def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
     taps = weight.flatten(2).to(torch.promote_types(weight.dtype, torch.float32))
     # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
     average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
-    mean = taps @ average
-    variance = torch.empty_like(mean)
-    # Some filters at a time: their deviations stay in the cache, and no memory is asked for and given back each time.
-    few = max(1, BLOCK // max(1, taps[0].numel()))
-    for rows, centre, out in zip(taps.split(few), mean.split(few), variance.split(few), strict=True):
-        torch.matmul((rows - centre.unsqueeze(2)).square_(), average, out=out)
+    with torch.autocast(weight.device.type, enabled=False):
+        mean = taps @ average
+        variance = torch.empty_like(mean)
+        # Some filters at a time: their deviations stay in the cache, and no memory is asked for and given back.
+        few = max(1, BLOCK // max(1, taps[0].numel()))
+        for rows, centre, out in zip(taps.split(few), mean.split(few), variance.split(few), strict=True):
+            torch.matmul((rows - centre.unsqueeze(2)).square_(), average, out=out)
     return mean, variance
 
 

@@ -81,7 +81,8 @@ def _average(weight: Tensor, window: Sequence[int]) -> Tensor:
     places = torch.eye(height * width, dtype=weight.dtype, device=weight.device).view(-1, 1, height, width)
     pooled = F.avg_pool2d(places, tuple(window), stride=1)
     shape = (*weight.shape[:2], *pooled.shape[2:])
-    return (weight.reshape(-1, height * width) @ pooled.flatten(1)).view(shape)
+    with torch.autocast(weight.device.type, enabled=False):
+        return (weight.reshape(-1, height * width) @ pooled.flatten(1)).view(shape)
 
 
 def _he_normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
@@ -158,6 +159,8 @@ def _map_width(
     ground = _ground(weight, target, base, generator, legacy_random)
     # Numbers of slices are worked out on the CPU, whatever holds the slices: they are small, and sorted faster there.
     mean, variance = (moment.cpu() for moment in moments(weight))
+    if not variance.isfinite().all():
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
     ground_mean, ground_variance = (moment.cpu() for moment in moments(ground.to(weight)))
     index = torch.arange(outputs * inputs).view(outputs, inputs)
     rows = torch.arange(wanted)

@@ -18,19 +18,13 @@ from torch import nn
 from hetlib import data, zoo
 from hetlib.crossover import Crossover, support_features
 from hetlib.data import Images
+from hetlib.errors import unknown
 from hetlib.lab.cache import Cache
+from hetlib.lab.code import behind
 from hetlib.lab.machine import begin_worker, headless, unattended
 from hetlib.training import History, Recipe, fit
 
-GATHER = ("kernels.ragged", "kernels.ragged_triton", "kernels.slices")
-GRAMMAR = ("match", "standardise", "place", "kernels.clip", *GATHER)
-VARIANCE = ("kernels.choose", "kernels.variance")
-CODE = {
-    "hmt": ("hmt", "match", "kernels.resize", *GATHER),
-    "tlv": ("tlv", *GRAMMAR, *VARIANCE),
-    "peers": ("peers", *GRAMMAR),
-}
-"""What each method's transfer computes with: its results depend on this code."""
+METHODS = ("hmt", "tlv", "peers")
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,12 @@ class Job:
     crossover: dict[str, Any] | None = None
 
     def __post_init__(self):
-        if self.source is None and self.crossover is not None:
-            raise ValueError(f"{self.label}: crossover needs a source, whose features are crossed over")
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if self.crossover is not None:
+            if self.source is None:
+                raise ValueError(f"{self.label}: crossover needs a source, whose features are crossed over")
+            Crossover(nn.Linear(1, 1), nn.Identity(), steps=1, **self.crossover)  # a wrong setting is told at once
 
     @property
     def label(self) -> str:
@@ -293,9 +291,5 @@ def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) 
 
 def uses(job: Job) -> tuple[ModuleType, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    names = ["data", "published", "shapes", "recipe", "training", "zoo"]
-    if job.source is not None and job.transfer is not None:
-        names += CODE[job.method]
-    if job.crossover is not None:
-        names.append("crossover")
-    return tuple(import_module(f"hetlib.{name}") for name in names)
+    fed = [job.method] if job.source is not None and job.transfer is not None else []
+    return behind("data", "training", "zoo", *fed, *(["crossover"] if job.crossover is not None else []))
