@@ -19,7 +19,6 @@ from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
 from hetlib.recipe import PRECISIONS, History, Recipe
 
 __all__ = ["History", "Recipe", "evaluate", "fit", "use_bf16"]
-
 TOP = (1, 5, 10)
 
 
@@ -37,7 +36,7 @@ def fit(
     progress: str = "",
     **changes: Any,
 ) -> History:
-    """Train a classifier in place by cross-entropy, on the device its parameters are on.
+    """Train a classifier in place by cross-entropy, on the device its parameters are on, and tell its `History`.
 
     Parameters
     ----------
@@ -48,28 +47,22 @@ def fit(
     recipe : Recipe, optional
         Settings; keyword `changes` replace single ones, as in ``fit(model, data, epochs=3, lr=0.05)``.
     seed : int
-        Seed of data order, augmentation and dropout. The global generators are left as they were.
+        Of data order, augmentation and dropout. The global generators are left as they were.
     validation : Images, optional
-        Held-out images, scored whenever the test images are; they choose `History.selected`.
+        Held-out images, scored with the test images: they choose `History.selected`.
     alongside : Tensor of shape (len(data), ...), optional
-        A row per training image, given to the model as its second argument in training; see `hetlib.crossover`.
+        A row per training image, the model's second argument in training; see `hetlib.crossover`.
     checkpoint : path-like, optional
-        File written after every epoch and resumed from if it exists. An interrupted run ends in exactly the numbers
-        of an uninterrupted one on the same machine; a damaged file is named in a warning and training starts again.
+        Written after every epoch and resumed from, to exactly the same numbers; a damaged file is named and not used.
     on_epoch : callable, optional
         Called with the history after every epoch; returning True stops training there.
     progress : str
         Label of a progress bar with the time left; none by default.
 
-    Returns
-    -------
-    History
-
     Raises
     ------
     ValueError
-        If a setting is unknown or out of range, a label has no output, `alongside` has not a row per image, or
-        `checkpoint` belongs to another run.
+        For an unknown setting, a label without an output, rows `alongside` of another number, or another `checkpoint`.
     OSError
         If the checkpoint cannot be written; the previous one is intact.
     """

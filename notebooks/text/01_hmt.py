@@ -487,16 +487,8 @@ def trial(choice):
 
 
 def learning(choice, history):
-    ax = figures.axes()
-    for way, dash in (("none", "--"), ("chain", "-")):
-        known = results["plainnet5", way, run.seeds[0]].history
-        ax.plot(known.evaluated, known.top1, dash, color="grey", label=f"{way}, rate 0.1")
-    if history is not None:
-        ax.plot(history.evaluated, history.top1, "o-", label=f"{choice.start}, rate {choice.lr}")
-    state = "press Run" if history is None else f"training loss {history.loss[-1]:.2f} in epoch {history.epochs}"
-    ax.set(xlabel="epoch", ylabel="top-1 accuracy (%)", title=f"{choice.start}, learning rate {choice.lr}: {state}")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return ax.figure
+    known = {f"{way}, rate 0.1": results["plainnet5", way, run.seeds[0]].history for way in ("none", "chain")}
+    return figures.learning(known, f"{choice.start}, rate {choice.lr}", history)
 
 
 lab.Explorer(learning, Trial(), run, trial)

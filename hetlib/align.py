@@ -1,0 +1,97 @@
+"""The cross-layer alignment of a deep and a shallow network at the least cost."""
+
+from math import comb, inf
+
+import torch
+from torch import Tensor
+
+
+def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool = False) -> list[int]:
+    """Map every layer of the shallow network to one of the deep network, in order, at the least total cost.
+
+    Parameters
+    ----------
+    cost : Tensor of shape (deep, shallow)
+        What it costs to pair two layers; any finite numbers.
+    pins : (int, int)
+        How many of the first, and of the last, layers are paired with each other whatever they cost. A single shallow
+        layer that is pinned at both ends goes to the first deep layer.
+    legacy_single : bool
+        Give a single shallow layer the first deep one whatever the costs and pins, as the released code does.
+
+    Returns
+    -------
+    list of int
+        The deep layer of each shallow layer, strictly increasing. Of equally good ones it is the lowest, decided from
+        the last layer backwards.
+
+    Raises
+    ------
+    ValueError
+        If a cost is not finite, there are fewer rows than columns, there are no columns, or no map keeps the pins.
+
+    References
+    ----------
+    Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, ICASSP 2023. The
+    released options are ``pins = (start - 1, free_end)``.
+    """
+    cost = torch.as_tensor(cost, dtype=torch.float64)
+    if cost.ndim != 2:
+        raise ValueError(f"the cost has shape {tuple(cost.shape)}, not (deep, shallow)")
+    (m, n), (first, last) = cost.shape, pins
+    if m < n:
+        raise ValueError(f"{m} deep and {n} shallow layers: the rows of the cost belong to the deeper network")
+    if not cost.isfinite().all():
+        raise ValueError("the cost holds NaN or infinity")
+    if not legal_maps(m, n, pins):
+        raise ValueError(f"no map of {n} layers into {m} pairs the first {first} and the last {last} with each other")
+    if m == n or (n == 1 and (first or legacy_single)):
+        return list(range(n))
+    last = min(last, n)  # only of a single layer more may be pinned than there are
+    free = _cheapest(cost[first : m - last, first : n - last].tolist(), n - first - last)
+    return [*range(first), *(first + i for i in free), *range(m - last, m)]
+
+
+def _cheapest(cost: list[list[float]], n: int) -> list[int]:
+    """A strictly increasing row of each of the n columns, of the least sum."""
+    best = [[0.0] * (len(cost) + 1)]  # [k][l]: the first k columns within the first l rows
+    for k in range(n):
+        best.append([inf] * (len(cost) + 1))
+        for i in range(k, len(cost)):
+            best[-1][i + 1] = min(best[-1][i], best[-2][i] + cost[i][k])
+    rows: list[int] = []
+    end = len(cost)
+    for k in range(n, 0, -1):
+        while end > k and best[k][end] == best[k][end - 1]:
+            end -= 1
+        end -= 1
+        rows.insert(0, end)
+    return rows
+
+
+def legal_maps(m: int, n: int, pins: tuple[int, int] = (1, 1)) -> int:
+    """How many maps `align` chooses from.
+
+    Parameters
+    ----------
+    m, n : int
+        How many layers the deep and the shallow network have.
+    pins : (int, int)
+        As `align` takes them.
+
+    Returns
+    -------
+    int
+        The strictly increasing maps of n into m layers that keep the pins; 0 if m < n or the pins contradict.
+
+    Raises
+    ------
+    ValueError
+        If n < 1 or a number of pins is negative.
+    """
+    if n < 1 or min(pins) < 0:
+        raise ValueError(f"cannot map {n} layers with pins {pins}")
+    if m == n or (n == 1 and any(pins)):
+        return int(m > 0)
+    pinned = sum(pins)
+    return comb(m - pinned, n - pinned) if pinned <= n <= m else 0
