@@ -457,7 +457,7 @@ for name in ("parts", "peers", "probability"):
     display(lab.effects({arm: scores(arm) for arm in GROUPS[name]}, baseline="he", title=name))
 
 # %%
-shown = ("he", "base", "statistics", "crossover", "full", "unshuffled", "base_unshuffled", "hmt", "dpiat", "tli")
+shown = ("he", "base", "statistics", "full", "unshuffled", "base_unshuffled", "hmt", "dpiat", "tli")
 figures.bars_with_intervals(None, {arm: scores(arm) for arm in shown}, title=f"{teacher.model} into {network}")
 
 # %% [markdown]
