@@ -5,7 +5,7 @@ need no network and no file. The others are read from torchvision's folder layou
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,18 @@ from torch import Tensor
 from hetlib import published, shapes
 from hetlib.errors import unknown
 from hetlib.files import checksum
+from hetlib.parts import class_split as class_split  # these too
+from hetlib.parts import few_shot as few_shot
+from hetlib.parts import skill_split
 from hetlib.published import DataMissing as DataMissing  # part of this module's interface
 
 # As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 OPTIONS = ("count", "seed", "noise", "clutter")
 HELD_OUT = "-40k"
+SKILLS = ("special", "general")
+SPECIAL_LABEL = 4
+RAW = "-raw"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +94,8 @@ class Images:
 def names() -> list[str]:
     """Every name that `load` knows."""
     cifar = ["cifar10", "cifar100", "sub-cifar100", "cifar10-40k", "cifar100-40k"]
-    return ["shapes-source", "shapes-target", "digits", *cifar, "mnist"]
+    skills = [f"{whole}-{part}" for whole in ("digits", "mnist") for part in SKILLS]
+    return ["shapes-source", "shapes-target", "digits", *cifar, "mnist", *skills, *(f"mnist-{p}{RAW}" for p in SKILLS)]
 
 
 def splits(name: str) -> tuple[str, ...]:
@@ -110,6 +117,8 @@ def load(
     name : str
         One of `names()`. `sub-cifar100` is HMT's: 1,000 of CIFAR-100's training images and its whole test set.
         `cifar10-40k` and `cifar100-40k` are TLV's: 40,000 of the training images, and 10,000 held out.
+        `mnist-special` and `mnist-general` are CLAFusion's (see `skill_split`, label 4); with `-raw`, pixels go from 0
+        to 255, as its released code has them.
     split : {"train", "validation", "test"}
         Which part; "validation" of TLV's only.
     root : path-like, optional
@@ -141,6 +150,12 @@ def load(
     for option in options:
         if not rendered or option not in OPTIONS:
             raise unknown(f"option of {name}", option, OPTIONS if rendered else ["(none)"])
+    if name.endswith(RAW):
+        return replace(load(name.removesuffix(RAW), split, root, download), name=name, mean=(0.0,), std=(1 / 255,))
+    whole, _, part = name.rpartition("-")
+    if part in SKILLS:
+        found = skill_split(load(whole, split, root, download), SPECIAL_LABEL)[SKILLS.index(part)]
+        return replace(found, name=name)
     if rendered:
         return _shapes(name, split, **options)
     if name == "digits":
@@ -158,52 +173,6 @@ def load(
 def folder(root: str | os.PathLike | None = None) -> Path:
     """Where the published data sets are looked for: `root`, else `$HETLIB_DATA`, else `data`."""
     return Path(root or os.environ.get("HETLIB_DATA") or "data")
-
-
-def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:
-    """Divide a data set into parts that share no class, each labelled from 0 in the order its group lists.
-
-    Parameters
-    ----------
-    data : Images
-        What to divide.
-    groups : iterable of sequences of int
-        The labels of each part, for instance `[range(0, 50), range(50, 100)]`.
-
-    Returns
-    -------
-    list of Images
-        One for each group.
-
-    Raises
-    ------
-    ValueError
-        If a label does not exist or is listed twice.
-    """
-    parts = [list(group) for group in groups]
-    listed = [label for part in parts for label in part]
-    if len(set(listed)) < len(listed) or not set(listed) <= set(range(data.num_classes)):
-        valid = f"each of 0..{data.num_classes - 1} at most once"
-        raise ValueError(f"the classes of {data.name} can be listed {valid}, got {parts}")
-    return [_keep(data, part) for part in parts]
-
-
-def few_shot(data: Images, per_class: int, seed: int = 0) -> Images:
-    """Draw `per_class` images of every class without replacement, class after class.
-
-    Raises
-    ------
-    ValueError
-        If a class has fewer images; the message names it.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data), generator=generator)
-    labels = data.labels.cpu()[order]
-    parts = [order[labels == label][:per_class] for label in range(data.num_classes)]
-    for title, part in zip(data.classes, parts, strict=True):
-        if len(part) < per_class:
-            raise ValueError(f"{data.name} has {len(part)} images of class {title!r}, not {per_class}")
-    return data.subset(torch.cat(parts))
 
 
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True) -> Tensor:
@@ -269,14 +238,6 @@ def normalise(
     """
     centre, spread = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
     return (images / 255).sub_(centre).div_(spread).to(dtype, memory_format=memory_format)
-
-
-def _keep(data: Images, labels: list[int]) -> Images:
-    rank = torch.full((data.num_classes,), -1)
-    rank[labels] = torch.arange(len(labels))
-    relabelled = rank.to(data.labels.device)[data.labels]
-    part = replace(data, labels=relabelled, classes=tuple(data.classes[label] for label in labels))
-    return part.subset((relabelled >= 0).nonzero().flatten())
 
 
 def _shapes(name: str, split: str, **options: Any) -> Images:

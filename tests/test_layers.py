@@ -8,9 +8,21 @@ import hetlib
 PACKAGE = Path(hetlib.__file__).parent
 FLOORS = (
     {"errors", "files"},
-    {"kernels", "zoo", "data", "published", "shapes"},
+    {"kernels", "zoo", "data", "parts", "published", "shapes"},
     {
+        "activations",
         "axes",
+        "balance",
+        "crosslayer",
+        "distill",
+        "fusion",
+        "interpolate",
+        "layercosts",
+        "otfusion",
+        "plans",
+        "rebasin",
+        "repair",
+        "units",
         "graph",
         "flow",
         "chain",
@@ -30,7 +42,7 @@ FLOORS = (
 STRANGERS = (
     {"kernels"},
     {"zoo"},
-    {"data", "published", "shapes"},
+    {"data", "parts", "published", "shapes"},
     {"hmt"},
     {"clafusion"},
     {"grafting"},

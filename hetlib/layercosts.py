@@ -1,0 +1,86 @@
+"""What it costs to pair layers of two networks: how unlike what they put out is, or how unlike their sizes are."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.activations import evaluating, neurons, records
+from hetlib.chain import Chain, chain
+from hetlib.errors import unknown
+from hetlib.kernels.cka import compare, gram
+from hetlib.kernels.costs import cost_matrix
+from hetlib.kernels.similarity import cca
+from hetlib.kernels.transport import transport_plan
+from hetlib.units import Unit, corresponding, groups
+
+MEASURES = ("cka", "debiased", "neurons", "wasserstein", "cca", "index")
+
+
+def layer_costs(deep: nn.Module, shallow: nn.Module, images: Tensor, measure: str = "cka") -> list[Tensor]:
+    """What it costs to pair the units of two networks, group by group.
+
+    Parameters
+    ----------
+    deep, shallow : nn.Module
+        Two networks of as many groups (`groups`).
+    images : Tensor of shape (N, ...)
+        What both are run on, once and in evaluation mode.
+    measure : {"cka", "debiased", "neurons", "wasserstein", "cca", "index"}
+        One minus linear CKA, by the biased estimate (the released choice, which comes near 0 for any two wide
+        layers) or the debiased one; the squared difference of the numbers of neurons; the exact transport cost between
+        the neurons, each at the place of all its activations; one minus R^2_CCA; or the squared difference of the
+        places in the group. Only "neurons" and "index" do not look at the images. "wasserstein" and "cca" keep
+        the activations of all layers, the others none.
+
+    Returns
+    -------
+    list of Tensors of shape (deep units, shallow units)
+        In float64.
+
+    Raises
+    ------
+    ValueError
+        If the groups do not correspond or the measure is unknown.
+
+    References
+    ----------
+    Nguyen et al., ICASSP 2023, section 3; Kornblith et al., ICML 2019.
+    """
+    if measure not in MEASURES:
+        raise unknown("measure", measure, MEASURES)
+    chains = chain(deep), chain(shallow)
+    runs = corresponding(*chains)
+    if measure in ("neurons", "index"):
+        sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]
+        return [(rows[:, None] - columns).square() for rows, columns in zip(*sizes, strict=True)]
+    with evaluating(deep, shallow):
+        seen = [_represented(found, images, measure) for found in chains]
+    kept = [[[now[unit.last.name] for unit in run] for run in side] for now, side in zip(seen, runs, strict=True)]
+    return [_dissimilarity(rows, columns, measure).double() for rows, columns in zip(*kept, strict=True)]
+
+
+def _sizes(run: Sequence[Unit], measure: str) -> list[int]:
+    return [unit.last.module.weight.shape[0] for unit in run] if measure == "neurons" else [*range(len(run))]
+
+
+def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor]:
+    wanted = {unit.last.name for run in groups(found) for unit in run}
+    by_gram = measure in ("cka", "debiased")
+    keep = (lambda value: gram(value, measure == "debiased")) if by_gram else torch.clone
+    return {
+        layer.name: keep(value) for layer, value in records(found.model, images, found=found) if layer.name in wanted
+    }
+
+
+def _dissimilarity(rows: list[Tensor], columns: list[Tensor], measure: str) -> Tensor:
+    if measure == "cca":
+        return 1 - cca(rows, columns)
+    if measure == "wasserstein":
+        return torch.stack([torch.stack([_moved(a, b) for b in columns]) for a in rows])
+    return 1 - compare(rows, columns)
+
+
+def _moved(a: Tensor, b: Tensor) -> Tensor:
+    cost = cost_matrix(neurons(a), neurons(b))
+    return (cost * transport_plan(cost)).sum()

@@ -1,0 +1,94 @@
+"""The units in which layers of two networks are matched, and the groups within which they may be."""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from hetlib.chain import Chain, Layer
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is matched as one: a residual block, or a layer outside of any.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+        In order of execution; those of a block include its shortcut.
+    """
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def last(self) -> Layer:
+        """The layer whose output stands for the unit; `hetlib.activations` records a block's sum there."""
+        return [layer for layer in self.layers if layer.kind != "shortcut"][-1]
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a residual block."""
+        return self.layers[0].block is not None
+
+    @property
+    def name(self) -> str:
+        """The common beginning of its layers' names."""
+        parts = zip(*(layer.name.split(".") for layer in self.layers), strict=False)
+        shared = [first for first, *rest in parts if all(other == first for other in rest)]
+        return ".".join(shared) or self.last.name
+
+
+def groups(found: Chain) -> list[list[Unit]]:
+    """Divide the hidden layers of a network into runs within which layers may stand beside one another.
+
+    A run ends where the resolution changes (at a pool or stride), where residual blocks begin or end, and where linear
+    layers follow convolutions. The last layer, the classifier, is in none.
+
+    Parameters
+    ----------
+    found : Chain
+        What `hetlib.chain.chain` read.
+
+    Returns
+    -------
+    list of lists of Unit
+
+    Raises
+    ------
+    ValueError
+        If the last layer ends a residual block.
+    """
+    *hidden, last = found.layers
+    if last.block is not None:
+        raise ValueError(f"{last.name} is the last layer and in a residual block: there is no classifier to keep")
+    units: list[Unit] = []
+    for block, layers in groupby(hidden, lambda layer: layer.block):
+        run = tuple(layers)
+        units += [Unit((layer,)) for layer in run] if block is None else [Unit(run)]
+    return [list(run) for _, run in groupby(units, lambda unit: (unit.last.stage, unit.is_block))]
+
+
+def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Unit]], list[list[Unit]]]:
+    """The groups of two networks, of which the shallow one has as many, and none longer.
+
+    Raises
+    ------
+    ValueError
+        If that is not so; the groups of both are told.
+    """
+    ours, theirs = groups(deep), groups(shallow)
+    kinds = [[(run[0].is_block, type(run[0].last.module)) for run in side] for side in (ours, theirs)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"{type(deep.model).__name__} has {_described(ours)}, {type(shallow.model).__name__} {_described(theirs)}: "
+            "layers are aligned within groups, between two pools or strides, so both need the same ones"
+        )
+    for a, b in zip(ours, theirs, strict=True):
+        if len(a) < len(b):
+            raise ValueError(
+                f"{len(b)} units from {b[0].name} on in the shallow network, {len(a)} from {a[0].name} on in the deep: "
+                "no group may be longer in the shallow one"
+            )
+    return ours, theirs
+
+
+def _described(side: list[list[Unit]]) -> str:
+    return f"{len(side)} groups ({', '.join(f'{len(run)} from {run[0].name}' for run in side)})"
