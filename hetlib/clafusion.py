@@ -26,6 +26,7 @@ from hetlib.layercosts import layer_costs
 from hetlib.otfusion import mean, move
 from hetlib.plans import neuron_plans
 from hetlib.report import Row, TransferReport
+from hetlib.stacking import VARIANTS, stack
 
 __all__ = [
     "add_layers",
@@ -40,7 +41,7 @@ __all__ = [
     "transfer",
 ]
 BALANCES = ("add", "merge")
-SCHEMES = ("many-to-one", "iterative", "naive")
+SCHEMES = ("many-to-one", "iterative", "naive", *(f"hmt-{variant}" for variant in VARIANTS))
 MAP_OPTIONS = ("mapping", "measure", "pins", "generator")
 
 
@@ -70,10 +71,11 @@ def fuse(
         Normalised images, which layers and neurons are compared on; 200 in the released runs.
     step : float
         Of two networks, the weight of the shallow one, from 0 to 1.
-    scheme : {"many-to-one", "iterative", "naive"}
+    scheme : {"many-to-one", "iterative", "naive", "hmt-only", "hmt-average", "hmt-transport", "hmt-add"}
         More than two are moved onto the first and averaged with equal weights; or one after the other onto the average
         so far, the newest with a weight of one half. "naive" averages without moving any neuron, which takes equal
-        widths.
+        widths. The others are the variants of `hetlib.stacking.stack`, a baseline for two networks, with `order` for
+        option.
     balance : {"add", "merge"}
         Add layers to the shallow one (`add_layers`), or merge layers of the deep one (`merge_layers`; two networks).
     relu : {"sum", "majority", "average"}
@@ -105,9 +107,11 @@ def fuse(
         raise unknown("balance", balance, BALANCES)
     if not 0 <= step <= 1:
         raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
-    if balance == "merge" and len(models) > 2:
-        raise ValueError("more than two networks are balanced by adding layers")
+    if (balance == "merge" or scheme.startswith("hmt-")) and len(models) > 2:
+        raise ValueError(f"{len(models)} networks are balanced by adding layers and fused by transport or naively")
     first, *others = _sorted(models)
+    if scheme.startswith("hmt-"):
+        return stack(first, others[0], images, scheme.removeprefix("hmt-"), **options)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS} | {"input_side": input_side}
     plans |= {"naive": scheme == "naive"}
@@ -160,7 +164,8 @@ def transfer(
     Parameters
     ----------
     sources : sequence of nn.Module
-        As `fuse` takes them. A single one is balanced to the target's depth, and does what it did.
+        As `fuse` takes them. A single one is balanced to the target's depth, and does what it did; if a `scheme` is
+        given, it is fused with the target itself.
     target : nn.Module
         Written in place.
     data : Images
@@ -182,7 +187,10 @@ def transfer(
     """
     images = sample(data, samples, activation_seed)
     one = len(sources) == 1
-    fused = add_layers(map_layers(target, sources[0], images, **options)) if one else fuse(sources, images, **options)
+    if one and "scheme" not in options:
+        fused = add_layers(map_layers(target, sources[0], images, **options))
+    else:
+        fused = fuse([target, *sources] if one else sources, images, **options)
     made, wanted = fused.state_dict(), target.state_dict()
     for name, tensor in wanted.items():
         if name not in made or made[name].shape != tensor.shape:

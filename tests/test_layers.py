@@ -22,6 +22,7 @@ FLOORS = (
         "plans",
         "rebasin",
         "repair",
+        "stacking",
         "units",
         "graph",
         "flow",
