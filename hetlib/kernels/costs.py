@@ -1,11 +1,14 @@
 """What it costs to move one unit onto another: distances between all rows of two matrices, by matrix products."""
 
+from collections.abc import Iterator
+from math import inf
+
 import torch
 from torch import Tensor
 
 from hetlib.errors import unknown
 
-METRICS = ("euclidean", "squared", "cosine")
+METRICS = ("euclidean", "squared", "cosine", "correlation")
 NORMALISATIONS = ("none", "log", "max", "median", "mean")
 BLOCK = 2**18
 """Features times rows that are centred at a time: they stay in the cache."""
@@ -23,8 +26,9 @@ def cost_matrix(
     ----------
     x, y : Tensor of shape (n, d) and (m, d)
         One row per unit, all of its activations or weights.
-    metric : {"euclidean", "squared", "cosine"}
-        The Euclidean distance, its square, or one minus the cosine of the angle (1 beside a row of zeros).
+    metric : {"euclidean", "squared", "cosine", "correlation"}
+        The Euclidean distance, its square, one minus the cosine of the angle (1 beside a row of zeros), or one minus
+        Pearson's correlation of the rows (1 beside a row that does not vary).
     samples : int
         Squared Euclidean distances are divided by this number.
     normalise : {"none", "log", "max", "median", "mean"}
@@ -35,7 +39,8 @@ def cost_matrix(
     -------
     Tensor of shape (n, m)
         In the common floating dtype of x and y, float32 at least. A squared distance is right to about
-        ``eps * (|x - c|^2 + |y - c|^2)``, c being the mean of the rows of y; none is below 0.
+        ``eps * (|x - c|^2 + |y - c|^2)``, c being the mean of the rows of y; none is below 0. A correlation is right
+        to about ``eps + (eps * mean / deviation)^2`` of the rows, whatever their scales.
 
     Raises
     ------
@@ -44,7 +49,8 @@ def cost_matrix(
 
     References
     ----------
-    Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020: ground metric of the released code.
+    Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020: ground metric of the released code. Stoica et
+    al., *ZipIt! Merging Models from Different Tasks without Training*, ICLR 2024: correlation.
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
@@ -54,18 +60,16 @@ def cost_matrix(
         raise ValueError(f"no distances between the rows of {tuple(x.shape)} and {tuple(y.shape)}")
     if samples < 1:
         raise ValueError(f"samples: {samples} is below 1")
-    cost = _cosine(x, y) if metric == "cosine" else _squared(x, y).div_(samples)
+    angles = {"cosine": _cosine, "correlation": _correlation}
+    cost = angles[metric](x, y) if metric in angles else _squared(x, y).div_(samples)
     return _normalised(cost.sqrt_() if metric == "euclidean" else cost, normalise)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
     """Squared distances as ``|x|^2 - 2 x y + |y|^2``, of rows less the mean of y's, because that sum cancels."""
-    dtype = _dtype(x, y)
-    cost = x.new_zeros(len(x), len(y), dtype=dtype)
+    cost = x.new_zeros(len(x), len(y), dtype=_dtype(x, y))
     of_x, of_y = cost.new_zeros(len(x), 1), cost.new_zeros(len(y))
-    few = max(256, BLOCK // (len(x) + len(y))) if x.device.type == "cpu" else x.shape[1]
-    for a, b in zip(x.split(few, 1), y.split(few, 1), strict=True):
-        a, b = a.to(dtype), b.to(dtype)
+    for a, b in _blocks(x, y):
         centre = b.mean(0)
         a, b = a - centre, b - centre
         of_x += torch.linalg.vector_norm(a, dim=1, keepdim=True).square_()
@@ -80,6 +84,40 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
     tiny = torch.finfo(dtype).tiny
     of_x, of_y = (torch.linalg.vector_norm(rows, dim=1).clamp_(min=tiny) for rows in (x, y))
     return (x @ y.T).div_(of_x.unsqueeze(1)).div_(of_y).neg_().add_(1).clamp_(0, 2)
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
+    """The cosine between rows less their own means, which are found first: products of large means would cancel."""
+    cost = x.new_zeros(len(x), len(y), dtype=_dtype(x, y))
+    of_x, of_y = cost.new_zeros(len(x), 1), cost.new_zeros(len(y), 1)
+    (mean_x, range_x), (mean_y, range_y) = (_mean_and_range(rows, cost.dtype) for rows in (x, y))
+    for a, b in _blocks(x, y):
+        a, b = (a - mean_x).div_(range_x), (b - mean_y).div_(range_y)
+        of_x += torch.linalg.vector_norm(a, dim=1, keepdim=True).square_()
+        of_y += torch.linalg.vector_norm(b, dim=1, keepdim=True).square_()
+        cost.addmm_(a, b.T)
+    tiny = torch.finfo(cost.dtype).tiny
+    of_x, of_y = of_x.sqrt_().clamp_(min=tiny), of_y.sqrt_().clamp_(min=tiny)
+    return cost.div_(of_x).div_(of_y.T).neg_().add_(1).clamp_(0, 2)
+
+
+def _mean_and_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Of every row; a row that does not vary has an infinite range, so that division by it gives exactly 0."""
+    mean = sum(part.sum(1, keepdim=True, dtype=dtype) for part in rows.split(_few(rows, rows), 1)) / rows.shape[1]
+    low, high = rows.amin(1, keepdim=True).to(dtype), rows.amax(1, keepdim=True).to(dtype)
+    return mean, torch.where(high == low, inf, high - low)
+
+
+def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same features of both, in the dtype of the result."""
+    dtype, few = _dtype(x, y), _few(x, y)
+    for a, b in zip(x.split(few, 1), y.split(few, 1), strict=True):
+        yield a.to(dtype), b.to(dtype)
+
+
+def _few(x: Tensor, y: Tensor) -> int:
+    """How many features are centred at a time."""
+    return max(256, BLOCK // (len(x) + len(y))) if x.device.type == "cpu" else x.shape[1]
 
 
 def _normalised(cost: Tensor, how: str) -> Tensor:

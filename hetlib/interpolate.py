@@ -1,0 +1,136 @@
+"""The straight line between two networks of equal shape, and how high the loss rises on it."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+T = TypeVar("T")
+
+
+@torch.no_grad()
+def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
+    """The network that stands at ``(1 - share) * a + share * b``.
+
+    Parameters
+    ----------
+    a, b : nn.Module
+        Networks of equal shape; unchanged.
+    share : float
+        0 gives a's values, 1 b's, both to the bit; what lies outside extrapolates.
+
+    Returns
+    -------
+    nn.Module
+        A copy of `a`, its mode, dtype and device, with parameters and floating buffers interpolated. Other buffers are
+        b's, such as the number of batches that a batch norm has seen.
+
+    Raises
+    ------
+    ValueError
+        If the networks differ in shape, see `check_alike`.
+    """
+    check_alike(a, b)
+    point, ends = copy.deepcopy(a), b.state_dict()
+    # Everything is mixed before anything is written: a shared tensor stands under several names.
+    mixed = {}
+    for name, value in point.state_dict().items():
+        end = ends[name].to(value)
+        mixed[name] = torch.lerp(value, end, share) if value.is_floating_point() else end
+    point.load_state_dict(mixed)
+    return point
+
+
+def curve(
+    a: nn.Module,
+    b: nn.Module,
+    score: Callable[[nn.Module], T],
+    steps: int | Sequence[float] = 11,
+    finish: Callable[[nn.Module], None] | None = None,
+) -> list[T]:
+    """Score the networks on the straight line from one to the other.
+
+    Parameters
+    ----------
+    a, b : nn.Module
+        Networks of equal shape; unchanged.
+    score : callable
+        Is given a network, a new one at every point, see `between`.
+    steps : int or sequence of float
+        How many points, evenly spaced and both ends among them, or the points themselves: 0 is `a`, 1 is `b`.
+    finish : callable, optional
+        Repairs each network in place before it is scored, the ends as well: by new batch norm statistics, say.
+
+    Returns
+    -------
+    list
+        What `score` returned, in the order of the points.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two steps, or the networks differ in shape, see `check_alike`.
+    """
+    if isinstance(steps, int):
+        if steps < 2:
+            raise ValueError(f"steps: {steps} has no room for both ends")
+        steps = [i / (steps - 1) for i in range(steps)]
+    scores = []
+    for share in steps:
+        point = between(a, b, share)
+        if finish is not None:
+            finish(point)
+        scores.append(score(point))
+    return scores
+
+
+def barrier(losses: Sequence[float], at: Sequence[float] | None = None) -> float:
+    """How far the loss rises above the straight line from its first to its last value.
+
+    Parameters
+    ----------
+    losses : sequence of float
+        Along the line, see `curve`.
+    at : sequence of float, optional
+        Where on the line, ascending; evenly spaced by default.
+
+    Returns
+    -------
+    float
+        In the unit of the losses, never below 0, where the line is nowhere higher than its ends suggest. NaN if a loss
+        is.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two losses, or `at` has another length or does not ascend.
+
+    References
+    ----------
+    Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, ICML 2020, with the ends weighted as
+    in Entezari et al., *The Role of Permutation Invariance in Linear Mode Connectivity*, ICLR 2022.
+    """
+    heights = np.array([float(loss) for loss in losses])
+    places = np.arange(len(heights)) if at is None else np.array([float(place) for place in at])
+    if len(heights) < 2 or len(places) != len(heights) or not (np.diff(places) > 0).all():
+        raise ValueError(f"no barrier of {len(heights)} losses at {places.tolist()}: two at least, places ascending")
+    expected = np.interp(places, places[[0, -1]], heights[[0, -1]])
+    return float(np.max(heights[1:-1] - expected[1:-1], initial=0.0))
+
+
+def check_alike(a: nn.Module, b: nn.Module) -> None:
+    """Refuse networks whose state dicts differ in a name or a shape.
+
+    Raises
+    ------
+    ValueError
+        Names the first entry that differs and both shapes.
+    """
+    one, other = ({name: tuple(value.shape) for name, value in model.state_dict().items()} for model in (a, b))
+    for name in [*one, *other]:
+        if one.get(name) != other.get(name):
+            shapes = " and ".join(str(shapes.get(name, "missing")) for shapes in (one, other))
+            raise ValueError(f"the networks differ in shape: {name} is {shapes}")
