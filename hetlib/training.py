@@ -36,12 +36,13 @@ def fit(
     progress: str = "",
     **changes: Any,
 ) -> History:
-    """Train a classifier in place by cross-entropy, on the device its parameters are on, and tell its `History`.
+    """Train a classifier in place, on the device its parameters are on, and tell its `History`.
 
     Parameters
     ----------
     model : nn.Module
-        Takes normalised images (batch, channels, height, width), gives logits. Modified in place.
+        Takes normalised images (batch, channels, height, width), gives logits. Modified in place. Its loss is
+        cross-entropy, unless it brings its own as a method ``training_loss(images, labels)``; see `hetlib.distill`.
     data, test : Images
         Training images, and test images to evaluate on (none: no evaluation).
     recipe : Recipe, optional
@@ -51,7 +52,7 @@ def fit(
     validation : Images, optional
         Held-out images, scored with the test images: they choose `History.selected`.
     alongside : Tensor of shape (len(data), ...), optional
-        A row per training image, the model's second argument in training; see `hetlib.crossover`.
+        A row per training image, the model's last argument in training; see `hetlib.crossover`.
     checkpoint : path-like, optional
         Written after every epoch and resumed from, to exactly the same numbers; a damaged file is named and not used.
     on_epoch : callable, optional
@@ -84,9 +85,8 @@ def fit(
         tick(loop.history)
         while loop.history.epochs < recipe.epochs:
             loop.epoch()
-            if test is not None and (
-                loop.history.epochs % recipe.evaluate_every == 0 or loop.history.epochs == recipe.epochs
-            ):
+            due = loop.history.epochs % recipe.evaluate_every == 0 or loop.history.epochs == recipe.epochs
+            if test is not None and due:
                 loop.evaluate(test)
             if checkpoint is not None:
                 loop.save(Path(checkpoint))
@@ -155,12 +155,15 @@ class _Loop:
             images = augment(images, self.generator)
         images = normalise(images, self.data.mean, self.data.std, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(images, *(rows[chosen] for rows in self.alongside))
-            loss = F.cross_entropy(logits, self.data.labels[chosen])
+            loss = self._loss(images, self.data.labels[chosen], *(rows[chosen] for rows in self.alongside))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         return loss.detach()
+
+    def _loss(self, images: Tensor, labels: Tensor, *alongside: Tensor) -> Tensor:
+        own = getattr(self.model, "training_loss", None)
+        return own(images, labels, *alongside) if own else F.cross_entropy(self.model(images, *alongside), labels)
 
     def evaluate(self, test: Images) -> None:
         scores = evaluate(self.model, test, precision=self.recipe.precision)
@@ -221,8 +224,7 @@ class _Loop:
         for name, what in differences.items():
             if found.get(name) != wanted[name]:
                 raise ValueError(f"checkpoint {path} {what}; give another path, or delete it to start again")
-        differing = [n for n in (*self.identity["recipe"], "seed") if found.get(n) != wanted[n]]
-        if differing:
+        if differing := [n for n in (*self.identity["recipe"], "seed") if found.get(n) != wanted[n]]:
             pairs = ", ".join(f"{n} was {found.get(n)!r}, is {wanted[n]!r}" for n in differing)
             raise ValueError(f"checkpoint {path} belongs to other settings: {pairs}; give another path or delete it")
 
@@ -281,10 +283,8 @@ def use_bf16(precision: str, device: str) -> bool:
         return precision == "bf16"
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
-    probes = (
-        getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return device == "cpu" and any(probe() for probe in probes)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in probes)
 
 
 @contextmanager

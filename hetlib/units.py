@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from itertools import groupby
 
+from torch.nn.modules import activation
+
 from hetlib.chain import Chain, Layer
+from hetlib.graph import Call
+
+POOLS = ("maxpool2d", "avgpool2d", "lppool2d")
+ACTIVATIONS = frozenset(name.lower() for name in activation.__all__)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,14 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Unit]], list[l
     Raises
     ------
     ValueError
-        If that is not so; the groups of both are told.
+        If that is not so, or if other pools or activations stand between the layers of one; those of both are told.
     """
+    between = [_between(found) for found in (deep, shallow)]
+    if between[0] != between[1]:
+        raise ValueError(
+            f"between its layers {type(deep.model).__name__} has {', '.join(between[0]) or 'nothing'}, and "
+            f"{type(shallow.model).__name__} {', '.join(between[1]) or 'nothing'}: both need the same"
+        )
     ours, theirs = groups(deep), groups(shallow)
     kinds = [[(run[0].is_block, type(run[0].last.module)) for run in side] for side in (ours, theirs)]
     if kinds[0] != kinds[1]:
@@ -88,6 +100,12 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Unit]], list[l
                 "no group may be longer in the shallow one"
             )
     return ours, theirs
+
+
+def _between(found: Chain) -> list[str]:
+    """All pools, in order, and which activations there are."""
+    names = [Call.of(found.model, node).name for node in found.graph.nodes]
+    return [name for name in names if name in POOLS] + sorted(ACTIVATIONS.intersection(names))
 
 
 def _described(side: list[list[Unit]]) -> str:

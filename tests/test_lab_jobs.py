@@ -4,16 +4,19 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
 
 from hetlib import hmt
-from hetlib.lab import jobs
+from hetlib.distill import Distilled
+from hetlib.lab import forecast, jobs
 from hetlib.lab.cache import Cache
+from hetlib.lab.forecast import Cost
 from hetlib.lab.jobs import Job, Stopped, start, train, train_all
-from hetlib.training import Recipe
+from hetlib.training import Recipe, fit
 
 QUICK = Recipe(epochs=2, lr=0.05, precision="fp32", augment=False, batch_size=256)
 SMALL = {"width": 0.125, "kernel_size": 3}
@@ -110,7 +113,7 @@ def test_an_error_is_told_before_everything_else_has_trained(tmp_path):
     good = [Job("plainnet5", "digits", long, seed=seed, options=SMALL) for seed in range(8)]
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
         train_all([bad, *good], cache, processes=2)
-    assert sum(cache.has(cache.key(asdict(job), jobs.uses(job))) for job in good) < len(good)
+    assert sum(cache.has(cache.key(job.description, jobs.uses(job))) for job in good) < len(good)
 
 
 ORPHANS = """
@@ -129,15 +132,18 @@ if __name__ == "__main__":
 def test_no_training_outlives_who_waits_for_it(tmp_path):
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
-    with subprocess.Popen([sys.executable, str(script), str(tmp_path / "cache")], stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cache")], stdout=subprocess.DEVNULL)
+    try:
         while len(list((tmp_path / "cache").glob("scratch/*"))) < 2:
             assert process.poll() is None
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "no training began"
             time.sleep(0.2)
         children = [path.parent for path in Path("/proc").glob("[0-9]*/stat") if parent_of(path) == process.pid]
         assert len(children) >= 2
+    finally:
         process.kill()
+        process.wait()
     while any(child.exists() for child in children):
         assert time.monotonic() < deadline, "a training outlived its parent"
         time.sleep(0.2)
@@ -195,3 +201,128 @@ def test_a_job_trains_in_crossover_with_its_source(cache, augment):
 def test_crossover_without_a_source_is_refused():
     with pytest.raises(ValueError, match="plainnet5 on digits, seed 0: crossover needs a source"):
         Job("plainnet5", "digits", QUICK, crossover={})
+
+
+FUSE = """
+import torch
+
+calls = []
+
+def transfer(sources, target, data, **options):
+    calls.append((sources, data, options))
+    with torch.no_grad():
+        for name, value in target.named_parameters():
+            value.copy_(torch.stack([dict(source.named_parameters())[name] for source in sources]).mean(0))
+"""
+
+
+@pytest.fixture
+def fusion(tmp_path, monkeypatch):
+    """A stand-in for the module that fuses: the plain average."""
+    path = tmp_path / "clafusion.py"
+    path.write_text(FUSE)
+    specification = spec_from_file_location("hetlib.clafusion", path)
+    module = module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "hetlib.clafusion", module)
+    return module
+
+
+def plain(seed, **fields):
+    return Job("plainnet5", "digits", QUICK, seed=seed, options=SMALL, **fields)
+
+
+def test_partners_are_fused_with_the_source_on_the_jobs_images(cache, fusion):
+    parts = [plain(seed) for seed in (1, 2, 3)]
+    fused = plain(0, source=parts[0], partners=parts[1:], method="clafusion", transfer={"step": 0.5})
+    model = start(fused, cache)
+    ((sources, images, options),) = fusion.calls
+    assert all(same(source, train(part, cache).model) for source, part in zip(sources, parts, strict=True))
+    assert (images.checksum, options) == (fused.load("train").checksum, {"step": 0.5})
+    assert not same(model, fused.build())
+    assert "hetlib.clafusion" in {module.__name__ for module in jobs.uses(fused)}
+    assert fused.label == "plainnet5 on digits from plainnet5 + plainnet5 + plainnet5 (clafusion), seed 0"
+
+
+def test_a_student_is_taught_by_another_job(cache):
+    alone = plain(0)
+    taught = plain(0, teacher=plain(1), distil={"alpha": 0.9, "temperature": 4.0})
+    found = train(taught, cache)
+    assert not same(found.model, train(alone, cache).model)
+    assert train(taught, cache).history == found.history
+    assert "hetlib.distill" in {module.__name__ for module in jobs.uses(taught)}
+    assert taught.label == "plainnet5 on digits taught by plainnet5, seed 0"
+    expected = Distilled(alone.build(), train(plain(1), cache).model, 0.9, 4.0)
+    fit(expected, alone.load("train"), alone.load("test"), QUICK)
+    assert same(expected.student, found.model)
+
+
+def test_a_taught_student_can_be_in_crossover_too(cache):
+    crossed = plain(0, source=plain(2), transfer=None, crossover={"p": 0.5})
+    both = replace(crossed, teacher=plain(1), distil={"alpha": 0.9, "temperature": 4.0})
+    assert not same(train(both, cache).model, train(crossed, cache).model)
+
+
+def test_all_that_is_needed_is_trained_first_and_once(cache, fusion):
+    teacher, first, second = plain(1), plain(2), plain(3)
+    student = plain(4, teacher=teacher, distil={"alpha": 0.5, "temperature": 2.0})
+    fused = plain(5, source=first, partners=(second, student), method="clafusion")
+    last = plain(6, source=fused, teacher=teacher, distil={"alpha": 0.5, "temperature": 2.0})
+    assert last.needs == (fused, teacher)
+    train_all([last, teacher, last], cache, processes=1)
+    assert len(cache.computed) == len(set(cache.computed)) == 6
+    assert cache.computed[-1] == last.label
+    untaught = {module.__name__ for module in jobs.uses(replace(last, teacher=None, distil=None))}
+    assert {"hetlib.clafusion", "hetlib.distill"} <= untaught, "the code behind what a job needs counts as well"
+
+
+def test_fields_that_came_later_are_told_only_where_they_are_used():
+    heir = plain(0, source=plain(1), transfer={"order": "interval"})
+    before = {"model", "data", "recipe", "seed", "options", "data_options", "source", "transfer", "method", "crossover"}
+    assert set(heir.description) == set(heir.description["source"]) == before
+    assert heir.description["recipe"] == asdict(QUICK)
+    taught = plain(0, teacher=heir, distil={"alpha": 0.5, "temperature": 2.0})
+    assert set(taught.description) == before | {"teacher", "distil"}
+    assert taught.description["teacher"] == heir.description
+
+
+def test_new_fields_make_other_results(cache, fusion):
+    fused = plain(0, source=plain(1), method="clafusion")
+    taught = plain(0, teacher=plain(1), distil={"alpha": 0.5, "temperature": 2.0})
+    different = [
+        fused,
+        replace(fused, partners=(plain(2),)),
+        replace(fused, partners=(plain(3),)),
+        replace(fused, partners=(plain(2), plain(3))),
+        taught,
+        replace(taught, teacher=plain(2)),
+        replace(taught, distil={"alpha": 0.6, "temperature": 2.0}),
+    ]
+    assert len({cache.key(job.description, jobs.uses(job)) for job in different}) == len(different)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"partners": (plain(1),)}, "seed 0: partners need a source, and the method 'clafusion'"),
+        ({"partners": (plain(1),), "source": plain(2)}, "partners need a source, and the method 'clafusion'"),
+        ({"partners": (plain(1),), "source": plain(2), "method": "clafusion", "transfer": None}, "partners need"),
+        ({"teacher": plain(1)}, "teacher and distil .* need each other"),
+        ({"distil": {"alpha": 0.5, "temperature": 2.0}}, "teacher and distil .* need each other"),
+        ({"teacher": plain(1), "distil": {"alpha": 2, "temperature": 2.0}}, "alpha must be from 0 to 1, got 2"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        plain(0, **fields)
+
+
+def test_the_estimate_counts_what_is_needed_once_and_a_teacher_in_every_step(cache, monkeypatch):
+    monkeypatch.setattr(forecast, "_probe_all", lambda kinds, device: dict.fromkeys(kinds, Cost(60.0, 512.0)))
+    teacher = plain(1)
+    taught = [plain(0, teacher=teacher, distil={"alpha": alpha, "temperature": 2.0}) for alpha in (0.1, 0.5)]
+    fused = plain(0, source=teacher, partners=(plain(2),), method="clafusion")
+    assert forecast.measure([teacher, *taught], cache).trainings == 3
+    assert {forecast._kind(job) for job in (teacher, fused)} == {forecast._kind(plain(0))}
+    assert len({forecast._kind(job) for job in (teacher, *taught)}) == 2
+    assert forecast.probe(taught[0]).seconds > 0

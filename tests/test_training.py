@@ -123,6 +123,31 @@ def test_rows_alongside_reach_the_model_in_training_only(digits, tmp_path):
         fit(Listening(), *digits, QUICK, epochs=1, alongside=rows + 1, checkpoint=path)
 
 
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_model_may_bring_its_own_loss(digits, rows):
+    class Doubled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.seen = net(), []
+
+        def forward(self, images):
+            assert not self.training, "only its loss is asked for in training"
+            return self.net(images)
+
+        def training_loss(self, images, labels, *alongside):
+            self.seen.append((labels, *alongside))
+            return 2 * torch.nn.functional.cross_entropy(self.net(images), labels)
+
+    model, plain = Doubled(), net()
+    given = {"alongside": digits[0].labels} if rows else {}
+    own = fit(model, *digits, QUICK, momentum=0, weight_decay=0, **given)
+    usual = fit(plain, *digits, QUICK, momentum=0, weight_decay=0, lr=2 * QUICK.lr)
+    assert own.loss == [2 * loss for loss in usual.loss]
+    assert (own.top1, own.test_loss) == (usual.top1, usual.test_loss)
+    assert same(model.net, plain)
+    assert all(len(each) == 1 + rows and torch.equal(each[0], each[-1]) for each in model.seen)
+
+
 def test_dropout_resumes_too(digits, tmp_path):
     def build():
         with torch.random.fork_rng():

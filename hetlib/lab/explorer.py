@@ -116,7 +116,7 @@ class Explorer:
         return self.set(**{name: getattr(self.default, name) for name in self.toggles})
 
     def train(self, on_epoch: Callable[[History, Job], None] | None = None) -> Any:
-        """Run the training of these settings, its source's first, or find their results, and redraw while it runs.
+        """Run the training of these settings, what it needs first, or find their results, and redraw while it runs.
 
         Parameters
         ----------
@@ -155,9 +155,8 @@ class Explorer:
             return self._stop.is_set()
 
         try:
-            for each in (job.source, job):
-                if each is not None:
-                    jobs.train(each, self.run.cache, self.run.device, partial(live, of=each))
+            for each in (*job.needs, job):
+                jobs.train(each, self.run.cache, self.run.device, partial(live, of=each))
         except jobs.Stopped:
             if latest is not None and self.settings is settings:
                 self._show(settings, latest)

@@ -6,12 +6,13 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 from hetlib.files import write
 from hetlib.lab import ledger, machine
 from hetlib.lab.cache import Cache
-from hetlib.lab.jobs import Job, crossed, default_processes, sort_out
+from hetlib.lab.jobs import Job, default_processes, sort_out, wrapped
 from hetlib.lab.presets import Run
 from hetlib.training import fit
 
@@ -78,7 +79,7 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
     Parameters
     ----------
     jobs : sequence of Job
-        What `train_all` will be given; sources are counted with them.
+        What `train_all` will be given; what they need is counted with them.
     run : Run
         Whose cache and device they use.
 
@@ -110,11 +111,12 @@ def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
     -------
     Estimate
     """
-    total, waves = 0, []
+    counted: set[str] = set()
+    waves = []
     for wave in _waves(jobs):
         unique, missing = sort_out(wave, cache)
-        total += len(unique)
-        waves.append(list(missing.values()))
+        waves.append([job for key, job in missing.items() if key not in counted])
+        counted |= unique.keys()
     costs = _probe_all({_kind(job): job for wave in waves for job in wave}, device)
     most, seconds = 0, 0.0
     for wave in waves:
@@ -125,20 +127,25 @@ def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
         most = max(most, processes)
     mib = most * max((cost.mib for cost in costs.values()), default=0.0)
     left = sum(map(len, waves))
-    return Estimate(left, total - left, seconds, most, mib, machine.free_memory(device), device)
+    return Estimate(left, len(counted) - left, seconds, most, mib, machine.free_memory(device), device)
 
 
 def _waves(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    sources = [job.source for job in jobs if job.source is not None]
-    if sources:
-        yield from _waves(sources)
+    if needed := [each for job in jobs for each in job.needs]:
+        yield from _waves(needed)
     yield jobs
 
 
 def _kind(job: Job) -> str:
-    """What decides the cost of a training: all but its seed and where it starts from; a support runs in every step."""
-    costs_nothing = {"seed", "transfer", "method"} | ({"source"} if job.crossover is None else set())
-    return json.dumps({name: fact for name, fact in asdict(job).items() if name not in costs_nothing}, sort_keys=True)
+    """What decides the cost of a training: all but its seed, where it starts from and how much a teacher counts.
+
+    A support in crossover and a teacher run in every step, so their kinds count too.
+    """
+    elsewhere = {"seed", "source", "partners", "transfer", "method", "teacher", "distil"}
+    facts: dict[str, Any] = {name: fact for name, fact in job.description.items() if name not in elsewhere}
+    beside = {"support": job.source if job.crossover is not None else None, "teacher": job.teacher}
+    facts |= {role: _kind(each) for role, each in beside.items() if each is not None}
+    return json.dumps(facts, sort_keys=True)
 
 
 def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
@@ -157,7 +164,7 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     Parameters
     ----------
     job : Job
-        What to measure; its source is not trained for it.
+        What to measure; what it needs is not trained for it.
     device : str
         Where.
 
@@ -171,8 +178,7 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     tested = test.subset(range(min(len(test), TESTED)))
     times = [time.perf_counter()]
     short = recipe.changed(epochs=3, evaluate_every=3)
-    support = job.source.build().to(device) if job.source and job.crossover is not None else None
-    model, facts = crossed(job, job.build().to(device), support, few)
+    model, facts = wrapped(job, job.build().to(device), few, lambda other: other.build().to(device))
     fit(model, few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **facts)
     epoch = times[2] - times[1]
     evaluation = max(0.0, times[3] - times[2] - epoch)

@@ -5,103 +5,26 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from hetlib import data, zoo
+from hetlib import data
 from hetlib.crossover import Crossover, support_features
 from hetlib.data import Images
-from hetlib.errors import unknown
+from hetlib.distill import Distilled
 from hetlib.lab.cache import Cache
-from hetlib.lab.code import behind
+from hetlib.lab.job import Job, uses
 from hetlib.lab.machine import begin_worker, headless, unattended
-from hetlib.training import History, Recipe, fit
-
-METHODS = ("hmt", "tlv", "peers")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training, complete enough that its description is the key under which its result is kept.
-
-    Attributes
-    ----------
-    model : str
-        Name for `hetlib.zoo.build`.
-    data : str
-        Name for `hetlib.data.load`; its test split is evaluated on.
-    recipe : Recipe
-        Settings of the training.
-    seed : int
-        Seed of the initial weights, of the data order and of the augmentation.
-    options, data_options : dict
-        Keyword arguments for `build`, and for `load` of the training images; the test images are always all.
-    source : Job, optional
-        The training whose network feeds this one before it starts.
-    transfer : dict or None
-        Keyword arguments for the transfer from `source`; None feeds nothing.
-    method : str
-        The module of hetlib whose `transfer` is called.
-    crossover : dict or None
-        Keyword arguments for `hetlib.crossover.Crossover` round this network, with that of `source` as its support;
-        None trains without.
-    """
-
-    model: str
-    data: str
-    recipe: Recipe
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    data_options: dict[str, Any] = field(default_factory=dict)
-    source: "Job | None" = None
-    transfer: dict[str, Any] | None = field(default_factory=dict)
-    method: str = "hmt"
-    crossover: dict[str, Any] | None = None
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
-        if self.crossover is not None:
-            if self.source is None:
-                raise ValueError(f"{self.label}: crossover needs a source, whose features are crossed over")
-            Crossover(nn.Linear(1, 1), nn.Identity(), steps=1, **self.crossover)  # a wrong setting is told at once
-
-    @property
-    def label(self) -> str:
-        """A short name for people: what is trained on what, and how it started."""
-        start = "" if self.source is None else f" from {self.source.model} ({self._way()})"
-        return f"{self.model} on {self.data}{start}, seed {self.seed}"
-
-    def _way(self) -> str:
-        transfer = [] if self.transfer is None else [self.transfer.get("order") or self.method]
-        return " + ".join(transfer + ["crossover"] * (self.crossover is not None))
-
-    def load(self, split: str) -> Images:
-        """The images of a split."""
-        return _load(self.data, split, tuple(sorted(self.data_options.items())) if split == "train" else ())
-
-    def build(self) -> nn.Module:
-        """The untrained network with the weights that the seed gives; the global generator is left as it was."""
-        images = self.load("test")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
+from hetlib.training import History, fit
 
 
 class Stopped(Exception):
     """A training was told to stop before its last epoch; what it has is kept, and another call goes on from there."""
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Images:
-    return data.load(name, split, **dict(options))
 
 
 @dataclass(frozen=True)
@@ -113,14 +36,14 @@ class Trained:
 
 
 def start(job: Job, cache: Cache) -> nn.Module:
-    """The job's network as its training finds it: built, and fed from its source if it has one.
+    """The job's network as its training finds it: built, and fed from its source and partners if it has any.
 
     Parameters
     ----------
     job : Job
         What is to be trained.
     cache : Cache
-        Where the source is found, or kept once trained.
+        Where these are found, or kept once trained.
 
     Returns
     -------
@@ -128,33 +51,55 @@ def start(job: Job, cache: Cache) -> nn.Module:
         On the CPU.
     """
     model = job.build()
-    if job.source is not None and job.transfer is not None:
-        import_module(f"hetlib.{job.method}").transfer(train(job.source, cache).model, model, **job.transfer)
+    if job.source is None or job.transfer is None:
+        return model
+    transfer, source = import_module(f"hetlib.{job.method}").transfer, train(job.source, cache).model
+    if job.method == "clafusion":
+        sources = [source, *(train(each, cache).model for each in job.partners)]
+        transfer(sources, model, job.load("train"), **job.transfer)
+    else:
+        transfer(source, model, **job.transfer)
     return model
 
 
-def crossed(job: Job, model: nn.Module, support: nn.Module | None, images: Images) -> tuple[nn.Module, dict[str, Any]]:
-    """A network as a job trains it on some images, in crossover with its support if the job says so.
+def wrapped(
+    job: Job, model: nn.Module, images: Images, network: Callable[[Job], nn.Module]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A network as a job trains it on some images: in crossover with its source, taught by its teacher, or bare.
+
+    Parameters
+    ----------
+    job : Job
+        Says which.
+    model : nn.Module
+        The network.
+    images : Images
+        What it is trained on.
+    network : callable
+        Gives the network of another job, on the device of `model`.
 
     Returns
     -------
     model : nn.Module
-        The network, or the `Crossover` round it.
+        The network, or the `Crossover` or `Distilled` round it.
     facts : dict
-        For `hetlib.training.fit`: the support's features, worked out once, where training does not augment its images.
+        For `hetlib.training.fit`: a support's features, worked out once, where training does not augment its images.
     """
-    if job.crossover is None or support is None:
-        return model, {}
-    facts = (
-        {} if job.recipe.augment else {"alongside": support_features(support, images, precision=job.recipe.precision)}
-    )
-    steps = job.recipe.epochs * math.ceil(len(images) / job.recipe.batch_size)
-    return Crossover(model, support, steps=steps, **job.crossover), facts
+    facts: dict[str, Any] = {}
+    if job.source is not None and job.crossover is not None:
+        support = network(job.source)
+        if not job.recipe.augment:
+            facts["alongside"] = support_features(support, images, precision=job.recipe.precision)
+        steps = job.recipe.epochs * math.ceil(len(images) / job.recipe.batch_size)
+        model = Crossover(model, support, steps=steps, **job.crossover)
+    if job.teacher is not None and job.distil is not None:
+        model = Distilled(model, network(job.teacher), **job.distil)
+    return model, facts
 
 
 def history_of(job: Job, cache: Cache) -> History | None:
     """The history of a job whose result is kept; None where it would have to be trained."""
-    kept = cache.find(asdict(job), uses(job))
+    kept = cache.find(job.description, uses(job))
     return None if kept is None else History(**kept[1]["history"])
 
 
@@ -192,7 +137,7 @@ def train(
 def train_all(
     jobs: Sequence[Job], cache: Cache, device: str | torch.device = "cpu", processes: int | None = None
 ) -> list[Trained]:
-    """Run many jobs, each source before its heirs, one process per core where there is no GPU.
+    """Run many jobs, each after those whose networks it takes, one process per core where there is no GPU.
 
     Parameters
     ----------
@@ -210,21 +155,20 @@ def train_all(
     list of Trained
         In the order of `jobs`.
     """
-    sources = [job.source for job in jobs if job.source is not None]
-    if sources:
-        train_all(sources, cache, device, processes)
+    if needed := [each for job in jobs for each in job.needs]:
+        train_all(needed, cache, device, processes)
     unique, missing = sort_out(jobs, cache)
     processes = processes or default_processes(device)
     found = {key: _fetch(job, cache, device) for key, job in unique.items() if key not in missing}
     found |= _in_processes(missing, cache, device, min(processes, len(missing)))
     if not headless():
         print(f"{len(missing)} trained, {len(unique) - len(missing)} reused from {cache.root}")
-    return [_trained(job, *found[cache.key(asdict(job), uses(job))]) for job in jobs]
+    return [_trained(job, *found[cache.key(job.description, uses(job))]) for job in jobs]
 
 
 def sort_out(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str, Job]]:
-    """Equal jobs told once, by key: all of them, and those whose result is not kept yet; sources are not followed."""
-    unique = {cache.key(asdict(job), uses(job)): job for job in jobs}
+    """Equal jobs told once, by key: all of them, and those not kept yet; what they need is not followed."""
+    unique = {cache.key(job.description, uses(job)): job for job in jobs}
     return unique, {key: job for key, job in unique.items() if not cache.has(key)}
 
 
@@ -270,8 +214,7 @@ def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any,
 def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
     def compute(scratch: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
-        support = train(job.source, cache).model.to(device) if job.source and job.crossover is not None else None
-        model, facts = crossed(job, network, support, images)
+        model, facts = wrapped(job, network, images, lambda other: train(other, cache).model.to(device))
         if "validation" in data.splits(job.data):
             facts["validation"] = job.load("validation")
         how = {"seed": job.seed, "checkpoint": scratch, "on_epoch": on_epoch}
@@ -280,16 +223,10 @@ def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=
             raise Stopped(f"{job.label}: stopped after {history.epochs} of {job.recipe.epochs} epochs")
         return network.cpu().state_dict(), {"history": asdict(history)}
 
-    return cache.fetch(asdict(job), compute, uses(job), label=job.label)
+    return cache.fetch(job.description, compute, uses(job), label=job.label)
 
 
 def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Trained:
     model = job.build()
     model.load_state_dict(tensors)
     return Trained(model.eval(), History(**facts["history"]))
-
-
-def uses(job: Job) -> tuple[ModuleType, ...]:
-    """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    fed = [job.method] if job.source is not None and job.transfer is not None else []
-    return behind("data", "training", "zoo", *fed, *(["crossover"] if job.crossover is not None else []))
