@@ -10,7 +10,7 @@ from hetlib.chain import Chain, Layer, chain
 from hetlib.errors import unknown
 from hetlib.fusion import feeds_of, take_in
 from hetlib.kernels.costs import METRICS, cost_matrix
-from hetlib.kernels.transport import sinkhorn, transport_plan, transport_plans
+from hetlib.kernels.transport import sinkhorn, sinkhorns, transport_plan, transport_plans
 
 SOURCES = ("activations", "weights")
 
@@ -88,7 +88,7 @@ def neuron_plans(
 
 
 def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
-    return transport_plans(costs) if reg is None else [sinkhorn(cost, reg).plan for cost in costs]
+    return transport_plans(costs) if reg is None else [found.plan for found in sinkhorns(costs, reg)]
 
 
 def _streams(found: Chain, tie: bool) -> list[int]:

@@ -170,7 +170,9 @@ def test_any_method_feeds_a_job_and_all_it_computes_with_is_part_of_the_key(cach
     assert not same(start(heir, cache), heir.build())
     names = {module.__name__.removeprefix("hetlib.") for module in jobs.uses(heir)}
     assert METHODS[method] | {"data", "published", "shapes", "recipe", "training", "zoo"} <= names
-    assert not names & ({"errors", "files", "report", "kernels.ragged_triton"} | set(METHODS) - {method})
+    assert not names & (
+        {"errors", "files", "report", "kernels.ragged_triton", "kernels.transport_triton"} | set(METHODS) - {method}
+    )
     assert heir.label.endswith(f"({method}), seed 1")
 
 

