@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -47,19 +48,40 @@ def records(model: nn.Module, images: Tensor, *, found: Chain | None = None) -> 
         What the layer puts out, before any batch norm or ReLU. Where it ends a residual block this is the sum of the
         block, shortcut included: OTFusion's released code recorded this by accident, because it adds in place to the
         tensor it had recorded; it is what makes the channels of a residual stream comparable.
+
+    Raises
+    ------
+    ValueError
+        If there are no images.
     """
+    if not len(images):
+        raise ValueError("no images to compare layers or neurons on")
     found = found or chain(model)
     ends = block_ends(found)
     layers = {ends.get(layer.name, layer.name): layer for layer in found.layers}
     interpreter = fx.Interpreter(model, graph=found.graph)
     interpreter.args_iter = iter([images])
     for node in found.graph.nodes:
-        interpreter.env[node] = value = interpreter.run_node(node)
+        silence = _silence(model, node, interpreter.env)
+        interpreter.env[node] = value = interpreter.run_node(node) if silence is None else silence
         name = str(node.target) if node.op == "call_module" else node.name
         if name in layers:
             yield layers.pop(name), value
         for spent in interpreter.user_to_last_uses.get(node, []):
             del interpreter.env[spent]
+
+
+def _silence(model: nn.Module, node: fx.Node, env: dict[fx.Node, Tensor]) -> Tensor | None:
+    """What a convolution of zeros puts out, as an inserted block has two of; None where it must be computed."""
+    conv = Call.of(model, node).module
+    if not isinstance(conv, nn.Conv2d) or conv.bias is not None or conv.weight.any():
+        return None
+    come: Tensor = env[node.all_input_nodes[0]]
+    sides: Any = zip(conv.padding, conv.dilation, conv.kernel_size, strict=False)
+    same = set(conv.stride) == {1} and conv.padding != "valid"
+    if not same or (conv.padding != "same" and any(2 * p != d * (k - 1) for p, d, k in sides)):
+        return None
+    return come.new_zeros(len(come), conv.out_channels, *come.shape[2:])
 
 
 def block_ends(found: Chain) -> dict[str, str]:

@@ -51,6 +51,8 @@ def move(
         As `neuron_plans` and `fuse_weights` do; where two shapes differ, the layer is named with both.
     """
     chains = chain(source), chain(target)
+    if naive and options:
+        raise ValueError(f"an average without transport takes no {', '.join(options)}")
     plans = [] if naive else neuron_plans(source, target, images, **options)
     fused = deepcopy(target)
     if naive:

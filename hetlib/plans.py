@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.activations import evaluating, neurons, records
-from hetlib.chain import Chain, Layer, chain
+from hetlib.chain import Chain, chain
 from hetlib.errors import unknown
 from hetlib.fusion import feeds_of, take_in
 from hetlib.kernels.costs import METRICS, cost_matrix
 from hetlib.kernels.transport import sinkhorn, sinkhorns, transport_plan, transport_plans
 
 SOURCES = ("activations", "weights")
+BATCH = 50
+"""Images that go through two networks at a time; more of them leave the cache."""
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def neuron_plans(
 ) -> list[Tensor]:
     """Transport plans from the neurons of every layer of one network to those of another.
 
-    Both networks are run side by side, in evaluation mode and on all images at once; no activations are kept.
+    Both networks are run side by side, in evaluation mode; no activations are kept.
 
     Parameters
     ----------
@@ -114,27 +116,25 @@ def _by_activations(
     stream = {layer.name: number for layer, number in zip(source.layers, streams, strict=False)}
     final = source.layers[-1].name
     sums: dict[int, Tensor] = {}
-    additive = "squared" if metric == "euclidean" else metric
+    squared = metric in ("euclidean", "squared")  # distances over batches of images add up only if they are squared
+    batches = images.split(BATCH) if squared else [images]
     with evaluating(source.model, target.model):
-        sides = (records(found.model, images, found=found) for found in (source, target))
-        for (layer, one), (_, other) in zip(*sides, strict=True):
-            if layer.name not in stream:
-                continue
-            _check(layer, one, other)
-            if after_relu and layer.name != final:
-                one, other = one.relu(), other.relu()
-            cost = cost_matrix(neurons(one), neurons(other), additive)
-            sums[stream[layer.name]] = sums.get(stream[layer.name], 0) + cost
+        for batch in batches:
+            sides = (records(found.model, batch, found=found) for found in (source, target))
+            for (layer, one), (_, other) in zip(*sides, strict=True):
+                if layer.name not in stream:
+                    continue
+                if one.shape[2:] != other.shape[2:]:
+                    raise ValueError(f"{layer.name} puts out {tuple(one.shape)} here and {tuple(other.shape)} there")
+                if after_relu and layer.name != final:
+                    one, other = one.relu(), other.relu()
+                cost = cost_matrix(neurons(one), neurons(other), "squared" if squared else metric)
+                if not cost.isfinite().all():
+                    raise ValueError(f"{layer.name} puts out NaN or infinity: its neurons cannot be matched")
+                sums[stream[layer.name]] = sums.get(stream[layer.name], 0) + cost
     shares = Counter(streams)
     means = {number: total / shares[number] for number, total in sums.items()}
     return {number: cost.sqrt() if metric == "euclidean" else cost for number, cost in means.items()}
-
-
-def _check(layer: Layer, one: Tensor, other: Tensor) -> None:
-    if one.shape[2:] != other.shape[2:]:
-        raise ValueError(f"{layer.name} puts out {tuple(one.shape)} here and {tuple(other.shape)} there")
-    if not (one.isfinite().all() and other.isfinite().all()):
-        raise ValueError(f"{layer.name} puts out NaN or infinity: its neurons cannot be matched")
 
 
 def _by_weights(source: Chain, target: Chain, streams: list[int], metric: str, reg: float | None) -> list[Tensor]:

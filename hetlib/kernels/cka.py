@@ -15,6 +15,8 @@ BLOCK = 2**18
 """Numbers of one layer that are centred at a time on a CPU: the layer is never copied whole."""
 STRIP = 128
 """Rows of a Gram that are multiplied at a time on a CPU: what lies left of them is mirrored, not computed."""
+SQUARABLE = 1e-10, 1e15
+"""Between these, squares of what matters to a norm fit into float32; float64 takes four times as long."""
 TERMS = 2**13
 """Products that are added up in float32 at most; their sums are added in float64."""
 
@@ -216,19 +218,19 @@ def _gram_(out: Tensor, x: Tensor, debiased: bool, bf16: bool) -> Tensor:
     """Write the centred Gram of `x`, a block of features at a time."""
     x, samples = x.flatten(1), len(x)
     few, strip = (max(256, BLOCK // samples), STRIP) if x.device.type == "cpu" else (max(1, x.shape[1]), samples)
-    out.zero_()
     with torch.autocast(x.device.type, enabled=False):
-        for block in x.split(few, 1):
+        for number, block in enumerate(x.split(few, 1)):
             # First less one sample: a feature that never varies is then exactly 0, and a large mean costs no digits.
             deviation = block.to(out.dtype) - block[:1].to(out.dtype)
             deviation -= deviation.mean(0)
             deviation = deviation.bfloat16() if bf16 else deviation
             for top in range(0, samples, strip):
                 rows, right = deviation[top : top + strip], deviation[top:].T
+                part, kept = out[top : top + strip, top:], min(number, 1)
                 if bf16:
-                    out[top : top + strip, top:] += rows @ right
+                    part.copy_(rows @ right + part if kept else rows @ right)
                 else:
-                    out[top : top + strip, top:].addmm_(rows, right)
+                    torch.addmm(part, rows, right, beta=kept, out=part)
     for below in range(strip, samples, strip):
         out[below:, below - strip : below] = out[below - strip : below, below:].T
     return _u_centre_(out) if debiased else out
@@ -255,7 +257,10 @@ def _stacked(grams: Mapping[str, Tensor]) -> Tensor:
 
 def _cosines_(grams: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Cosines of the angles between the first Grams and the others; and all norms, in float64 as their squares are."""
-    norms = torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in grams])
+    # Row by row, because over a whole Gram the error of a sum in float32 passes 1e-6.
+    norms = torch.linalg.vector_norm(torch.linalg.vector_norm(grams, dim=2).double(), dim=1)
+    if not ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
+        norms = torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in grams])
     scale = norms.to(grams.dtype)
     bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]
     if bad:
