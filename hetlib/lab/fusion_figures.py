@@ -40,8 +40,8 @@ def bridge(deep: Sequence[int], shallow: Sequence[int], taken: Sequence[int], ba
         ax.plot((place, place), (0.2, 1.8), ":", color="#888888", zorder=0)
     ax.set(yticks=(0, 1, 2), yticklabels=("shallow", "balanced", "deep"), ylim=(-0.4, 2.6), xlabel="hidden layer")
     ax.set_xticks(range(len(deep)), [str(i + 1) for i in range(len(deep))])
-    what = "the shallow one with identity layers (red)" if balance == "add" else "the deep one, merged"
-    ax.set_title(f"map {_counted(taken)}: the balanced network is {what}")
+    what = "the shallow network and identity layers (red)" if balance == "add" else "the deep network, merged"
+    ax.set_title(f"map {_counted(taken)}: {what}")
     ax.grid(visible=False)
     return cast("Figure", ax.figure)
 

@@ -1,7 +1,7 @@
 """CLAFusion's experiments that train nothing: every map of layers, skill transfer, and one fusion with switches."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -14,6 +14,10 @@ from hetlib.crosslayer import CrossMap
 from hetlib.data import Images
 from hetlib.distill import Ensemble
 from hetlib.interpolate import between
+from hetlib.kernels.cka import linear_cka
+from hetlib.lab.cache import Cache
+from hetlib.lab.job import Job
+from hetlib.lab.jobs import train_all
 from hetlib.lab.toggles import slider
 from hetlib.repair import repair
 
@@ -92,6 +96,45 @@ def skills(general: nn.Module, special: nn.Module, seen: Sequence[Tensor], score
         for balance in ("add", "merge")
     }
     return found | {"ensemble": [score(Ensemble((general, special), (1 - step, step))) for step in STEPS]}
+
+
+def released_mixture(
+    jobs: Mapping[int, Sequence[Job]], score: Score, draws: Sequence[int], cache: Cache
+) -> dict[str, list[list[float]]]:
+    """Skill transfer as the released code measures it: networks trained and compared on raw pixels, scored on others.
+
+    Parameters
+    ----------
+    jobs : mapping of int to (general, special) Jobs
+        For each seed the trainings on normalised pixels; the same are run on raw ones.
+    score : callable
+        What is measured of a fused network, on normalised images.
+    draws : sequence of int
+        Seeds of the images that neurons are compared on.
+    cache : Cache
+        Where results are kept.
+
+    Returns
+    -------
+    dict of str to list of lists of float
+        As `skills`, one list per seed.
+    """
+    raw = [replace(job, data=f"{job.data}-raw") for pair in jobs.values() for job in pair]
+    nets = iter(trained.model for trained in train_all(raw, cache))
+    seen = [clafusion.sample(raw[1].load("train"), 400, draw) for draw in draws]
+    found = [skills(next(nets), next(nets), seen, score) for _ in jobs]
+    return {name: [one[name] for one in found] for name in found[0]}
+
+
+def unrelated(seeds: Sequence[int], features: Sequence[int] = (400, 4096, 16384)) -> dict[str, list[float]]:
+    """Biased CKA of unrelated Gaussian activations, 200 samples of several numbers of features; 0 would be right."""
+    found: dict[str, list[float]] = {f"cka/independent/{count}": [] for count in features}
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        for count in features:
+            one, other = torch.randn(2, 200, count, generator=generator)
+            found[f"cka/independent/{count}"].append(linear_cka([one], [other]).item())
+    return found
 
 
 def released_pair() -> list[nn.Module]:
