@@ -22,7 +22,7 @@ def bridge(deep: Sequence[int], shallow: Sequence[int], taken: Sequence[int], ba
     taken : sequence of int
         The deep layer of each shallow one.
     balance : {"add", "merge"}
-        Whether identity layers, drawn in red, are added to the shallow one, or layers of the deep one merged.
+        Whether identity layers, drawn in orange, are added to the shallow one, or layers of the deep one merged.
     """
     ax = axes(7, 3.4)
     last = [sum(t <= i for t in taken) for i in range(len(deep))]
@@ -37,17 +37,18 @@ def bridge(deep: Sequence[int], shallow: Sequence[int], taken: Sequence[int], ba
             ax.barh(height, size, left=place - size / 2, height=0.3, color=colour, alpha=0.8)
             ax.text(place, height + 0.27, str(width), ha="center", size=9)
     for place in taken:
-        ax.plot((place, place), (0.2, 1.8), ":", color="#888888", zorder=0)
+        for low in (0, 1):
+            ax.plot((place, place), (low + 0.4, low + 0.84), ":", color="#888888", zorder=0)
     ax.set(yticks=(0, 1, 2), yticklabels=("shallow", "balanced", "deep"), ylim=(-0.4, 2.6), xlabel="hidden layer")
     ax.set_xticks(range(len(deep)), [str(i + 1) for i in range(len(deep))])
-    what = "the shallow network and identity layers (red)" if balance == "add" else "the deep network, merged"
+    what = "the shallow network and identity layers (orange)" if balance == "add" else "the deep network, merged"
     ax.set_title(f"map {_counted(taken)}: {what}")
     ax.grid(visible=False)
     return cast("Figure", ax.figure)
 
 
-def alignment(cost: Tensor, taken: Sequence[int], title: str = "") -> "Figure":
-    """Draw what each pair of layers costs, and beside it the table of the dynamic programme; a path marks the map.
+def alignment(cost: Tensor, taken: Sequence[int], pins: tuple[int, int] = (0, 0), title: str = "") -> "Figure":
+    """Draw what each pair of layers costs, and beside it the table of the dynamic programme; yellow marks the map.
 
     Parameters
     ----------
@@ -55,6 +56,8 @@ def alignment(cost: Tensor, taken: Sequence[int], title: str = "") -> "Figure":
         Of each pair.
     taken : sequence of int
         The deep layer of each shallow one.
+    pins : (int, int)
+        How many of the first and the last pairs are pinned; the table is blank where they forbid it.
     title : str
         Over both.
     """
@@ -63,9 +66,10 @@ def alignment(cost: Tensor, taken: Sequence[int], title: str = "") -> "Figure":
     m, n = cost.shape
     table = torch.full((m + 1, n + 1), torch.inf, dtype=cost.dtype)
     table[:, 0] = 0
-    for k in range(n):
-        for i in range(k, m):
-            table[i + 1, k + 1] = min(table[i, k + 1], table[i, k] + cost[i, k])
+    for i, k in ((i, k) for i in range(m) for k in range(n)):
+        pinned = [k] * (k < pins[0]) + [m - n + k] * (k >= n - pins[1])
+        pair = table[i, k] + cost[i, k] if all(i == place for place in pinned) else torch.inf
+        table[i + 1, k + 1] = min(table[i, k + 1], pair)
     figure = Figure(figsize=(7.4, 3.8), layout="constrained")
     panels = {"cost of a pair": cost, "least cost so far": table[1:, 1:]}
     for ax, (name, values) in zip(figure.subplots(1, 2), panels.items(), strict=True):
@@ -97,7 +101,7 @@ def neurons(one: Tensor, other: Tensor, plan: Tensor, title: str = "") -> "Figur
 
     panels = {
         "as trained": torch.cdist(one.T, other.T),
-        "sorted by the plan": torch.cdist(one.T[plan.argmax(0)], other.T),
+        "sorted": torch.cdist(one.T[plan.argmax(0)], other.T),
     }
     figure = Figure(figsize=(7.4, 3.8), layout="constrained")
     both = figure.subplots(1, 2)
@@ -105,7 +109,9 @@ def neurons(one: Tensor, other: Tensor, plan: Tensor, title: str = "") -> "Figur
         shown = ax.imshow(distances, cmap="Blues_r", vmin=0)
         mean = float(distances.diagonal().mean())
         ax.set(
-            xlabel="neuron of one network", ylabel="neuron of the other", title=f"{name}: {mean:.1f} on the diagonal"
+            xlabel="neuron of the second network",
+            ylabel="neuron of the first",
+            title=f"{name}: {mean:.1f} on the diagonal",
         )
         ax.grid(visible=False)
     figure.colorbar(shown, ax=both, label="distance of activations", shrink=0.85)
