@@ -6,18 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.activations import evaluating, records
-from hetlib.chain import Layer
+from hetlib.activations import evaluating, neurons, records
+from hetlib.chain import Chain, Layer
 from hetlib.crosslayer import CrossMap
 from hetlib.errors import unknown
 from hetlib.graph import Call
 from hetlib.units import Unit
 
 RELUS = ("sum", "majority", "average")
-IDEMPOTENT = ("relu", "relu6", "identity", "dropout", "maxpool2d", "flatten")
+RELU_LIKE = ("relu", "relu6")
+PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
+"""What keeps values that are not negative so."""
 
 
-def add_layers(found: CrossMap) -> nn.Module:
+def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     """Make the shallow network as deep as the deep one, without changing what it computes.
 
     The result has the modules of the deep network, at the widths of the shallow one. Where a deep layer has a partner,
@@ -28,6 +30,9 @@ def add_layers(found: CrossMap) -> nn.Module:
     ----------
     found : CrossMap
         What `hetlib.crosslayer.map_layers` found. Neither network is changed.
+    images : Tensor of shape (N, ...), optional
+        What inserted batch norms take mean and variance from, so that they still pass on what comes once statistics
+        are taken anew, as by training. Without images they do so in evaluation only.
 
     Returns
     -------
@@ -39,13 +44,14 @@ def add_layers(found: CrossMap) -> nn.Module:
     ------
     ValueError
         If a layer cannot be the identity: it strides, has an even kernel, is grouped, or its block a projection; if
-        what follows it is no ReLU; or if one of two partners alone has a batch norm. The layer is named.
+        what stands before or behind it is no ReLU; or if one of two partners alone has a batch norm. The layer is
+        named.
 
     References
     ----------
     Nguyen et al., ICASSP 2023, section 3 ("layer balancing"); for residual blocks the released code.
     """
-    balanced = deepcopy(found.deep.model)
+    balanced, inserted = deepcopy(found.deep.model), []
     donors = {layer.name: layer for layer in found.shallow.layers}
     for alignment in found.alignments:
         partners = dict(zip(alignment.picks, alignment.shallow, strict=True))
@@ -58,14 +64,39 @@ def add_layers(found: CrossMap) -> nn.Module:
             elif unit.is_block:
                 _silence(balanced, unit, near, width)
             else:
-                _check_follower(found, unit.last)
+                _check_neighbours(found.deep, unit.last)
                 _put(balanced, unit.last, _identity(unit.last, width))
                 if unit.last.norm is not None:
                     balanced.set_submodule(unit.last.norm, _still(balanced.get_submodule(unit.last.norm), width))
+                    inserted.append(unit.last.norm)
     for layer in found.deep.layers:
         if layer.name in found.pairs:
             _adopt(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
+    if inserted and images is not None:
+        _settle_(balanced, inserted, images)
     return balanced
+
+
+def _settle_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
+    """Give inserted batch norms the statistics of what reaches them, and what undoes these for gain and shift."""
+
+    def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        values = neurons(inputs[0])
+        variance, mean = torch.var_mean(values, 1, correction=min(1, values.shape[1] - 1))  # as running statistics
+        for own, value in ((norm.running_mean, mean), (norm.running_var, variance), (norm.bias, mean)):
+            own.data.copy_(value)
+        norm.weight.data.copy_((variance + norm.eps).sqrt())
+
+    modules: list[Any] = [balanced.get_submodule(name) for name in norms]
+    if any(norm.weight is None for norm in modules):
+        raise ValueError(f"{norms[0]} has no gain and shift: it cannot be made to pass on what comes")
+    hooks = [norm.register_forward_pre_hook(settle) for norm in modules]
+    try:
+        with evaluating(balanced):
+            balanced(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:
@@ -123,21 +154,35 @@ def _silence(balanced: nn.Module, unit: Unit, near: Unit, width: int) -> None:
 def _still(norm: Any, width: int) -> nn.Module:
     """A batch norm of another width that, in evaluation, passes on what comes."""
     still = type(norm)(width, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if still.running_var is None:
+        raise ValueError(f"{norm} keeps no statistics: without them it cannot pass on what comes")
     still.running_var.fill_(1 - norm.eps)
     return still.to(norm.running_var).train(norm.training)
 
 
-def _check_follower(found: CrossMap, layer: Layer) -> None:
-    node = next(node for node in found.deep.graph.nodes if node.op == "call_module" and node.target == layer.name)
-    behind = [Call.of(found.deep.model, user).name for user in node.users]
-    if layer.norm is not None:
-        norm = next(user for user in node.users if str(user.target) == layer.norm)
-        behind = [Call.of(found.deep.model, user).name for user in norm.users]
-    if not set(behind) <= set(IDEMPOTENT):
+def _check_neighbours(found: Chain, layer: Layer) -> None:
+    """Raise unless an identity layer would stand between ReLUs, or on the network's input."""
+    node = next(node for node in found.graph.nodes if node.op == "call_module" and node.target == layer.name)
+    above = node.all_input_nodes[0]
+    while Call.of(found.model, above).name in PASSING and above.op != "placeholder":
+        above = above.all_input_nodes[0]
+    if above.op != "placeholder" and Call.of(found.model, above).name not in RELU_LIKE:
         raise ValueError(
-            f"{layer.name} has no partner, and {', '.join(behind)} follows it: an identity layer changes nothing only "
-            "between ReLUs"
+            f"{layer.name} has no partner, and {above.name} stands before it: an identity needs a ReLU there"
         )
+    names = _followers(found, layer)
+    if not names <= {*RELU_LIKE, *PASSING}:
+        raise ValueError(
+            f"{layer.name} has no partner, and {', '.join(sorted(names))} follows it: an identity layer changes "
+            "nothing only between ReLUs"
+        )
+
+
+def _followers(found: Chain, layer: Layer) -> set[str]:
+    """What operations take a layer's output, or that of its batch norm."""
+    name = layer.norm or layer.name
+    node = next(node for node in found.graph.nodes if node.op == "call_module" and node.target == name)
+    return {Call.of(found.model, user).name for user in node.users}
 
 
 def _outputs(layer: Layer) -> int:
@@ -168,7 +213,8 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     Raises
     ------
     ValueError
-        If a layer without a partner is not Linear or lies in a block, or the name is unknown.
+        If a layer without a partner is not Linear, lies in a block or is not followed by a ReLU, if there are batch
+        norms, or the name is unknown.
 
     References
     ----------
@@ -179,6 +225,10 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     idle = [layer for layer in found.deep.layers if layer.name not in found.pairs]
     if wrong := [layer.name for layer in idle if layer.kind != "linear" or layer.block is not None]:
         raise ValueError(f"only linear layers merge, not {', '.join(wrong)}; balance by adding layers")
+    if normed := [layer.name for side in (found.deep, found.shallow) for layer in side.layers if layer.norm]:
+        raise ValueError(f"{', '.join(normed)} have a batch norm: only layers without merge; balance by adding layers")
+    if unlike := [layer.name for layer in idle if not _followers(found.deep, layer) <= {*RELU_LIKE, "dropout"}]:
+        raise ValueError(f"no ReLU follows {', '.join(unlike)}: what stands in for one would be wrong")
     with evaluating(found.deep.model):
         seen = records(found.deep.model, images, found=found.deep)
         active = {layer.name: _active(value, relu) for layer, value in seen if layer.name not in found.pairs}
@@ -188,7 +238,7 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     for layer in found.deep.layers:
         module: Any = layer.module
         weight = module.weight if factor is None else module.weight @ factor
-        bias = module.bias if shift is None or module.bias is None else module.bias + module.weight @ shift
+        bias = module.bias if shift is None else module.weight @ shift + (0 if module.bias is None else module.bias)
         if layer.name in active:
             factor = active[layer.name].unsqueeze(1) * weight
             shift = None if bias is None else active[layer.name] * bias

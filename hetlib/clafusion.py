@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.activations import evaluating
 from hetlib.balance import add_layers, merge_layers
 from hetlib.chain import Chain, chain
 from hetlib.crosslayer import map_layers
@@ -26,7 +27,7 @@ from hetlib.layercosts import layer_costs
 from hetlib.otfusion import mean, move
 from hetlib.plans import neuron_plans
 from hetlib.report import Row, TransferReport
-from hetlib.stacking import VARIANTS, stack
+from hetlib.stacking import partners, stack
 
 __all__ = [
     "add_layers",
@@ -41,8 +42,8 @@ __all__ = [
     "transfer",
 ]
 BALANCES = ("add", "merge")
-SCHEMES = ("many-to-one", "iterative", "naive", *(f"hmt-{variant}" for variant in VARIANTS))
-MAP_OPTIONS = ("mapping", "measure", "pins", "generator")
+SCHEMES = ("many-to-one", "iterative", "naive")
+MAP_OPTIONS = ("mapping", "measure", "pins", "seed")
 
 
 def fuse(
@@ -71,11 +72,10 @@ def fuse(
         Normalised images, which layers and neurons are compared on; 200 in the released runs.
     step : float
         Of two networks, the weight of the shallow one, from 0 to 1.
-    scheme : {"many-to-one", "iterative", "naive", "hmt-only", "hmt-average", "hmt-transport", "hmt-add"}
+    scheme : {"many-to-one", "iterative", "naive"}
         More than two are moved onto the first and averaged with equal weights; or one after the other onto the average
         so far, the newest with a weight of one half. "naive" averages without moving any neuron, which takes equal
-        widths. The others are the variants of `hetlib.stacking.stack`, a baseline for two networks, with `order` for
-        option.
+        widths.
     balance : {"add", "merge"}
         Add layers to the shallow one (`add_layers`), or merge layers of the deep one (`merge_layers`; two networks).
     relu : {"sum", "majority", "average"}
@@ -83,7 +83,7 @@ def fuse(
     input_side : {"columns", "rows"}
         As `fuse_weights` takes it; only different widths tell them apart.
     **options
-        `mapping`, `measure`, `pins`, `generator` of `map_layers`; `by`, `metric`, `after_relu`, `tie`, `last`, `reg` of
+        `mapping`, `measure`, `pins`, `seed` of `map_layers`; `by`, `metric`, `after_relu`, `tie`, `last`, `reg` of
         `neuron_plans`.
 
     Returns
@@ -94,8 +94,8 @@ def fuse(
     Raises
     ------
     ValueError
-        If there are fewer than two networks, they differ in classes or input channels, a weight is not finite, `step`
-        is not from 0 to 1, or a step of the method cannot be done; the layer is named.
+        If there are fewer than two networks, they differ in classes, inputs or dtype or do not take the images, a
+        weight is not finite, `step` is not from 0 to 1, or a step of the method cannot be done; the layer is named.
 
     References
     ----------
@@ -107,18 +107,17 @@ def fuse(
         raise unknown("balance", balance, BALANCES)
     if not 0 <= step <= 1:
         raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
-    if (balance == "merge" or scheme.startswith("hmt-")) and len(models) > 2:
-        raise ValueError(f"{len(models)} networks are balanced by adding layers and fused by transport or naively")
+    if balance == "merge" and len(models) > 2:
+        raise ValueError(f"{len(models)} networks are balanced by adding layers")
     first, *others = _sorted(models)
-    if scheme.startswith("hmt-"):
-        return stack(first, others[0], images, scheme.removeprefix("hmt-"), **options)
+    _check_images([first, *others], images)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS} | {"input_side": input_side}
     plans |= {"naive": scheme == "naive"}
     maps = [map_layers(first, other, images, **how) for other in others]
     if len(others) == 1 and balance == "merge":
         return move(merge_layers(maps[0], images, relu), others[0], images, step, **plans)
-    balanced = [add_layers(found) for found in maps]
+    balanced = [add_layers(found, images) for found in maps]
     if len(others) == 1:
         return move(first, balanced[0], images, step, **plans)
     if scheme == "iterative":
@@ -157,6 +156,7 @@ def transfer(
     *,
     samples: int = 200,
     activation_seed: int = 21,
+    hmt: str | None = None,
     **options: Any,
 ) -> TransferReport:
     """Fuse networks and write the result into a target of the shape that it has.
@@ -164,21 +164,24 @@ def transfer(
     Parameters
     ----------
     sources : sequence of nn.Module
-        As `fuse` takes them. A single one is balanced to the target's depth, and does what it did; if a `scheme` is
-        given, it is fused with the target itself.
+        As `fuse` takes them. A single one is balanced to the target's depth, and does what it did.
     target : nn.Module
         Written in place.
     data : Images
         The training images, of which `sample` draws.
     samples, activation_seed : int
         How many are drawn, and the seed.
+    hmt : str, optional
+        Instead of fusing, stack by a variant of `hetlib.stacking.stack`: the deepest of two networks gets layers of the
+        other; a single one gives them to the target as it is.
     **options
-        Of `fuse`, or for a single network of `map_layers`.
+        Of `fuse`; of `stack` with `hmt`; or else for a single network of `map_layers`.
 
     Returns
     -------
     TransferReport
-        One row per layer of the target; the sources' layers are those of the first.
+        One row per layer of the target. Of a fusion, sources are the layers of the deepest network; of a single
+        network and of `hmt`, those of the shallow one. Where layers were merged, rows name none.
 
     Raises
     ------
@@ -186,26 +189,37 @@ def transfer(
         As `fuse` does, or if the target has another shape: the tensor is named with both shapes.
     """
     images = sample(data, samples, activation_seed)
-    one = len(sources) == 1
-    if one and "scheme" not in options:
-        fused = add_layers(map_layers(target, sources[0], images, **options))
+    if hmt is not None:
+        first, second = _sorted([target, *sources] if len(sources) == 1 else sources)
+        order = {name: value for name, value in options.items() if name in ("order", "seed")}
+        made, taken = stack(first, second, images, hmt, **options), partners(map_layers(first, second, images), **order)
+        method, done, giver = f"HMT, {hmt}", "stacked", second
+    elif len(sources) == 1:
+        found = map_layers(target, sources[0], images, **options)
+        made, taken = add_layers(found, images), found.pairs
+        method, done, giver = "CLAFusion, balanced", "taken", sources[0]
     else:
-        fused = fuse([target, *sources] if one else sources, images, **options)
-    made, wanted = fused.state_dict(), target.state_dict()
-    for name, tensor in wanted.items():
-        if name not in made or made[name].shape != tensor.shape:
-            there = tuple(made[name].shape) if name in made else "nothing"
-            raise ValueError(f"{name}: the result has {there}, the target {tuple(tensor.shape)}")
-    target.load_state_dict(made)
-    first = {layer.name: tuple(layer.module.weight.shape) for layer in chain(sources[0]).layers}
-    done = "balanced" if one else f"average of {len(sources)}"
+        ranked = _sorted(sources)
+        made, giver = fuse(ranked, images, **options), ranked[0]
+        merged = options.get("balance") == "merge"
+        taken = {} if merged else {layer.name: layer.name for layer in chain(giver).layers}
+        method, done = f"CLAFusion of {len(sources)} networks", "moved and averaged"
+    _load(target, made)
+    given = {layer.name: tuple(layer.module.weight.shape) for layer in chain(giver).layers}
     rows = []
     for layer in chain(target).layers:
-        # Where layers were merged, a name no longer tells whose weights they are.
-        known = layer.name in first and options.get("balance") != "merge"
-        source = layer.name if known else None
-        rows.append(Row(layer.name, tuple(layer.module.weight.shape), source, first[source] if source else None, done))
-    return TransferReport(f"CLAFusion of {len(sources)}", tuple(rows), tuple(first.items()))
+        shape, origin = tuple(layer.module.weight.shape), taken.get(layer.name)
+        rows.append(Row(layer.name, shape, origin, given[origin], done) if origin else Row(layer.name, shape))
+    return TransferReport(method, tuple(rows), tuple(given.items()))
+
+
+def _load(target: nn.Module, made: nn.Module) -> None:
+    state = made.state_dict()
+    for name, tensor in target.state_dict().items():
+        if name not in state or state[name].shape != tensor.shape:
+            there = tuple(state[name].shape) if name in state else "nothing"
+            raise ValueError(f"{name}: the result has {there}, the target {tuple(tensor.shape)}")
+    target.load_state_dict(state)
 
 
 def _sorted(models: Sequence[nn.Module]) -> list[nn.Module]:
@@ -228,10 +242,24 @@ def _sorted(models: Sequence[nn.Module]) -> list[nn.Module]:
 
 def _check_alike(chains: Sequence[Chain]) -> None:
     for what, layer, axis in (("classes", -1, 0), ("inputs", 0, 1)):
-        sizes = [found.layers[layer].module.weight.shape[axis] for found in chains]
-        if len(set(sizes)) > 1:
-            raise ValueError(f"the networks differ in {what}: {', '.join(map(str, sizes))}")
-    for number, found in enumerate(chains):
+        weights = [(found.layers[layer].name, tuple(found.layers[layer].module.weight.shape)) for found in chains]
+        if len({shape[axis] for _, shape in weights}) > 1:
+            told = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
+            raise ValueError(f"the networks differ in {what}: {told}")
+    for number, found in enumerate(chains, 1):
         for name, parameter in found.model.named_parameters():
             if not parameter.isfinite().all():
-                raise ValueError(f"{name} of network {number + 1} holds NaN or infinity")
+                raise ValueError(f"{name} of network {number} holds NaN or infinity")
+            if parameter.dtype != next(chains[0].model.parameters()).dtype:
+                raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
+
+
+def _check_images(models: Sequence[nn.Module], images: Tensor) -> None:
+    for number, model in enumerate(models, 1):
+        try:
+            with evaluating(model):
+                model(images[:1])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"
+            ) from error

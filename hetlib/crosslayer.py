@@ -1,5 +1,6 @@
 """Which layer of a shallow network stands beside which of a deep one: units, their costs, and the map between them."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,7 +12,7 @@ from hetlib.chain import Chain, chain
 from hetlib.errors import unknown
 from hetlib.layercosts import MEASURES, layer_costs
 from hetlib.match import align, legal_maps
-from hetlib.units import Unit, corresponding
+from hetlib.units import Unit, check_modules, corresponding
 
 MAPPINGS = ("align", "chain", "random")
 
@@ -80,7 +81,7 @@ def map_layers(
     mapping: str | Sequence[int] = "align",
     measure: str = "cka",
     pins: tuple[int, int] = (1, 1),
-    generator: torch.Generator | None = None,
+    seed: int = 0,
 ) -> CrossMap:
     """Lay the layers of a shallow network beside those of a deep one, in order, group by group.
 
@@ -96,10 +97,10 @@ def map_layers(
     measure : {"cka", "debiased", "neurons", "wasserstein", "cca", "index"}
         See `layer_costs`.
     pins : (int, int)
-        How many units at the beginning and the end of each group are paired whatever they cost; of a group with fewer
-        units, all.
-    generator : torch.Generator, optional
-        For "random".
+        How many units at the beginning and the end of each group are paired whatever they cost. A single unit that is
+        pinned at both ends goes to the first deep one.
+    seed : int
+        Of the draw, for "random".
 
     Returns
     -------
@@ -120,6 +121,8 @@ def map_layers(
     if isinstance(mapping, str) and mapping not in MAPPINGS:
         raise unknown("mapping", mapping, MAPPINGS)
     chains = chain(deep), chain(shallow)
+    for found in chains:
+        check_modules(found)
     ours, theirs = corresponding(*chains)
     legal = [legal_maps(len(a), len(b), _pins(b, pins)) for a, b in zip(ours, theirs, strict=True)]
     if not all(legal):
@@ -132,16 +135,19 @@ def map_layers(
     if mapping == "align" and max(legal) > 1:
         costs = [*layer_costs(deep, shallow, images, measure)]
     if isinstance(mapping, str):
-        sides = zip(ours, theirs, costs, strict=True)
+        sides, generator = zip(ours, theirs, costs, strict=True), torch.Generator().manual_seed(seed)
         picks = [_picked(a, b, mapping, cost, _pins(b, pins), generator) for a, b, cost in sides]
+        if picks[0][0]:
+            name = ours[0][0].name
+            warnings.warn(f"{name} has no partner: an identity in its place clips inputs below 0", stacklevel=2)
     else:
         picks = _by_hand(ours, theirs, mapping)
     rows = zip(ours, theirs, picks, legal, costs, strict=True)
     alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
-    for found in alignments:
-        for unit, pick in zip(found.shallow, found.picks, strict=True):
-            pairs |= _paired(found.deep[pick], unit)
+    for group in alignments:
+        for unit, pick in zip(group.shallow, group.picks, strict=True):
+            pairs |= _paired(group.deep[pick], unit)
     return CrossMap(alignments, pairs, *chains)
 
 
@@ -156,9 +162,8 @@ def _paired(deep: Unit, shallow: Unit) -> dict[str, str]:
 
 
 def _pins(run: Sequence[Unit], pins: tuple[int, int]) -> tuple[int, int]:
-    """The pins of a group, of which a short one uses up all it can: first at the beginning, then at the end."""
-    first = min(pins[0], len(run))
-    return first, min(pins[1], len(run) - first)
+    """The pins of a group; a single unit can be pinned only once, at the beginning if at all there."""
+    return pins if len(run) > 1 else (min(pins[0], 1), 0 if pins[0] else min(pins[1], 1))
 
 
 def _picked(
@@ -167,10 +172,10 @@ def _picked(
     mapping: str,
     cost: Tensor | None,
     pins: tuple[int, int],
-    generator: torch.Generator | None,
+    generator: torch.Generator,
 ) -> list[int]:
     m, n = len(deep), len(shallow)
-    if mapping == "chain":
+    if mapping == "chain" or m == n:
         return list(range(n))
     if mapping == "align":
         return align(torch.zeros(m, n) if cost is None else cost, pins)

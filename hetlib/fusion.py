@@ -1,9 +1,10 @@
 """Weights that follow transported neurons, and the average of two networks that is taken once they do."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from hetlib.chain import Chain
 from hetlib.errors import unknown
@@ -64,8 +65,11 @@ def fuse_weights(
     feeds = _guessed(deep) if feeds is None else feeds
     fused = []
     for i, (source, target) in enumerate(zip(deep, shallow, strict=True)):
-        moved = take_in(source, [plans[j] for j in feeds[i]], input_side)
-        moved = bring_out(moved, plans[i]) if i < len(plans) else moved
+        try:
+            moved = take_in(source, [plans[j] for j in feeds[i]], input_side)
+            moved = bring_out(moved, plans[i]) if i < len(plans) else moved
+        except ValueError as error:
+            raise ValueError(f"layer {i}: {error}") from None
         if moved.shape != target.shape:
             raise ValueError(
                 f"layer {i}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
@@ -80,7 +84,7 @@ def take_in(weight: Tensor, plans: Sequence[Tensor], input_side: str = "columns"
     Behind a flatten each neuron has several columns, one per pixel, which move together. A depthwise kernel has one
     input, its own channel, and is left as it is.
     """
-    if not plans or (weight.ndim == 4 and weight.shape[1] == 1 < len(plans[0])):
+    if not plans or (weight.ndim == 4 and weight.shape[1] == 1 < len(plans[0]) == len(weight)):
         return weight
     axis = 0 if input_side == "columns" else 1
     move = torch.stack([plan / plan.sum(axis, keepdim=True) for plan in plans]).mean(0).to(weight)
@@ -131,9 +135,10 @@ def feeds_of(found: Chain) -> list[tuple[int, ...]]:
 
 
 def _fed(found: Chain, node: fx.Node, number: dict[str, int], starts: dict[str, str]) -> tuple[int, ...]:
-    module: nn.Module = found.model.get_submodule(str(node.target))
-    if isinstance(module, nn.Conv2d) and module.groups not in (1, module.in_channels):
-        raise ValueError(f"{node.target} is a grouped convolution: its channels cannot be moved singly")
+    module: Any = found.model.get_submodule(str(node.target))
+    groups = getattr(module, "groups", 1)
+    if groups > 1 and not groups == module.in_channels == module.out_channels:
+        raise ValueError(f"{node.target} is a grouped convolution, {module}: its channels cannot be moved singly")
     found_numbers: list[int] = []
     waiting = list(node.all_input_nodes)
     while waiting:

@@ -11,6 +11,7 @@ from hetlib.errors import unknown
 from hetlib.fusion import feeds_of, take_in
 from hetlib.kernels.costs import METRICS, cost_matrix
 from hetlib.kernels.transport import sinkhorn, sinkhorns, transport_plan, transport_plans
+from hetlib.units import check_modules
 
 SOURCES = ("activations", "weights")
 BATCH = 50
@@ -78,6 +79,8 @@ def neuron_plans(
     if tie and by == "weights":
         raise ValueError("plans by weights are made one after the other and cannot be tied: take hetlib.rebasin")
     chains = chain(source), chain(target)
+    for found in chains:
+        check_modules(found)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
         raise ValueError("plans need two networks with the same layers: balance them first")
     count = len(chains[0].layers) - (not last)
@@ -85,8 +88,8 @@ def neuron_plans(
     if by == "weights":
         return _by_weights(*chains, streams, metric, reg)
     costs = _by_activations(*chains, images, streams, metric, after_relu)
-    found = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
-    return [found[stream] for stream in streams]
+    solved = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
+    return [solved[stream] for stream in streams]
 
 
 def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
@@ -106,6 +109,8 @@ def _streams(found: Chain, tie: bool) -> list[int]:
     feeds, streams = feeds_of(found), list(range(len(found.layers)))
     for i, layer in enumerate(found.layers):
         if layer.kind == "depthwise":  # its channels are those that come in
+            if not feeds[i]:
+                raise ValueError(f"{layer.name} is depthwise on the network's input, whose channels do not move")
             streams[i] = streams[feeds[i][0]]
     return streams
 
@@ -145,6 +150,8 @@ def _by_weights(source: Chain, target: Chain, streams: list[int], metric: str, r
             plans.append(plans[stream])
             continue
         moved = take_in(source.layers[i].module.weight, [plans[j] for j in feeds[i]])
-        cost = cost_matrix(moved.flatten(1), target.layers[i].module.weight.flatten(1), metric=metric)
+        cost = cost_matrix(moved.flatten(1), target.layers[i].module.weight.flatten(1), metric)
+        if not cost.isfinite().all():
+            raise ValueError(f"{source.layers[i].name} holds NaN or infinity: its neurons cannot be matched")
         plans.append(transport_plan(cost) if reg is None else sinkhorn(cost, reg).plan)
     return plans

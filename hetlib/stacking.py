@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.balance import add_layers
-from hetlib.chain import Chain
-from hetlib.crosslayer import map_layers
+from hetlib.crosslayer import CrossMap, map_layers
 from hetlib.errors import unknown
 from hetlib.kernels.resize import resize
 from hetlib.otfusion import mean, move
@@ -22,7 +21,7 @@ def stack(
     images: Tensor,
     variant: str = "only",
     order: str = "align",
-    generator: torch.Generator | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """Copy convolutions between two networks by HMT's resize: kernels bilinearly, channels stacked cyclically.
 
@@ -39,8 +38,8 @@ def stack(
         transport; or the other way round, the shallow one with the deep one's layers, balanced by adding layers.
     order : {"align", "chain", "random"}
         Which deep layers: those of the cross-layer alignment, the first ones, or a sorted draw.
-    generator : torch.Generator, optional
-        For "random".
+    seed : int
+        Of the draw, for "random".
 
     Returns
     -------
@@ -59,8 +58,7 @@ def stack(
     """
     if variant not in VARIANTS:
         raise unknown("HMT variant", variant, VARIANTS)
-    found = map_layers(deep, shallow, images)
-    pairs = _pairs(found.deep, found.shallow, found.pairs, order, generator)
+    pairs = partners(map_layers(deep, shallow, images), order, seed)
     if variant == "add":
         fed = deepcopy(shallow)
         _copy_(deep, fed, {mine: theirs for theirs, mine in pairs.items()})
@@ -72,17 +70,27 @@ def stack(
     return fed if variant == "only" else move(fed, deep, images, 0.5)
 
 
-def _pairs(
-    deep: Chain, shallow: Chain, aligned: dict[str, str], order: str, generator: torch.Generator | None
-) -> dict[str, str]:
-    """The shallow convolution of each deep one that is fed."""
+def partners(found: CrossMap, order: str = "align", seed: int = 0) -> dict[str, str]:
+    """The shallow convolution that each deep one is paired with, in the order that `stack` is given.
+
+    Raises
+    ------
+    ValueError
+        If the order is unknown, or there is no convolution.
+    """
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
-    ours, theirs = ([layer.name for layer in found.layers if layer.kind == "conv"] for found in (deep, shallow))
+    ours, theirs = (
+        [layer.name for layer in side.layers if layer.kind == "conv"] for side in (found.deep, found.shallow)
+    )
+    if not theirs:
+        raise ValueError(f"{type(found.shallow.model).__name__} has no convolution: there is nothing to stack")
     if order == "align":
-        return {name: aligned[name] for name in ours if name in aligned}
-    drawn = torch.randperm(len(ours), generator=generator)[: len(theirs)].sort().values.tolist()
-    places = drawn if order == "random" else range(len(theirs))
+        return {name: found.pairs[name] for name in ours if name in found.pairs}
+    places = list(range(len(theirs)))
+    if order == "random":
+        drawn = torch.randperm(len(ours), generator=torch.Generator().manual_seed(seed))
+        places = sorted(drawn[: len(theirs)].tolist())
     return {ours[place]: name for place, name in zip(places, theirs, strict=True)}
 
 

@@ -9,6 +9,7 @@ from hetlib.chain import Chain, Layer
 from hetlib.graph import Call
 
 POOLS = ("maxpool2d", "avgpool2d", "lppool2d")
+MIXING = ("groupnorm", "layernorm", "channelshuffle", "pixelshuffle", "pixelunshuffle", "softmax")
 ACTIVATIONS = frozenset(name.lower() for name in activation.__all__)
 
 
@@ -100,6 +101,26 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Unit]], list[l
                 "no group may be longer in the shallow one"
             )
     return ours, theirs
+
+
+def check_modules(found: Chain) -> None:
+    """Raise a ValueError that names what fusion cannot move: parameters and mixing of channels outside the layers.
+
+    What moves are the layers of a chain, with the batch norm directly behind each.
+    """
+    moved = {f"{layer.name}.{what}" for layer in found.layers for what in ("weight", "bias")}
+    norms = {f"{layer.norm}." for layer in found.layers if layer.norm is not None}
+    held = [name for name, _ in (*found.model.named_parameters(), *found.model.named_buffers())]
+    for name in held:
+        owner = name.rpartition(".")[0]
+        if name not in moved and f"{owner}." not in norms:
+            kind = type(found.model.get_submodule(owner)).__name__
+            raise ValueError(
+                f"{name} belongs to a {kind}, which fusion cannot move: it moves Conv2d, Linear, BatchNorm"
+            )
+    for node in found.graph.nodes:
+        if Call.of(found.model, node).name in MIXING:
+            raise ValueError(f"{node.name} mixes channels ({node.target}): fusion cannot move what it puts out")
 
 
 def _between(found: Chain) -> list[str]:

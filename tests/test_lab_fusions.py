@@ -115,7 +115,7 @@ def test_switches_give_the_fused_network_step_by_step(balance):
 
 def test_pictures_say_what_they_show():
     cost = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
-    ax = fusion_figures.bridge((5, 4, 3, 2, 1), (5, 4, 3), (0, 1, 4)).axes[0]
+    ax = fusion_figures.bridge((5, 4, 3, 2, 1), (5, 4, 3), (0, 1, 4), 9).axes[0]
     assert "(1, 2, 5)" in ax.get_title()
     for pins in ((0, 0), (1, 1), (2, 0)):
         taken = match.align(cost, pins)

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def bridge(deep: Sequence[int], shallow: Sequence[int], taken: Sequence[int], balance: str = "add") -> "Figure":
+def bridge(
+    deep: Sequence[int], shallow: Sequence[int], taken: Sequence[int], inputs: int, balance: str = "add"
+) -> "Figure":
     """Draw two networks of different depth, and between them the balanced one.
 
     Parameters
@@ -21,19 +23,21 @@ def bridge(deep: Sequence[int], shallow: Sequence[int], taken: Sequence[int], ba
         Widths of their hidden layers.
     taken : sequence of int
         The deep layer of each shallow one.
+    inputs : int
+        Numbers an image holds: the width of an identity before the first layer.
     balance : {"add", "merge"}
         Whether identity layers, drawn in orange, are added to the shallow one, or layers of the deep one merged.
     """
     ax = axes(7, 3.4)
     last = [sum(t <= i for t in taken) for i in range(len(deep))]
-    added = [shallow[max(count - 1, 0)] for count in last]
+    added = [shallow[count - 1] if count else inputs for count in last]
     middle = added if balance == "add" else [deep[i] for i in taken]
     for height, widths in ((2, deep), (1, middle), (0, shallow)):
         for i, width in enumerate(widths):
             place = i if len(widths) == len(deep) else taken[i]
             new = height == 1 and balance == "add" and i not in taken
             colour = PALETTE["vermilion" if new else ("green", "black", "blue")[height]]
-            size = 0.9 * width / max(*deep, *shallow)
+            size = 0.9 * width / max(*deep, *shallow, *middle)
             ax.barh(height, size, left=place - size / 2, height=0.3, color=colour, alpha=0.8)
             ax.text(place, height + 0.27, str(width), ha="center", size=9)
     for place in taken:

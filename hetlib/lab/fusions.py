@@ -103,12 +103,12 @@ EXPERIMENTS = {
 ALPHAS = (0.05, 0.1, 0.5, 0.7, 0.95, 0.99)
 TEMPERATURES = (20, 10, 8, 4, 1)
 HMT_ARMS = {
-    "hmt": {"scheme": "hmt-only"},
-    "hmt chain": {"scheme": "hmt-only", "order": "chain"},
-    "hmt random": {"scheme": "hmt-only", "order": "random"},
-    "hmt average": {"scheme": "hmt-average"},
-    "hmt transport": {"scheme": "hmt-transport"},
-    "hmt add": {"scheme": "hmt-add"},
+    "hmt": {"hmt": "only"},
+    "hmt chain": {"hmt": "only", "order": "chain"},
+    "hmt random": {"hmt": "only", "order": "random"},
+    "hmt average": {"hmt": "average"},
+    "hmt transport": {"hmt": "transport"},
+    "hmt add": {"hmt": "add"},
 }
 
 
@@ -171,10 +171,10 @@ def arms(
     if experiment.hmt:
         shapes = {"hmt add": experiment.result}
         found |= {
-            name: tuned(shapes.get(name, experiment.networks[0]), first, second, **how)
+            name: tuned(shapes.get(name, experiment.networks[0]), first, second, seed=seed, **how)
             for name, how in HMT_ARMS.items()
         }
-        found["hmt from scratch"] = tuned(experiment.networks[0], second, scheme="hmt-only")
+        found["hmt from scratch"] = tuned(experiment.networks[0], second, hmt="only")
     if experiment.distil:
         starts = {"scratch": tuned(experiment.networks[1]), "pretrained": found["shallow"], "fused": found["fused"]}
         for alpha in alphas:

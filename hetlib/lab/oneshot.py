@@ -84,18 +84,26 @@ def skills(general: nn.Module, special: nn.Module, seen: Sequence[Tensor], score
     dict of str to list of float
         For both ways of balancing and for the ensemble one score per weight of the special network (`STEPS`).
     """
-    found = {
-        f"fused, {balance}": [
-            sum(
-                score(clafusion.fuse((general, special), images, step=step, balance=balance, **SPECIAL))
-                for images in seen
-            )
-            / len(seen)
-            for step in STEPS
-        ]
-        for balance in ("add", "merge")
-    }
+    found = {}
+    for balance in ("add", "merge"):
+        scores = []
+        for images in seen:
+            moved, other = skilled(general, special, images, balance)
+            scores.append([score(between(moved, other, step)) for step in STEPS])
+        found[f"fused, {balance}"] = [sum(column) / len(column) for column in zip(*scores, strict=True)]
     return found | {"ensemble": [score(Ensemble((general, special), (1 - step, step))) for step in STEPS]}
+
+
+def skilled(
+    general: nn.Module, special: nn.Module, images: Tensor, balance: str = "add"
+) -> tuple[nn.Module, nn.Module]:
+    """The general network moved onto the special one, and the latter, equally deep: fusions lie between the two."""
+    found = clafusion.map_layers(general, special, images, **SPECIAL)
+    if balance == "add":
+        pair = general, clafusion.add_layers(found)
+    else:
+        pair = clafusion.merge_layers(found, images), special
+    return clafusion.move(*pair, images), pair[1]
 
 
 def released_mixture(

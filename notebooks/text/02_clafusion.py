@@ -86,6 +86,8 @@ run = lab.start("02_clafusion", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 # merged ones) → `blend` (transport, then average) → train (finetune).
 
 # %%
+task = DATA or run.choose(smoke="digits", classroom="digits", paper="mnist")
+inputs = {"digits": 64, "mnist": 784}[task]
 DEEP, SHALLOW = (400, 200, 100, 50, 25), (400, 200, 100)
 MAPS = list(combinations(range(5), 3))  # every way to keep three of five layers in order
 
@@ -97,7 +99,7 @@ class Bridge:
 
 
 def bridge(choice):
-    return pictures.bridge(DEEP, SHALLOW, MAPS[choice.map], choice.balance)
+    return pictures.bridge(DEEP, SHALLOW, MAPS[choice.map], inputs, choice.balance)
 
 
 lab.Explorer(bridge, Bridge(), run)
@@ -110,8 +112,6 @@ lab.Explorer(bridge, Bridge(), run)
 # First, two networks that have learned something. Both are without biases, as in all of the paper's experiments.
 
 # %%
-task = DATA or run.choose(smoke="digits", classroom="digits", paper="mnist")
-inputs = {"digits": 64, "mnist": 784}[task]
 lessons = Recipe(run.choose(smoke=5, classroom=40, paper=40), 32, lr=0.05, weight_decay=0, augment=False)
 recipe = fusions.MLP if run.preset == "paper" else lessons
 
@@ -433,7 +433,7 @@ figures.curves(None, sweeps, oneshot.STEPS, "weight of the special network", tit
 # %%
 fours = exam.subset((exam.labels == 4).nonzero().flatten())
 for weight in (0.0, 0.3, 0.5, 0.7, 1.0):
-    mixed = [clafusion.fuse(TEACHERS[s], seen[0], step=weight, **oneshot.SPECIAL) for s in run.seeds]
+    mixed = [interpolate.between(*oneshot.skilled(*TEACHERS[s], seen[0]), weight) for s in run.seeds]
     known = [mean([top1(model, part) for model in mixed]) for part in (exam, fours)]
     print(f"weight {weight:.1f}: {known[0]:5.1f} % of all test images, {known[1]:5.1f} % of fours")
 parts = {s: (plan["general", s], plan["special", s]) for s in run.seeds}
