@@ -124,13 +124,7 @@ def map_layers(
     for found in chains:
         check_modules(found)
     ours, theirs = corresponding(*chains)
-    legal = [legal_maps(len(a), len(b), _pins(b, pins)) for a, b in zip(ours, theirs, strict=True)]
-    if not all(legal):
-        where = legal.index(0)
-        raise ValueError(
-            f"{len(theirs[where])} units from {theirs[where][0].name} on into {len(ours[where])} from "
-            f"{ours[where][0].name} on: no map keeps the pins {pins}"
-        )
+    legal = [_legal(a, b, pins) for a, b in zip(ours, theirs, strict=True)]
     costs: list[Tensor | None] = [None] * len(legal)
     if mapping == "align" and max(legal) > 1:
         costs = [*layer_costs(deep, shallow, images, measure)]
@@ -149,6 +143,16 @@ def map_layers(
         for unit, pick in zip(group.shallow, group.picks, strict=True):
             pairs |= _paired(group.deep[pick], unit)
     return CrossMap(alignments, pairs, *chains)
+
+
+def _legal(deep: Sequence[Unit], shallow: Sequence[Unit], pins: tuple[int, int]) -> int:
+    count = legal_maps(len(deep), len(shallow), _pins(shallow, pins))
+    if not count:
+        raise ValueError(
+            f"{len(shallow)} units from {shallow[0].name} on into {len(deep)} from {deep[0].name} on: no map keeps the "
+            f"pins {pins}"
+        )
+    return count
 
 
 def _paired(deep: Unit, shallow: Unit) -> dict[str, str]:

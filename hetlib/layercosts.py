@@ -1,5 +1,6 @@
 """What it costs to pair layers of two networks: how unlike what they put out is, or how unlike their sizes are."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -67,10 +68,16 @@ def _sizes(run: Sequence[Unit], measure: str) -> list[int]:
 def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor]:
     wanted = {unit.last.name for run in groups(found) for unit in run}
     by_gram = measure in ("cka", "debiased")
-    keep = (lambda value: gram(value, measure == "debiased")) if by_gram else torch.clone
-    return {
-        layer.name: keep(value) for layer, value in records(found.model, images, found=found) if layer.name in wanted
-    }
+    kept = {}
+    for layer, value in records(found.model, images, found=found):
+        if layer.name not in wanted:
+            continue
+        if not value.isfinite().all():
+            raise ValueError(f"{layer.name} puts out NaN or infinity: it cannot be compared")
+        if bool((value == value[:1]).all()):
+            warnings.warn(f"{layer.name} puts out the same for all images: it is like no other layer", stacklevel=4)
+        kept[layer.name] = gram(value, measure == "debiased") if by_gram else value.clone()
+    return kept
 
 
 def _dissimilarity(rows: list[Tensor], columns: list[Tensor], measure: str) -> Tensor:
@@ -78,7 +85,9 @@ def _dissimilarity(rows: list[Tensor], columns: list[Tensor], measure: str) -> T
         return 1 - cca(rows, columns)
     if measure == "wasserstein":
         return torch.stack([torch.stack([_moved(a, b) for b in columns]) for a in rows])
-    return 1 - compare(rows, columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of layers that do not vary, by number; here they have names
+        return 1 - compare(rows, columns)
 
 
 def _moved(a: Tensor, b: Tensor) -> Tensor:

@@ -537,7 +537,7 @@ def test_constant_neurons_fuse():
             layer.bias.zero_()
     for options in ({}, {"metric": "correlation"}, {"metric": "cosine"}):
         assert all(p.isfinite().all() for p in fuse([deep, shallow], images, **options).parameters())
-    with pytest.warns(RuntimeWarning, match="no variation"):
+    with pytest.warns(UserWarning, match="fc1 puts out the same for all images"):
         fuse([deep, shallow], images, pins=(0, 0))
 
 

@@ -253,3 +253,17 @@ def test_reports_name_where_layers_come_from():
     report = transfer(small[:2], small[2], shapes, samples=4, hmt="only", order="chain")
     assert len(report.matched) == 17
     assert report.method == "HMT, only"
+
+
+def test_layers_that_say_nothing_or_nonsense_are_named():
+    deep, shallow = perceptron(9, 8, 7, 6, seed=1), perceptron(9, 7, seed=2)
+    with torch.no_grad():
+        deep.fc3.weight.zero_()
+        with pytest.warns(UserWarning, match="fc3 puts out the same for all images"):
+            costs = layer_costs(deep, shallow, X)[0]
+        assert costs[2].eq(1).all()
+        deep.fc2.weight.fill_(1e308)
+    with pytest.raises(ValueError, match="fc2 puts out NaN or infinity"):
+        layer_costs(deep, shallow, X, "wasserstein")
+    with pytest.raises(ValueError, match="at least 4 are needed"):
+        layer_costs(deep, shallow, X[:3], "debiased")
