@@ -186,6 +186,7 @@ def test_published_numbers_read_as_they_were_printed(value, text):
 def test_one_seed_gets_no_verdict():
     assert report.verdict([70.0], 71.0) == "-1.00, one seed: no verdict"
     assert report.verdict([70.0, 70.1], 75.0) == "differs by -4.95"
+    assert report.verdict([97.7200012, 97.7200012], 97.72) == "agrees", "what is equal as printed"
 
 
 def test_report_writes_between_the_markers_and_nowhere_else(hetlib, clone):

@@ -403,11 +403,8 @@ figures.bars_with_intervals(None, bars, title=f"{task}: parents, ensemble, one-s
 # %%
 place = "mlp" if task == "mnist" else task
 names = dict(zip(("parent_a", "parent_b", "ensemble", "added"), bars, strict=False))
-names |= {"merged": "fused: merge, average", "strangers": "fused: add, strangers"}
+names |= {"merged": "fused: merge, average", "merged_sum": "fused: merge, sum", "strangers": "fused: add, strangers"}
 values = {f"{place}/ablation/{name}": bars[bar] for name, bar in names.items()}
-for way, taken in shot[run.seeds[0]]:
-    name = f"{place}/maps/{way}/{'-'.join(str(i + 1) for i in taken)}"
-    values[name] = [mean(shot[s][way, taken]) for s in run.seeds]
 if task == "mnist" and (pair := oneshot.released_pair()):
     made = {f"parent_{name}": [net] * len(run.seeds) for name, net in zip("ab", pair, strict=True)}
     made["average"] = [clafusion.fuse(pair, images, scheme="naive")] * len(run.seeds)
@@ -419,9 +416,9 @@ if task == "mnist" and (pair := oneshot.released_pair()):
 # ## Skill transfer
 #
 # A *special* network has seen all fours and a tenth of the other digits, a *general* one, a layer deeper, the other
-# nine tenths and no four. Can their weights be averaged into a network that knows both, without any training? The
-# number of neurons maps layers 1, 2, 3 to 1, 2, 4. `weight` is that of the special network, for ensemble and fusion
-# alike.
+# nine tenths and no four. Can their weights be averaged into a network that knows both, without any training? With
+# the last pair pinned, numbers of neurons map layers 1, 2, 3 to 1, 2, 4. `weight` is that of the special network, for
+# ensemble and fusion alike.
 
 # %%
 TEACHERS = {s: (nets["general", s], nets["special", s]) for s in run.seeds}
@@ -438,10 +435,9 @@ for weight in (0.0, 0.3, 0.5, 0.7, 1.0):
     print(f"weight {weight:.1f}: {known[0]:5.1f} % of all test images, {known[1]:5.1f} % of fours")
 parts = {s: (plan["general", s], plan["special", s]) for s in run.seeds}
 mixture = oneshot.released_mixture(parts, top1, draws, run.cache) if task == "mnist" else {}
-for name, curves in (sweeps | {f"raw, {name}": found for name, found in mixture.items()}).items():
-    values |= {f"{place}/skill/{name}/{w}": [curve[k] for curve in curves] for k, w in enumerate(oneshot.STEPS)}
 values |= {f"{place}/skill/{name}": [top1(nets[name, s]) for s in run.seeds] for name in SKILLS}
-values |= {f"{place}/skill/{name}": values[f"{place}/skill/{way}/0.5"] for name, way in oneshot.HALVES.items()}
+for name, way in oneshot.HALVES.items():
+    values[f"{place}/skill/{name}"] = [curve[oneshot.STEPS.index(0.5)] for curve in sweeps[way]]
 
 # %% [markdown]
 # **What to notice.** By adding, the ends are the two networks; by merging only the right one is. Around one half the
@@ -493,7 +489,8 @@ if experiment:
 metrics = {f"{name}/top1": {"unit": "%", "values": numbers} for name, numbers in values.items()}
 metrics |= {name: {"unit": "", "values": numbers} for name, numbers in oneshot.unrelated(run.seeds).items()}
 per_draw = {f"{way} {t}": [shot[s][way, t] for s in run.seeds] for way, t in shot[run.seeds[0]]}
-record = run.record(metrics, (school, exam), experiment=EXPERIMENT, one_shot_per_draw=per_draw)
+facts = {"one_shot_per_draw": per_draw, "skills_per_step": sweeps, "skills_per_step_raw": mixture}
+record = run.record(metrics, (school, exam), experiment=EXPERIMENT, **facts)
 lab.beside(record)
 
 # %% [markdown]
