@@ -116,17 +116,17 @@ def test_switches_give_the_fused_network_step_by_step(balance):
 def test_pictures_say_what_they_show():
     cost = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
     ax = fusion_figures.bridge((5, 4, 3, 2, 1), (5, 4, 3), (0, 1, 4), 9).axes[0]
-    assert "(1, 2, 5)" in ax.get_title()
+    assert "(1, 2, 5)" in ax.get_title("left") + ax.get_title()
     for pins in ((0, 0), (1, 1), (2, 0)):
         taken = match.align(cost, pins)
         costs, table = fusion_figures.alignment(cost, taken, pins, "title").axes
-        assert costs.get_title() == "cost of a pair"
+        assert costs.get_title("left") + costs.get_title() == "cost of a pair"
         corner = next(text for text in table.texts if text.get_position() == (2, 4))
         assert float(corner.get_text()) == pytest.approx(sum(float(cost[i, k]) for k, i in enumerate(taken)), rel=5e-3)
     plan = torch.eye(4)[[2, 0, 1, 3]] / 4
     codes = torch.randn(9, 4, generator=torch.Generator().manual_seed(1))
     left, right, *_ = fusion_figures.neurons(codes, codes[:, [1, 2, 0, 3]], plan.T).axes
-    assert left.get_title() != right.get_title()
+    assert left.get_title("left") + left.get_title() != right.get_title("left") + right.get_title()
     figure = fusion_figures.paths({"a": [1, 2]}, [0, 1], "loss (nats)", {"a": [1, 0.5]})
     assert figure.axes[0].get_ylabel() == "loss (nats)"
     dots = fusion_figures.dots({"add": {(0, 1): [90.0, 91.0], (0, 2): [80.0]}}, "finding").axes[0]

@@ -468,7 +468,7 @@ lab.estimate([job for found in arms.values() for job in found.values()], run)  #
 if experiment:
     before, after = fusions.outcomes(experiment, arms, run.cache, run.device)
     title = f"{EXPERIMENT}, then {experiment.finetune.epochs} more epochs"
-    display(figures.bars_with_intervals(None, before | after, title=title))
+    display(figures.bars_with_intervals(figures.axes(7, 5.6), before | after, title=title))
     display(lab.effects(after, baseline="aligned", title="start of the finetuning"))
     where = EXPERIMENT if run.preset == "paper" else f"shapes/{EXPERIMENT}"
     outcomes = before | {f"{name}/finetuned": scores for name, scores in after.items()}
