@@ -241,8 +241,8 @@ def _u_centre_(matrix: Tensor) -> Tensor:
     rounding = 8 * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
     rows = matrix.fill_diagonal_(0).sum(1) / (samples - 2)
     matrix.sub_(rows.unsqueeze(1)).sub_(rows - rows.sum() / (samples - 1))
-    largest = torch.stack(matrix.fill_diagonal_(0).aminmax()).abs().max()
-    return matrix.mul_(largest > rounding)
+    typical = torch.linalg.vector_norm(matrix.fill_diagonal_(0)) / samples
+    return matrix.mul_(typical > rounding)
 
 
 def _stacked(grams: Mapping[str, Tensor]) -> Tensor:
@@ -259,22 +259,27 @@ def _cosines_(grams: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[T
     """Cosines of the angles between the first Grams and the others; and all norms, in float64 as their squares are."""
     # Row by row, because over a whole Gram the error of a sum in float32 passes 1e-6.
     norms = torch.linalg.vector_norm(torch.linalg.vector_norm(grams, dim=2).double(), dim=1)
-    if not ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
+    if ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
+        lengths = norms
+    else:
         norms = torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in grams])
-    scale = norms.to(grams.dtype)
-    bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]
-    if bad:
-        raise ValueError(f"{', '.join(bad)}: values that are not finite, or too large to square")
-    grams /= scale.where(scale > 0, 1)[:, None, None]
-    return _products(grams[:first].flatten(1), grams[first:].flatten(1)), norms
+        scale = norms.to(grams.dtype)
+        bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]
+        if bad:
+            raise ValueError(f"{', '.join(bad)}: values that are not finite, or too large to square")
+        grams /= scale.where(scale > 0, 1)[:, None, None]
+        lengths = torch.ones_like(norms)
+    products = _products(grams[:first].flatten(1), grams[first:].flatten(1))
+    return (products / lengths[:first].outer(lengths[first:])).to(grams.dtype), norms
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of all rows, in float64."""
     total = a.new_zeros(len(a), len(b), dtype=torch.float64)
     with torch.autocast(a.device.type, enabled=False):
         for some, others in zip(a.split(TERMS, 1), b.split(TERMS, 1), strict=True):
             total += some @ others.T
-    return total.to(a.dtype)
+    return total
 
 
 def _warn_of_still(norms: Tensor, names: Mapping[str, Tensor]) -> None:
