@@ -48,25 +48,47 @@ def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool =
     if m == n or (n == 1 and (first or legacy_single)):
         return list(range(n))
     last = min(last, n)  # only of a single layer more may be pinned than there are
-    free = _cheapest(cost[first : m - last, first : n - last].tolist(), n - first - last)
-    return [*range(first), *(first + i for i in free), *range(m - last, m)]
-
-
-def _cheapest(cost: list[list[float]], n: int) -> list[int]:
-    """A strictly increasing row of each of the n columns, of the least sum."""
-    best = [[0.0] * (len(cost) + 1)]  # [k][l]: the first k columns within the first l rows
-    for k in range(n):
-        best.append([inf] * (len(cost) + 1))
-        for i in range(k, len(cost)):
-            best[-1][i + 1] = min(best[-1][i], best[-2][i] + cost[i][k])
+    table = least_costs(cost, (first, last)).tolist()
     rows: list[int] = []
-    end = len(cost)
+    end = m
     for k in range(n, 0, -1):
-        while end > k and best[k][end] == best[k][end - 1]:
+        while end > k and table[end - 1][k - 1] == table[end - 2][k - 1]:
             end -= 1
         end -= 1
         rows.insert(0, end)
     return rows
+
+
+@torch.no_grad()
+def least_costs(cost: Tensor, pins: tuple[int, int] = (1, 1)) -> Tensor:
+    """Fill the table of the dynamic programme that `align` reads its map from.
+
+    Parameters
+    ----------
+    cost : Tensor of shape (deep, shallow)
+        What it costs to pair two layers.
+    pins : (int, int)
+        As `align` takes them.
+
+    Returns
+    -------
+    Tensor of shape (deep, shallow)
+        Entry (l, k) is the least cost of mapping the first k + 1 shallow layers into the first l + 1 deep ones,
+        in float64; infinite where the layers do not fit or the pins forbid it.
+
+    References
+    ----------
+    Nguyen et al., ICASSP 2023: cross-layer alignment.
+    """
+    (m, n), (first, last) = cost.shape, pins
+    deep, shallow = torch.arange(m).unsqueeze(1), torch.arange(n)
+    forbidden = (shallow < first) & (deep != shallow) | (shallow >= n - last) & (deep != shallow + m - n)
+    pairs = cost.double().masked_fill(forbidden.to(cost.device), inf)
+    best = pairs.new_full((m + 1, n + 1), inf)
+    best[:, 0] = 0
+    for end in range(m):
+        best[end + 1, 1:] = torch.minimum(best[end, 1:], best[end, :-1] + pairs[end])
+    return best[1:, 1:]
 
 
 def legal_maps(m: int, n: int, pins: tuple[int, int] = (1, 1)) -> int:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.activations import evaluating
-from hetlib.balance import add_layers, merge_layers
+from hetlib.balance import RELUS, add_layers, merge_layers
 from hetlib.chain import Chain, chain
 from hetlib.crosslayer import map_layers
 from hetlib.data import Images, normalise
 from hetlib.errors import unknown
-from hetlib.fusion import fuse_weights
+from hetlib.fusion import SIDES, fuse_weights
 from hetlib.layercosts import layer_costs
 from hetlib.otfusion import mean, move
 from hetlib.plans import neuron_plans
@@ -101,10 +101,11 @@ def fuse(
     ----------
     Nguyen et al., ICASSP 2023, sections 3 and 4; more than two networks as in its released code.
     """
-    if scheme not in SCHEMES:
-        raise unknown("scheme", scheme, SCHEMES)
-    if balance not in BALANCES:
-        raise unknown("balance", balance, BALANCES)
+    names = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
+    names |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
+    for kind, (given, valid) in names.items():
+        if given not in valid:
+            raise unknown(kind, given, valid)
     if not 0 <= step <= 1:
         raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
     if balance == "merge" and len(models) > 2:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 
 from hetlib.lab import ledger
 
@@ -23,6 +24,18 @@ def vectors() -> Path:
         pytest.skip("$HETLIB_VECTORS is not set: no vectors of the released code to compare with")
     assert Path(folder).is_dir(), f"$HETLIB_VECTORS names {folder}, which is no folder"
     return Path(folder)
+
+
+def redraw(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Give a network drawn weights and statistics, no two of a tensor alike."""
+    for key, value in model.state_dict().items():
+        if value.dim() > 1:
+            value.normal_(generator=generator).mul_((2 / value[0].numel()) ** 0.5)
+        elif value.dim() == 1 and not key.endswith("mean"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.dim() == 1:
+            value.normal_(generator=generator).mul_(0.1)
+    return model
 
 
 HEAD = """

@@ -1,6 +1,7 @@
 """Cross-layer alignment: the released code's maps, every legal map tried, and what cannot be asked."""
 
-from itertools import combinations
+from itertools import combinations, product
+from math import inf
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from hetlib.align import least_costs
 from hetlib.match import align, legal_maps
 
 depths = st.integers(1, 8)
@@ -102,6 +104,27 @@ class TestAlign:
     def test_bad_input_is_named(self, cost, pins, says):
         with pytest.raises(ValueError, match=says):
             align(cost, pins)
+
+
+class TestLeastCosts:
+    @given(depths, depths, st.integers(0, 2**16))
+    def test_every_entry_is_the_cost_of_the_best_map_so_far(self, m, n, seed):
+        cost = whole_numbers(m, n, seed, 9)
+        table = least_costs(cost, (0, 0))
+        for deep, shallow in product(range(m), range(n)):
+            part = cost[: deep + 1, : shallow + 1].tolist()
+            best = best_map(part, (0, 0)) if shallow <= deep else None
+            assert table[deep, shallow] == (inf if best is None else sum(part[i][k] for k, i in enumerate(best)))
+
+    @given(depths, depths, pins, st.integers(0, 2**16))
+    def test_the_last_entry_keeps_the_pins(self, m, n, pins, seed):
+        m, n = max(m, n), min(m, n)
+        assume(legal_maps(m, n, pins) and sum(pins) <= n)
+        cost = whole_numbers(m, n, seed, 9)
+        assert least_costs(cost, pins)[-1, -1] == sum(cost[i, k] for k, i in enumerate(align(cost, pins)))
+
+    def test_keeps_no_gradients(self):
+        assert not least_costs(torch.ones(3, 2, requires_grad=True)).requires_grad
 
 
 class TestLegalMaps:

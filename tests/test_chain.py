@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hetlib import zoo
 from hetlib.chain import chain, convolutions
+from tests.conftest import redraw
 
 
 class Net(nn.Module):
@@ -135,14 +136,7 @@ def supported(name):
         model, size = torchvision_model(name.removeprefix("torchvision/")), 64
     else:
         model, size = zoo.build(name, width=0.25 if name in NARROW else 1.0), 32
-    model = model.double().eval()
-    for key, value in model.state_dict().items():
-        if value.dim() > 1:
-            value.normal_(generator=generator).mul_((2 / value[0].numel()) ** 0.5)
-        elif value.dim() == 1 and not key.endswith("mean"):
-            value.uniform_(0.5, 1.5, generator=generator)
-        elif value.dim() == 1:
-            value.normal_(generator=generator).mul_(0.1)
+    model = redraw(model.double().eval(), generator)
     images = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64)
     return model, images, outputs(model, model.state_dict(), images)
 

@@ -451,7 +451,7 @@ def test_merged_networks_fuse():
         ({"metric": "l2"}, "unknown metric 'l2'"),
         ({"by": "gradients"}, "unknown source of costs 'gradients'"),
         ({"input_side": "both"}, "unknown side 'both'"),
-        ({"balance": "merge", "relu": "max"}, "unknown ReLU approximation 'max'"),
+        ({"relu": "max"}, "unknown ReLU approximation 'max'"),
         ({"tie": True, "by": "weights"}, "cannot be tied"),
         ({"pins": (-1, 1)}, r"pins \(-1, 1\)"),
         ({"mapping": [0]}, "each of 2 shallow ones"),

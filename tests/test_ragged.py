@@ -4,9 +4,6 @@ Triton reads TRITON_INTERPRET when it is imported, so the tests of the launch ru
 """
 
 import copy
-import os
-import subprocess
-import sys
 from collections import Counter
 from functools import partial
 
@@ -21,9 +18,8 @@ from hetlib.kernels import ragged
 from hetlib.kernels.ragged import Piece, write
 from hetlib.kernels.resize import resized
 from hetlib.kernels.variance import resize_kernel
+from tests.interpreter import INTERPRETED, count_launches, interpreted, outer, run_launches
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs where Triton's kernels are interpreted")
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -140,22 +136,14 @@ def test_taps_that_make_another_size_are_named():
         write([Piece(draw(1, 1, 7, 7), draw(1, 1, 3, 3), partial(resize_kernel, size=5))])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the outer one")
+@outer
 def test_the_launch_under_triton_s_interpreter():
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", "launch"]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_launches(__file__)
 
 
 @pytest.fixture
 def launches(monkeypatch):
-    """Sends everything to the kernel, and lists what is launched, as Triton tells it."""
-    ragged_triton = pytest.importorskip("hetlib.kernels.ragged_triton")
-    monkeypatch.setattr(ragged, "_on_gpu", lambda piece: True)
-    found = []
-    monkeypatch.setattr(ragged_triton._write, "pre_run_hooks", [lambda *args, **options: found.append(options)])
-    return found
+    return count_launches(monkeypatch, ragged, "hetlib.kernels.ragged_triton", "_write")
 
 
 @interpreted

@@ -12,6 +12,7 @@ from torch import nn
 from hetlib import zoo
 from hetlib.chain import chain
 from hetlib.rebasin import match_weights
+from tests.conftest import redraw
 
 
 class Recurrent(nn.Module):
@@ -58,15 +59,7 @@ MODELS = {
 
 def network(name, seed):
     """Drawn weights and statistics, no two of a tensor alike."""
-    model, generator = MODELS[name]().eval(), torch.Generator().manual_seed(seed)
-    for key, value in model.state_dict().items():
-        if value.dim() > 1:
-            value.normal_(generator=generator).mul_((2 / value[0].numel()) ** 0.5)
-        elif value.dim() == 1 and not key.endswith("mean"):
-            value.uniform_(0.5, 1.5, generator=generator)
-        elif value.dim() == 1:
-            value.normal_(generator=generator).mul_(0.1)
-    return model
+    return redraw(MODELS[name]().eval(), torch.Generator().manual_seed(seed))
 
 
 def images(size=32, channels=3):

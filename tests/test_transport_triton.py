@@ -3,9 +3,6 @@
 Triton reads TRITON_INTERPRET when it is imported, so the tests of the launch run in a process of their own.
 """
 
-import os
-import subprocess
-import sys
 from math import inf, nan
 
 import pytest
@@ -16,9 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetlib.kernels import transport
 from hetlib.kernels.transport import sinkhorn, sinkhorns
+from tests.interpreter import INTERPRETED, count_launches, interpreted, outer, run_launches
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs where Triton's kernels are interpreted")
 SHAPES = ((1, 1), (1, 40), (32, 128), (33, 129), (130, 7))
 """Smaller than a tile, one tile, a little more than one, several."""
 PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -70,22 +66,14 @@ def test_bad_input_is_named():
     check_refusals()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the outer one")
+@outer
 def test_the_launch_under_triton_s_interpreter():
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", "launch"]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_launches(__file__)
 
 
 @pytest.fixture
 def launches(monkeypatch):
-    """Sends everything to the kernel, and lists what is launched, as Triton tells it."""
-    transport_triton = pytest.importorskip("hetlib.kernels.transport_triton")
-    monkeypatch.setattr(transport, "_on_gpu", lambda cost: True)
-    found = []
-    monkeypatch.setattr(transport_triton._solve, "pre_run_hooks", [lambda *args, **options: found.append(options)])
-    return found
+    return count_launches(monkeypatch, transport, "hetlib.kernels.transport_triton", "_solve")
 
 
 @interpreted

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from hetlib.align import least_costs
 from hetlib.lab.figures import COLOURS, DASHES, PALETTE, axes
 
 if TYPE_CHECKING:
@@ -68,14 +69,8 @@ def alignment(cost: Tensor, taken: Sequence[int], pins: tuple[int, int] = (0, 0)
     from matplotlib.figure import Figure
 
     m, n = cost.shape
-    table = torch.full((m + 1, n + 1), torch.inf, dtype=cost.dtype)
-    table[:, 0] = 0
-    for i, k in ((i, k) for i in range(m) for k in range(n)):
-        pinned = [k] * (k < pins[0]) + [m - n + k] * (k >= n - pins[1])
-        pair = table[i, k] + cost[i, k] if all(i == place for place in pinned) else torch.inf
-        table[i + 1, k + 1] = min(table[i, k + 1], pair)
     figure = Figure(figsize=(7.4, 3.8), layout="constrained")
-    panels = {"cost of a pair": cost, "least cost so far": table[1:, 1:]}
+    panels = {"cost of a pair": cost, "least cost so far": least_costs(cost, pins)}
     for ax, (name, values) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         ax.imshow(values.where(values.isfinite(), torch.nan), cmap="Blues", alpha=0.7, aspect="auto")
         ax.plot(range(n), taken, "s-", color=PALETTE["yellow"], markersize=30, linewidth=3, alpha=0.8)

@@ -468,19 +468,22 @@ lab.estimate([job for found in arms.values() for job in found.values()], run)  #
 if experiment:
     before, after = fusions.outcomes(experiment, arms, run.cache, run.device)
     title = f"{EXPERIMENT}, then {experiment.finetune.epochs} more epochs"
-    display(figures.bars_with_intervals(figures.axes(7, 5.6), before | after, title=title))
+    names = {"parent_a": "deep", "parent_b": "shallow"}
+    bars = {names.get(name, name): scores for name, scores in before.items()}
+    bars |= {f"{name}, trained on": scores for name, scores in after.items()}
+    display(figures.bars_with_intervals(figures.axes(7, 5.6), bars, title=title))
     display(lab.effects(after, baseline="aligned", title="start of the finetuning"))
     where = EXPERIMENT if run.preset == "paper" else f"shapes/{EXPERIMENT}"
     outcomes = before | {f"{name}/finetuned": scores for name, scores in after.items()}
     values |= {f"{where}/{name}": scores for name, scores in outcomes.items()}
 
 # %% [markdown]
-# **What to notice.** *parent_a* is the teacher, *deep* the teacher trained on; *parent_b* and *shallow* are the
-# student. At once (*one-shot*) the fused network is worse than the student. Trained on, it ends on average 5.5 points
-# above *aligned*, which had as much training and the same shape and knows nothing of the teacher; but three seeds
-# disagree, and the interval, ± 8.2, includes zero. It stays below the teacher and the ensemble before any further
-# training; its advantage is its size. Distillation, with one alpha and one temperature, gained nothing in so few
-# epochs. What came out on CIFAR-10 is in [papers.md](../papers.md).
+# **What to notice.** *deep* is the teacher, *shallow* the student. At once (*one-shot*) the fused network is worse
+# than the student. Trained on, it ends on average 5.5 points above *aligned*, which had as much training and the same
+# shape and knows nothing of the teacher; but three seeds disagree, and the interval, ± 8.2, includes zero. It stays
+# below the teacher and the ensemble before any further training; its advantage is its size. Distillation, with one
+# alpha and one temperature, gained nothing in so few epochs. What came out on CIFAR-10 is in
+# [papers.md](../papers.md).
 #
 # The table compares what was measured on the paper's own data: at `classroom` that is only the CKA of unrelated
 # activations.
