@@ -469,8 +469,8 @@ if experiment:
     before, after = fusions.outcomes(experiment, arms, run.cache, run.device)
     title = f"{EXPERIMENT}, then {experiment.finetune.epochs} more epochs"
     names = {"parent_a": "deep", "parent_b": "shallow"}
-    bars = {names.get(name, name): scores for name, scores in before.items()}
-    bars |= {f"{name}, trained on": scores for name, scores in after.items()}
+    bars = {names.get(name, name.replace("/", ", ")): scores for name, scores in before.items()}
+    bars |= {name if "distilled" in name else f"{name}, trained on": scores for name, scores in after.items()}
     display(figures.bars_with_intervals(figures.axes(7, 5.6), bars, title=title))
     display(lab.effects(after, baseline="aligned", title="start of the finetuning"))
     where = EXPERIMENT if run.preset == "paper" else f"shapes/{EXPERIMENT}"
