@@ -160,9 +160,10 @@ def test_tables_set_ours_beside_what_is_published():
 
 def test_only_the_papers_own_protocol_confirms_or_contradicts():
     assert rows_of("smoke")[0][0].verdict == "another protocol"
-    reduced = rows_of("paper", reductions=["4 epochs of 200"])[0][0]
-    assert reduced.verdict == "another protocol"
-    assert reduced.experiment == "A (shapes, paper preset, 4 epochs of 200)"
+    rows, notes = rows_of("paper", reductions=["4 epochs of 200"])
+    assert rows[0].verdict == "another protocol"
+    assert rows[0].experiment == "A (shapes, paper preset [2])"
+    assert notes == ["Table 1", "ours: 4 epochs of 200"]
 
 
 def test_many_rows_that_were_not_run_are_folded():
@@ -251,11 +252,12 @@ def test_other_parameters_are_another_row_and_the_newest_counts():
     old = record(metrics=metric(1, 1, 1), date="2026-01-01T12:00:00+12:00")
     new = record(metrics=metric(2, 2, 2), date="2026-01-01T03:00:00+00:00")
     other = record(metrics=metric(9, 9, 9), parameters={"ORDER": "random"})
-    rows, _ = report.compare(report.published()["01_hmt"], sorted([new, old, other], key=lambda r: r.when))
+    rows, notes = report.compare(report.published()["01_hmt"], sorted([new, old, other], key=lambda r: r.when))
     answered = {row.experiment: row.ours for row in rows if row.run}
     assert len(answered) == 2
     assert any(name.endswith("(shapes, smoke preset)") and ours.startswith("2.00") for name, ours in answered.items())
-    assert any("ORDER 'random'" in name and ours.startswith("9.00") for name, ours in answered.items())
+    number = notes.index("ours: ORDER 'random'") + 1
+    assert any(f"preset [{number}])" in name and ours.startswith("9.00") for name, ours in answered.items())
 
 
 def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 from hetlib.files import write
 from hetlib.lab import ledger, notebooks
 from hetlib.lab.ledger import Record, interval
-from hetlib.lab.report import HEAD, Row, compare, fold, html_table, measured, published
+from hetlib.lab.report import HEAD, NOTES, Row, compare, fold, html_table, measured, published
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em; }
@@ -75,16 +75,17 @@ def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
 
 def _paper(name: str, section: dict[str, Any], on_record: Iterable[Record], here: Iterable[Record]) -> str:
     parts = [f"<h2 id='{name}'>{escape(section['title'])}</h2><p>{escape(section.get('note', ''))}</p>"]
-    rows, sources = compare(section, [record for record in on_record if record.notebook == name])
-    parts.append(f"<h3>On record</h3>{_rows(rows)}")
-    mine = [record for record in here if record.notebook == name]
-    if mine:
-        answered = [row for row in compare(section, mine)[0] if row.run]
-        parts.append(f"<h3>On this machine</h3>{_rows(answered)}")
-    if sources:
-        listed = "".join(f"<li>{escape(source)}</li>" for source in sources)
-        parts.append(f"<details><summary>Sources of the published numbers</summary><ol>{listed}</ol></details>")
+    parts.append(f"<h3>On record</h3>{_table(*compare(section, [run for run in on_record if run.notebook == name]))}")
+    if mine := [run for run in here if run.notebook == name]:
+        answered = {metric for run in mine for metric in run.metrics}
+        rows = [row for row in section["rows"] if row["metric"] in answered]
+        parts.append(f"<h3>On this machine</h3>{_table(*compare(section | {'rows': rows}, mine))}")
     return "".join(parts)
+
+
+def _table(rows: Sequence[Row], notes: Sequence[str]) -> str:
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return _rows(rows) + (f"<details><summary>{NOTES}</summary><ol>{listed}</ol></details>" if notes else "")
 
 
 def _rows(rows: Sequence[Row]) -> str:

@@ -19,6 +19,7 @@ NOT_RUN = "not run"
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
 START = "<!-- table: "
 TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
+NOTES = "Sources of the published numbers, and what our runs did otherwise than their preset says"
 FOLDED = 12
 """A table with more rows than these that were not run shows them only when asked."""
 
@@ -79,22 +80,28 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
     rows : list of Row
         First the published experiments, run or not, then whatever else was measured.
     sources : list of str
-        Where the published numbers stand; a row says [1] for the first of them.
+        Where the published numbers stand, and in what our runs depart from their preset; a row says [1] for the
+        first of them.
     """
-    latest = {(_conditions(record), metric): record for record in records for metric in record.metrics}
+    latest = {(_place(record), _departures(record), metric): record for record in records for metric in record.metrics}
     sources: list[str] = []
     rows = []
     for entry in section["rows"]:
-        answers = [key for key in latest if key[1] == entry["metric"]]
-        rows += [_row(entry, sources, latest.pop(key), key[1]) for key in answers] or [_row(entry, sources)]
-    rows += [_row({"what": metric}, sources, record, metric) for (_, metric), record in latest.items()]
+        answers = [key for key in latest if key[-1] == entry["metric"]]
+        rows += [_row(entry, sources, latest.pop(key), key[-1]) for key in answers] or [_row(entry, sources)]
+    rows += [_row({"what": metric}, sources, record, metric) for (*_, metric), record in latest.items()]
     return rows, sources
 
 
-def _conditions(record: Record) -> str:
-    """Data set, preset, the parameters that differ from what the preset says, and what was reduced, as text."""
+def _place(record: Record) -> str:
+    """Data set and preset, as text."""
+    return f"{record.data['name']}, {record.preset} preset"
+
+
+def _departures(record: Record) -> str:
+    """The parameters that differ from what the preset says, and what was reduced, as text."""
     given = [f"{name} {value!r}" for name, value in sorted(record.parameters.items()) if name != "PRESET"]
-    return ", ".join([record.data["name"], f"{record.preset} preset", *given, *_reductions(record)])
+    return ", ".join([*given, *_reductions(record)])
 
 
 def _reductions(record: Record) -> list[str]:
@@ -109,21 +116,27 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     if record is None:
         return Row(entry["what"], paper, released, NOT_RUN, NOT_RUN)
     values, unit = record.metrics[metric]["values"], record.metrics[metric]["unit"]
-    where = f"{entry['what']} ({_conditions(record)})"
     target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
     same = record.preset == "paper" and not _reductions(record)
     decided = verdict(values, target) if same or target is None else "another protocol"
+    note = f" [{_note(f'ours: {departures}', sources)}]" if (departures := _departures(record)) else ""
+    where = f"{entry['what']} ({_place(record)}{note})"
     return Row(where, paper, released, measured(values, unit), decided)
+
+
+def _note(text: str, notes: list[str]) -> int:
+    """The number of a note, which is put at the end if it is new."""
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text) + 1
 
 
 def _number(entry: Mapping[str, Any], sources: list[str]) -> str:
     """A published number as it was printed, two decimals at least, and the number of its source."""
-    if entry["source"] not in sources:
-        sources.append(entry["source"])
     value = entry["value"]
     text = f"{value:g}" if isinstance(value, int) or round(value, 2) != value else f"{value:.2f}"
-    return f"{text} [{sources.index(entry['source']) + 1}]"
+    return f"{text} [{_note(entry['source'], sources)}]"
 
 
 def measured(values: list[float], unit: str) -> str:
@@ -152,7 +165,7 @@ def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
         text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
     if sources:
         listed = "".join(f"{number}. {source}\n" for number, source in enumerate(sources, 1))
-        text += f"\n<details><summary>Sources of the published numbers</summary>\n\n{listed}\n</details>\n"
+        text += f"\n<details><summary>{NOTES}</summary>\n\n{listed}\n</details>\n"
     return text
 
 
