@@ -13,16 +13,29 @@ from hetlib.graph import Call
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode, and without gradients; every module gets its own mode back."""
+    """Networks in evaluation mode, without gradients or autocast; every module gets its own mode back."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Numbers in the precision that they come in, whatever autocast says around."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+def read(one: nn.Module, other: nn.Module) -> tuple[Chain, Chain]:
+    """Two networks as `chain` reads them in evaluation mode: without what a forward draws only in training."""
+    with evaluating(one, other):
+        return chain(one), chain(other)
 
 
 def records(model: nn.Module, images: Tensor, *, found: Chain | None = None) -> Iterator[tuple[Layer, Tensor]]:

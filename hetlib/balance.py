@@ -1,4 +1,4 @@
-"""Two networks made equally deep: the shallow one by layers that do nothing, or the deep one by merging layers."""
+"""A shallow network made as deep as another one, by layers that do nothing."""
 
 from copy import deepcopy
 from typing import Any
@@ -6,17 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.activations import evaluating, neurons, records
+from hetlib.activations import evaluating, neurons
 from hetlib.chain import Chain, Layer
 from hetlib.crosslayer import CrossMap
-from hetlib.errors import unknown
 from hetlib.graph import Call
 from hetlib.units import Unit
 
-RELUS = ("sum", "majority", "average")
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
 """What keeps values that are not negative so."""
+FEW = 2
+"""Images on which the network with layers added is compared with the one before."""
+UNLIKE = "between their layers the deep and the shallow network differ in what they do"
 
 
 def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
@@ -45,7 +46,8 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     ValueError
         If a layer cannot be the identity: it strides, has an even kernel, is grouped, or its block a projection; if
         what stands before or behind it is no ReLU; or if one of two partners alone has a batch norm. The layer is
-        named.
+        named. With images, also if the result does not compute what the shallow network does, because between their
+        layers the two do different things.
 
     References
     ----------
@@ -61,20 +63,39 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
             near = partners.get(place, near)
             if place in partners:
                 width = _outputs(near.last)
+                _adopt_bare(balanced, _bare(found.deep, unit), found.shallow.model, _bare(found.shallow, near))
             elif unit.is_block:
+                _check_bare(found.deep, unit)
                 _silence(balanced, unit, near, width)
             else:
                 _check_neighbours(found.deep, unit.last)
-                _put(balanced, unit.last, _identity(unit.last, width))
+                put(balanced, unit.last, _identity(unit.last, width))
                 if unit.last.norm is not None:
                     balanced.set_submodule(unit.last.norm, _still(balanced.get_submodule(unit.last.norm), width))
                     inserted.append(unit.last.norm)
     for layer in found.deep.layers:
         if layer.name in found.pairs:
             _adopt(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
-    if inserted and images is not None:
+    if images is not None and not (found.alignments and found.alignments[0].picks[0]):
+        _check_same(balanced, found.shallow.model, images[:FEW])
+    if images is not None and inserted:
         _settle_(balanced, inserted, images)
-    return balanced
+    return balanced.requires_grad_()
+
+
+def _check_same(balanced: nn.Module, shallow: nn.Module, images: Tensor) -> None:
+    """Raise unless two networks put out the same but for rounding."""
+    with evaluating(balanced, shallow):
+        wanted = shallow(images)
+        if not wanted.isfinite().all():
+            raise ValueError("the shallow network puts out NaN or infinity: it or the images hold some")
+        try:
+            gap = (balanced(images) - wanted).abs().max().item()
+        except RuntimeError as error:
+            raise ValueError(f"{UNLIKE}: with layers added, the shallow one fails ({error})") from error
+    most = torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max().item()
+    if not gap <= most:
+        raise ValueError(f"{UNLIKE}: with layers added, the shallow one is off by {gap:.2g}")
 
 
 def _settle_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
@@ -107,7 +128,37 @@ def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) 
         balanced.set_submodule(layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
 
 
-def _put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
+def _adopt_bare(balanced: nn.Module, names: list[str], shallow: nn.Module, donors: list[str]) -> None:
+    """Take over what pads or pools on a shortcut without layers: it may know the widths."""
+    for name, donor in zip(names, donors, strict=False):
+        balanced.set_submodule(name, deepcopy(shallow.get_submodule(donor)))
+
+
+def _bare(found: Chain, unit: Unit) -> list[str]:
+    """The modules on a block's shortcut, where none of them has weights."""
+    shortcut = next((shortcut for shortcut in found.shortcuts if shortcut.block == unit.block), None)
+    if shortcut is None or shortcut.kind != "plain":
+        return []
+    nodes = {node.name: node for node in found.graph.nodes}
+    for here in nodes[shortcut.end].all_input_nodes:
+        names: dict[str, None] = {}
+        while here.name != shortcut.start and len(here.all_input_nodes) == 1:
+            names[next(reversed(here.meta["nn_module_stack"]), "")] = None
+            here = here.all_input_nodes[0]
+        if not any([*found.model.get_submodule(name).parameters()] for name in names):
+            return [*names]
+    return []
+
+
+def _check_bare(found: Chain, unit: Unit) -> None:
+    """Raise if a block that shall be idle has anything on its shortcut."""
+    kinds = {shortcut.block: shortcut.kind for shortcut in found.shortcuts}
+    if unit.block is not None and (kind := kinds[unit.block]) != "identity":
+        what = "a projection" if kind == "projection" else "operations on its shortcut"
+        raise ValueError(f"{unit.name} has no partner, but {what}: only a block with a bare shortcut can be idle")
+
+
+def put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
     """Give a layer another weight, of any shape, and a bias of zeros if it has one."""
     module: Any = deepcopy(layer.module)
     module.weight = nn.Parameter(weight)
@@ -140,13 +191,11 @@ def _identity(layer: Layer, width: int) -> Tensor:
 
 def _silence(balanced: nn.Module, unit: Unit, near: Unit, width: int) -> None:
     """Zeros for all convolutions of a block, which then is its shortcut; inner widths are those of one beside it."""
-    if any(layer.kind == "shortcut" for layer in unit.layers):
-        raise ValueError(f"{unit.name} has no partner, but a projection: only a block with a bare shortcut can be idle")
     inside = [_outputs(layer) for layer in near.layers if layer.kind != "shortcut"]
     widths = [width, *inside[: len(unit.layers) - 1], width]
     for layer, inputs, outputs in zip(unit.layers, widths, widths[1:], strict=False):
         old = layer.module.weight
-        _put(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
+        put(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
         if layer.norm is not None:
             balanced.set_submodule(layer.norm, _still(balanced.get_submodule(layer.norm), outputs))
 
@@ -170,7 +219,7 @@ def _check_neighbours(found: Chain, layer: Layer) -> None:
         raise ValueError(
             f"{layer.name} has no partner, and {above.name} stands before it: an identity needs a ReLU there"
         )
-    names = _followers(found, layer)
+    names = followers(found, layer)
     if not names <= {*RELU_LIKE, *PASSING}:
         raise ValueError(
             f"{layer.name} has no partner, and {', '.join(sorted(names))} follows it: an identity layer changes "
@@ -178,7 +227,7 @@ def _check_neighbours(found: Chain, layer: Layer) -> None:
         )
 
 
-def _followers(found: Chain, layer: Layer) -> set[str]:
+def followers(found: Chain, layer: Layer) -> set[str]:
     """What operations take a layer's output, or that of its batch norm."""
     name = layer.norm or layer.name
     node = next(node for node in found.graph.nodes if node.op == "call_module" and node.target == name)
@@ -187,71 +236,3 @@ def _followers(found: Chain, layer: Layer) -> set[str]:
 
 def _outputs(layer: Layer) -> int:
     return layer.module.weight.shape[0]
-
-
-@torch.no_grad()
-def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Module:
-    """Make a deep multilayer perceptron as shallow as the other, by multiplying layers without a partner into the next.
-
-    The ReLU between two merged layers is replaced by a diagonal matrix, so the result only approximates the network.
-
-    Parameters
-    ----------
-    found : CrossMap
-        What `hetlib.crosslayer.map_layers` found. Neither network is changed.
-    images : Tensor of shape (N, ...)
-        What the deep network is run on, once, to see which neurons are active.
-    relu : {"sum", "majority", "average"}
-        The diagonal: 1 where the activations before the ReLU sum to 0 or more; 1 where the neuron is active on half of
-        the images or more; or the part of the images on which it is.
-
-    Returns
-    -------
-    nn.Module
-        Has the modules of the shallow network, at the widths of the deep one's matched layers.
-
-    Raises
-    ------
-    ValueError
-        If a layer without a partner is not Linear, lies in a block or is not followed by a ReLU, if there are batch
-        norms, or the name is unknown.
-
-    References
-    ----------
-    Nguyen et al., ICASSP 2023, section 3 ("layer merging").
-    """
-    if relu not in RELUS:
-        raise unknown("ReLU approximation", relu, RELUS)
-    idle = [layer for layer in found.deep.layers if layer.name not in found.pairs]
-    if wrong := [layer.name for layer in idle if layer.kind != "linear" or layer.block is not None]:
-        raise ValueError(f"only linear layers merge, not {', '.join(wrong)}; balance by adding layers")
-    if normed := [layer.name for side in (found.deep, found.shallow) for layer in side.layers if layer.norm]:
-        raise ValueError(f"{', '.join(normed)} have a batch norm: only layers without merge; balance by adding layers")
-    if unlike := [layer.name for layer in idle if not _followers(found.deep, layer) <= {*RELU_LIKE, "dropout"}]:
-        raise ValueError(f"no ReLU follows {', '.join(unlike)}: what stands in for one would be wrong")
-    with evaluating(found.deep.model):
-        seen = records(found.deep.model, images, found=found.deep)
-        active = {layer.name: _active(value, relu) for layer, value in seen if layer.name not in found.pairs}
-    merged, factor = deepcopy(found.shallow.model), None
-    shift: Tensor | None = None
-    targets = {layer.name: layer for layer in found.shallow.layers}
-    for layer in found.deep.layers:
-        module: Any = layer.module
-        weight = module.weight if factor is None else module.weight @ factor
-        bias = module.bias if shift is None else module.weight @ shift + (0 if module.bias is None else module.bias)
-        if layer.name in active:
-            factor = active[layer.name].unsqueeze(1) * weight
-            shift = None if bias is None else active[layer.name] * bias
-            continue
-        target, factor, shift = targets[found.pairs[layer.name]], None, None
-        _put(merged, target, weight.clone())
-        if bias is not None:
-            merged.get_submodule(target.name).bias = nn.Parameter(bias.clone())
-    return merged
-
-
-def _active(value: Tensor, relu: str) -> Tensor:
-    if relu == "sum":
-        return (value.sum(0) >= 0).to(value.dtype)
-    share = (value > 0).to(value.dtype).mean(0)
-    return share if relu == "average" else (share >= 0.5).to(value.dtype)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.activations import evaluating
-from hetlib.balance import RELUS, add_layers, merge_layers
+from hetlib.balance import add_layers
 from hetlib.chain import Chain, chain
 from hetlib.crosslayer import map_layers
 from hetlib.data import Images, normalise
 from hetlib.errors import unknown
 from hetlib.fusion import SIDES, fuse_weights
 from hetlib.layercosts import layer_costs
+from hetlib.merging import RELUS, merge_layers
 from hetlib.otfusion import mean, move
 from hetlib.plans import neuron_plans
 from hetlib.report import Row, TransferReport
@@ -146,6 +147,8 @@ def sample(data: Images, count: int = 200, seed: int = 21) -> Tensor:
     -------
     Tensor of shape (count, channels, height, width)
     """
+    if count < 1:
+        raise ValueError(f"count {count}: at least one image has to be drawn")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
     return normalise(data.images[order.to(data.images.device)], data.mean, data.std)
 
@@ -182,7 +185,8 @@ def transfer(
     -------
     TransferReport
         One row per layer of the target. Of a fusion, sources are the layers of the deepest network; of a single
-        network and of `hmt`, those of the shallow one. Where layers were merged, rows name none.
+        network and of `hmt`, those of the shallow one ("add": of the deep one). Where layers were merged, rows name
+        none.
 
     Raises
     ------
@@ -191,11 +195,19 @@ def transfer(
     """
     images = sample(data, samples, activation_seed)
     if hmt is not None:
+        if len(sources) > 2:
+            raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
         first, second = _sorted([target, *sources] if len(sources) == 1 else sources)
-        order = {name: value for name, value in options.items() if name in ("order", "seed")}
-        made, taken = stack(first, second, images, hmt, **options), partners(map_layers(first, second, images), **order)
+        made, taken = (
+            stack(first, second, images, hmt, **options),
+            partners(map_layers(first, second, images), **options),
+        )
         method, done, giver = f"HMT, {hmt}", "stacked", second
+        if hmt == "add":  # the shallow network is fed, and then has the deep one's layers
+            giver, taken = first, {name: name for name in taken}
     elif len(sources) == 1:
+        _check_alike([chain(target), chain(sources[0])])
+        _check_images([target, sources[0]], images)
         found = map_layers(target, sources[0], images, **options)
         made, taken = add_layers(found, images), found.pairs
         method, done, giver = "CLAFusion, balanced", "taken", sources[0]
@@ -215,11 +227,11 @@ def transfer(
 
 
 def _load(target: nn.Module, made: nn.Module) -> None:
-    state = made.state_dict()
-    for name, tensor in target.state_dict().items():
-        if name not in state or state[name].shape != tensor.shape:
-            there = tuple(state[name].shape) if name in state else "nothing"
-            raise ValueError(f"{name}: the result has {there}, the target {tuple(tensor.shape)}")
+    state, own = made.state_dict(), target.state_dict()
+    for name in {**state, **own}:
+        there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
+        if there != here:
+            raise ValueError(f"{name}: the result has {there}, the target {here}")
     target.load_state_dict(state)
 
 
@@ -248,14 +260,19 @@ def _check_alike(chains: Sequence[Chain]) -> None:
             told = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
             raise ValueError(f"the networks differ in {what}: {told}")
     for number, found in enumerate(chains, 1):
-        for name, parameter in found.model.named_parameters():
-            if not parameter.isfinite().all():
+        for name, tensor in found.model.state_dict().items():
+            if not tensor.isfinite().all():
                 raise ValueError(f"{name} of network {number} holds NaN or infinity")
+        for name, parameter in found.model.named_parameters():
             if parameter.dtype != next(chains[0].model.parameters()).dtype:
                 raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
 
 
 def _check_images(models: Sequence[nn.Module], images: Tensor) -> None:
+    if not len(images):
+        raise ValueError("no images to compare layers or neurons on")
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinity")
     for number, model in enumerate(models, 1):
         try:
             with evaluating(model):

@@ -41,7 +41,13 @@ def run(
     notebook: Annotated[str, typer.Argument(help="Number or name of a notebook, or the path of one.")],
     preset: Preset = "classroom",
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME VALUE", help="May be given often.")
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="NAME VALUE",
+            help="May be given often. The notebook's first code cell explains them; a wrong name lists them.",
+        ),
     ] = None,
     runs: Runs = Path("runs"),
 ) -> None:

@@ -8,7 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, chain
+from hetlib.activations import read
+from hetlib.chain import Chain
 from hetlib.errors import unknown
 from hetlib.layercosts import MEASURES, layer_costs
 from hetlib.match import align, legal_maps
@@ -118,20 +119,22 @@ def map_layers(
     """
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
-    if isinstance(mapping, str) and mapping not in MAPPINGS:
+    if not isinstance(mapping, str):
+        mapping = [int(place) for place in mapping]
+    elif mapping not in MAPPINGS:
         raise unknown("mapping", mapping, MAPPINGS)
-    chains = chain(deep), chain(shallow)
+    chains = read(deep, shallow)
     for found in chains:
         check_modules(found)
     ours, theirs = corresponding(*chains)
     legal = [_legal(a, b, pins) for a, b in zip(ours, theirs, strict=True)]
     costs: list[Tensor | None] = [None] * len(legal)
-    if mapping == "align" and max(legal) > 1:
+    if mapping == "align" and max(legal, default=1) > 1:
         costs = [*layer_costs(deep, shallow, images, measure)]
     if isinstance(mapping, str):
         sides, generator = zip(ours, theirs, costs, strict=True), torch.Generator().manual_seed(seed)
         picks = [_picked(a, b, mapping, cost, _pins(b, pins), generator) for a, b, cost in sides]
-        if picks[0][0]:
+        if picks and picks[0][0]:
             name = ours[0][0].name
             warnings.warn(f"{name} has no partner: an identity in its place clips inputs below 0", stacklevel=2)
     else:
@@ -139,9 +142,16 @@ def map_layers(
     rows = zip(ours, theirs, picks, legal, costs, strict=True)
     alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
+    bare = [{shortcut.block for shortcut in found.shortcuts if shortcut.kind == "identity"} for found in chains]
     for group in alignments:
         for unit, pick in zip(group.shallow, group.picks, strict=True):
-            pairs |= _paired(group.deep[pick], unit)
+            partner = group.deep[pick]
+            if unit.is_block and (partner.block in bare[0]) != (unit.block in bare[1]):
+                raise ValueError(
+                    f"of {partner.name} and {unit.name} only one has a bare shortcut: they cannot be paired. Pin the "
+                    "first unit of each group, pins=(1, ...)"
+                )
+            pairs |= _paired(partner, unit)
     return CrossMap(alignments, pairs, *chains)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from hetlib.activations import full_precision
 from hetlib.chain import Chain
 from hetlib.errors import unknown
 from hetlib.graph import Call
@@ -23,6 +24,7 @@ def fuse_weights(
     *,
     feeds: Feeds | None = None,
     input_side: str = "columns",
+    names: Sequence[str] | None = None,
 ) -> list[Tensor]:
     """Move the weights of one network onto another's neurons, and average the two.
 
@@ -43,6 +45,8 @@ def fuse_weights(
         How a plan is scaled where it moves the inputs of the next layer: so that its columns sum to 1 (released), which
         averages activations that are merged, or its rows, which sums them and so keeps the function. The same at
         equal widths.
+    names : sequence of str, optional
+        What errors call the layers; by default their numbers.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def fuse_weights(
     Raises
     ------
     ValueError
-        If the numbers of weights or plans do not fit, or two shapes do; the layer is told by its number.
+        If the numbers of weights or plans do not fit, or two shapes do; the layer is named.
 
     References
     ----------
@@ -64,15 +68,16 @@ def fuse_weights(
         raise ValueError(f"{len(deep)} and {len(shallow)} weights, {len(plans)} plans: balance the networks first")
     feeds = _guessed(deep) if feeds is None else feeds
     fused = []
+    told = [f"layer {i}" for i in range(len(deep))] if names is None else names
     for i, (source, target) in enumerate(zip(deep, shallow, strict=True)):
         try:
             moved = take_in(source, [plans[j] for j in feeds[i]], input_side)
             moved = bring_out(moved, plans[i]) if i < len(plans) else moved
         except ValueError as error:
-            raise ValueError(f"layer {i}: {error}") from None
+            raise ValueError(f"{told[i]}: {error}") from None
         if moved.shape != target.shape:
             raise ValueError(
-                f"layer {i}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
+                f"{told[i]}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
             )
         fused.append(moved.lerp(target, step))
     return fused
@@ -91,14 +96,16 @@ def take_in(weight: Tensor, plans: Sequence[Tensor], input_side: str = "columns"
     if weight.shape[1] % len(move):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} does not take in {len(move)} neurons")
     places = weight.unflatten(1, (len(move), -1))
-    return torch.einsum("oip...,ij->ojp...", places, move).flatten(1, 2)
+    with full_precision():
+        return torch.einsum("oip...,ij->ojp...", places, move).flatten(1, 2)
 
 
 def bring_out(weight: Tensor, plan: Tensor) -> Tensor:
     """A weight, bias or per-channel number whose outputs move by a plan; merged ones are averaged."""
     if len(weight) != len(plan):
         raise ValueError(f"a weight of shape {tuple(weight.shape)} does not put out {len(plan)} neurons")
-    return torch.einsum("o...,oj->j...", weight, (plan / plan.sum(0)).to(weight))
+    with full_precision():
+        return torch.einsum("o...,oj->j...", weight, (plan / plan.sum(0)).to(weight))
 
 
 def _guessed(weights: Sequence[Tensor]) -> list[tuple[int, ...]]:

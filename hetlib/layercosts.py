@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hetlib.activations import evaluating, neurons, records
-from hetlib.chain import Chain, chain
+from hetlib.activations import evaluating, neurons, read, records
+from hetlib.chain import Chain
 from hetlib.errors import unknown
 from hetlib.kernels.cka import compare, gram
 from hetlib.kernels.costs import cost_matrix
@@ -50,7 +50,7 @@ def layer_costs(deep: nn.Module, shallow: nn.Module, images: Tensor, measure: st
     """
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
-    chains = chain(deep), chain(shallow)
+    chains = read(deep, shallow)
     runs = corresponding(*chains)
     if measure in ("neurons", "index"):
         sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]
@@ -74,7 +74,7 @@ def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor
             continue
         if not value.isfinite().all():
             raise ValueError(f"{layer.name} puts out NaN or infinity: it cannot be compared")
-        if bool((value == value[:1]).all()):
+        if len(value) > 1 and bool((value == value[:1]).all()):
             warnings.warn(f"{layer.name} puts out the same for all images: it is like no other layer", stacklevel=4)
         kept[layer.name] = gram(value, measure == "debiased") if by_gram else value.clone()
     return kept

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.activations import evaluating
-from hetlib.chain import Chain, chain
+from hetlib.activations import evaluating, read
+from hetlib.chain import Chain
 from hetlib.fusion import bring_out, feeds_of, fuse_weights
 from hetlib.plans import neuron_plans
 
@@ -50,17 +50,18 @@ def move(
     ValueError
         As `neuron_plans` and `fuse_weights` do; where two shapes differ, the layer is named with both.
     """
-    chains = chain(source), chain(target)
+    chains = read(source, target)
     if naive and options:
         raise ValueError(f"an average without transport takes no {', '.join(options)}")
     plans = [] if naive else neuron_plans(source, target, images, **options)
-    fused = deepcopy(target)
+    fused = deepcopy(target).requires_grad_()
     if naive:
         _average_(fused, [(source, 1 - step), (target, step)])
     else:
         ours, theirs = ([layer.module.weight for layer in found.layers] for found in chains)
         feeds = feeds_of(chains[0])
-        parts = fuse_weights(ours, theirs, plans, step, feeds=feeds, input_side=input_side)
+        names = [layer.name for layer in chains[1].layers]
+        parts = fuse_weights(ours, theirs, plans, step, feeds=feeds, input_side=input_side, names=names)
         for i, (layer, weight) in enumerate(zip(chains[1].layers, parts, strict=True)):
             fused.get_submodule(layer.name).weight = nn.Parameter(weight)
             _vectors_(fused, source, target, chains, i, plans[i] if i < len(plans) else None, step)
@@ -104,7 +105,7 @@ def mean(models: Sequence[nn.Module], images: Tensor) -> nn.Module:
     ValueError
         If two shapes differ; the parameter is named with both.
     """
-    fused = deepcopy(models[0])
+    fused = deepcopy(models[0]).requires_grad_()
     _average_(fused, [(model, 1 / len(models)) for model in models])
     refresh(fused, images)
     return fused
@@ -129,11 +130,15 @@ def refresh(model: nn.Module, images: Tensor) -> None:
     if not norms:
         return
     kept = [norm.momentum for norm in norms]
-    with evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean of what comes
-            norm.train()
-        model(images)
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
+    try:
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain mean of what comes
+                norm.train()
+            model(images)
+    except ValueError as error:
+        raise ValueError(f"batch norms cannot take statistics from {len(images)} images: {error}") from error
+    finally:
+        for norm, momentum in zip(norms, kept, strict=True):
+            norm.momentum = momentum

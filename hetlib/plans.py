@@ -5,8 +5,8 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from hetlib.activations import evaluating, neurons, records
-from hetlib.chain import Chain, chain
+from hetlib.activations import evaluating, neurons, read, records
+from hetlib.chain import Chain
 from hetlib.errors import unknown
 from hetlib.fusion import feeds_of, take_in
 from hetlib.kernels.costs import METRICS, cost_matrix
@@ -78,7 +78,7 @@ def neuron_plans(
         raise unknown("metric", metric, METRICS)
     if tie and by == "weights":
         raise ValueError("plans by weights are made one after the other and cannot be tied: take hetlib.rebasin")
-    chains = chain(source), chain(target)
+    chains = read(source, target)
     for found in chains:
         check_modules(found)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:

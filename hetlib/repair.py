@@ -50,15 +50,18 @@ def repair(
     Raises
     ------
     ValueError
-        If there is not one weight for each parent, or the networks differ in layers or shapes; the layer is named.
+        If there are no parents, not one weight for each, no images or some that are not finite, or the networks
+        differ in layers or shapes; the layer is named.
 
     References
     ----------
     Jordan et al., ICLR 2023, section 4.
     """
-    shares = [1 / len(parents)] * len(parents) if weights is None else [*weights]
-    if len(shares) != len(parents):
+    shares = [1 / max(1, len(parents))] * len(parents) if weights is None else [*weights]
+    if not shares or len(shares) != len(parents):
         raise ValueError(f"{len(shares)} weights for {len(parents)} parents")
+    if not len(images) or not images.isfinite().all():
+        raise ValueError(f"{len(images)} images: there have to be some, without NaN or infinity")
     repaired = deepcopy(fused)
     found = chain(repaired)
     for parent in parents:

@@ -62,7 +62,7 @@ def stack(
     if variant == "add":
         fed = deepcopy(shallow)
         _copy_(deep, fed, {mine: theirs for theirs, mine in pairs.items()})
-        return add_layers(map_layers(deep, fed, images))
+        return add_layers(map_layers(deep, fed, images), images)
     fed = deepcopy(deep)
     _copy_(shallow, fed, pairs)
     if variant == "average":

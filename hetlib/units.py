@@ -33,7 +33,12 @@ class Unit:
     @property
     def is_block(self) -> bool:
         """Whether it is a residual block."""
-        return self.layers[0].block is not None
+        return self.block is not None
+
+    @property
+    def block(self) -> int | None:
+        """The index of the residual block, None outside of any."""
+        return self.layers[0].block
 
     @property
     def name(self) -> str:
@@ -84,15 +89,17 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Unit]], list[l
     between = [_between(found) for found in (deep, shallow)]
     if between[0] != between[1]:
         raise ValueError(
-            f"between its layers {type(deep.model).__name__} has {', '.join(between[0]) or 'nothing'}, and "
-            f"{type(shallow.model).__name__} {', '.join(between[1]) or 'nothing'}: both need the same"
+            f"between its layers the deep network ({type(deep.model).__name__}) has "
+            f"{', '.join(between[0]) or 'nothing'}, and the shallow one ({type(shallow.model).__name__}) "
+            f"{', '.join(between[1]) or 'nothing'}: both need the same"
         )
     ours, theirs = groups(deep), groups(shallow)
     kinds = [[(run[0].is_block, type(run[0].last.module)) for run in side] for side in (ours, theirs)]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            f"{type(deep.model).__name__} has {_described(ours)}, {type(shallow.model).__name__} {_described(theirs)}: "
-            "layers are aligned within groups, between two pools or strides, so both need the same ones"
+            f"the deep network ({type(deep.model).__name__}) has {_described(ours)}, the shallow one "
+            f"({type(shallow.model).__name__}) {_described(theirs)}: layers are aligned within groups, between two "
+            "pools or strides, so both need the same ones"
         )
     for a, b in zip(ours, theirs, strict=True):
         if len(a) < len(b):
@@ -121,6 +128,12 @@ def check_modules(found: Chain) -> None:
     for node in found.graph.nodes:
         if Call.of(found.model, node).name in MIXING:
             raise ValueError(f"{node.name} mixes channels ({node.target}): fusion cannot move what it puts out")
+    plain = [layer.name for layer in found.layers[:-1] if getattr(layer.module, "groups", 1) == 1]
+    outputs = {f"{name}.weight": name for name in plain}
+    for group in found.axes:
+        stuck = [outputs[member.name] for member in group.members if member.axis == 0 and member.name in outputs]
+        if stuck and group.fixed not in (None, "grouped convolution"):  # those are named where they are fed
+            raise ValueError(f"the channels of {stuck[0]} cannot be moved: {group.fixed}")
 
 
 def _between(found: Chain) -> list[str]:

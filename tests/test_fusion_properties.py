@@ -171,7 +171,7 @@ def test_each_network_is_run_once_where_there_is_one_map():
     for model in (deep, shallow):
         model.conv1.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     fuse([deep, shallow], images)
-    assert calls == [1, 1, 4, 4], "a look at whether they take the images, and the run"
+    assert calls == [1, 1, 2, 2, 4, 4], "looks at whether they take images and balance, and the run"
 
 
 # Maps
@@ -498,7 +498,7 @@ def test_pools_that_differ(last):
 
 def test_activations_that_differ():
     smooth = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 10))
-    with pytest.raises(ValueError, match="Sequential has relu, and Sequential tanh"):
+    with pytest.raises(ValueError, match=r"\(Sequential\) has relu, and the shallow one \(Sequential\) tanh"):
         fuse([mlp(12, 9), smooth], digits())
 
 
@@ -520,8 +520,10 @@ def test_weights_and_images_that_are_not_finite(value):
     models, images = [mlp(12, 9), mlp(10, 6, seed=1)], digits()
     spoilt = images.clone()
     spoilt[0] = value
-    with pytest.raises(ValueError, match=r"fc1.*NaN or infinity"):
+    with pytest.raises(ValueError, match=r"the images hold NaN or infinity"):
         fuse(models, spoilt)
+    with pytest.raises(ValueError, match=r"fc1 puts out NaN or infinity"):
+        neuron_plans(models[0], models[0], spoilt)
     with torch.no_grad():
         chain(models[1]).layers[1].module.weight[0, 0] = value
     with pytest.raises(ValueError, match=r"fc2.weight of network 2 holds NaN or infinity"):

@@ -18,6 +18,7 @@ FLOORS = (
         "fusion",
         "interpolate",
         "layercosts",
+        "merging",
         "otfusion",
         "plans",
         "rebasin",

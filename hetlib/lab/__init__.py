@@ -7,7 +7,7 @@ from hetlib.lab.forecast import estimate
 from hetlib.lab.jobs import Job, Trained, train, train_all
 from hetlib.lab.presets import PRESETS, Run, start
 from hetlib.lab.report import beside, effects
-from hetlib.lab.toggles import slider
+from hetlib.lab.toggles import checked, slider
 
 __all__ = [
     "PRESETS",
@@ -18,6 +18,7 @@ __all__ = [
     "Trained",
     "beside",
     "check",
+    "checked",
     "effects",
     "estimate",
     "exercise",

@@ -16,7 +16,7 @@ from hetlib.lab.jobs import Job
 from hetlib.lab.machine import headless
 from hetlib.lab.panel import BUTTONS, Panel
 from hetlib.lab.presets import SEEDS, Run
-from hetlib.lab.toggles import Toggle
+from hetlib.lab.toggles import Toggle, checked
 from hetlib.training import History
 
 REDRAW = 0.5
@@ -81,9 +81,7 @@ class Explorer:
         self.toggles = {name: Toggle(toggles, name) for name in (f.name for f in fields(toggles))}
         if taken := sorted(self.toggles.keys() & BUTTONS):
             raise TypeError(f"toggles cannot be called {', '.join(taken)}: buttons are")
-        for name, toggle in self.toggles.items():
-            toggle.check(getattr(toggles, name))
-        self.settings = self.default = toggles
+        self.settings = self.default = checked(toggles)
         self.panel: Panel | None = None
         self._handles: list[Any] | None = None
         self._stop = threading.Event()

@@ -109,8 +109,8 @@ def neurons(one: Tensor, other: Tensor, plan: Tensor, title: str = "") -> "Figur
         mean = float(distances.diagonal().mean())
         ax.set(
             xlabel="neuron of the second network",
-            ylabel="neuron of the first",
-            title=f"{name}: {mean:.1f} on the diagonal",
+            ylabel="neuron of the first network",
+            title=f"{name}: diagonal mean {mean:.1f}",
         )
         ax.grid(visible=False)
     figure.colorbar(shown, ax=both, label="distance of activations", shrink=0.85)
@@ -132,22 +132,24 @@ def paths(
     ylabel : str
         The score, with its unit.
     spreads : mapping of str to sequence of float
-        Per layer the variance in the middle of the way, over the mean of the ends'.
+        Per layer the variance in the middle of the way, over the mean of the ends'; for some of the `lines`.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.4, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for (name, scores), colour, dash in zip(lines.items(), COLOURS, DASHES, strict=False):
-        left.plot(steps, scores, color=colour, linestyle=dash, label=name)
+    looks = {
+        name: {"color": colour, "linestyle": dash} for name, colour, dash in zip(lines, COLOURS, DASHES, strict=False)
+    }
+    for name, scores in lines.items():
+        left.plot(steps, scores, label=name, **looks[name])
     left.set(xlabel="weight of the second network", ylabel=ylabel, title="From one network to another")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=len(lines), fontsize=9)
     for (name, ratios), mark in zip(spreads.items(), "os^", strict=False):
         places = range(1, len(ratios) + 1)
-        right.plot(places, ratios, f"{mark}-", label=name)
+        right.plot(places, ratios, marker=mark, **looks[name])
     right.set(xlabel="layer", ylabel="variance / parents' variance", title="Averages vary less", ylim=(0, 1.15))
     right.set_xticks(places)
-    right.legend(loc="lower left")
     return figure
 
 

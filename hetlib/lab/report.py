@@ -117,11 +117,12 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
         return Row(entry["what"], paper, released, NOT_RUN, NOT_RUN)
     values, unit = record.metrics[metric]["values"], record.metrics[metric]["unit"]
     target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
+    anywhere = entry.get("anywhere", False)  # neither data nor training have a part in it
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
-    same = record.preset == "paper" and not _reductions(record)
+    same = anywhere or (record.preset == "paper" and not _reductions(record))
     decided = verdict(values, target) if same or target is None else "another protocol"
     note = f" [{_note(f'ours: {departures}', sources)}]" if (departures := _departures(record)) else ""
-    where = f"{entry['what']} ({_place(record)}{note})"
+    where = entry["what"] if anywhere else f"{entry['what']} ({_place(record)}{note})"
     return Row(where, paper, released, measured(values, unit), decided)
 
 

@@ -2,14 +2,23 @@
 
 from dataclasses import field, fields
 from decimal import Decimal
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from hetlib.errors import unknown
+
+T = TypeVar("T", bound=Any)
 
 
 def slider(default: float, low: float, high: float, step: float, help: str = "") -> Any:
     """A number among the toggles: the field's default, its range (both ends included) and the slider's step."""
     return field(default=default, metadata={"range": (low, high, step), "help": help})
+
+
+def checked(toggles: T) -> T:
+    """Give settings back if every field's value is one that it can take; otherwise raise a ValueError that names it."""
+    for f in fields(toggles):
+        Toggle(toggles, f.name).check(getattr(toggles, f.name))
+    return toggles
 
 
 class Toggle:
