@@ -51,6 +51,12 @@ def test_the_first_result_is_there_before_any_widget():
         Explorer(view, Toggles(depth=8))
 
 
+def test_settings_can_be_checked_before_anything_is_shown():
+    assert lab.checked(Toggles(noise=0.5)) == Toggles(noise=0.5)
+    with pytest.raises(ValueError, match=r"noise must be a number from 0.0 to 0.5, got 0.6"):
+        lab.checked(Toggles(noise=0.6))
+
+
 def test_set_computes_and_reset_goes_back():
     made = Explorer(lambda s: (s.order, s.noise), Toggles(order="shuffle"))
     assert made.set(order=3, noise=0.25) == (3, 0.25)

@@ -121,7 +121,8 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
     same = anywhere or (record.preset == "paper" and not _reductions(record))
     decided = verdict(values, target) if same or target is None else "another protocol"
-    note = f" [{_note(f'ours: {departures}', sources)}]" if (departures := _departures(record)) else ""
+    departures = "" if anywhere else _departures(record)
+    note = f" [{_note(f'ours: {departures}', sources)}]" if departures else ""
     where = entry["what"] if anywhere else f"{entry['what']} ({_place(record)}{note})"
     return Row(where, paper, released, measured(values, unit), decided)
 
