@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetlib.kernels import cka
-from hetlib.kernels.cka import MinibatchCKA, compare, gram, linear_cka
+from hetlib.kernels.cka import compare, gram, linear_cka
 from hetlib.kernels.similarity import cca
+from hetlib.kernels.streaming import MinibatchCKA
 
 samples, features, seeds = st.integers(4, 12), st.integers(1, 9), st.integers(0, 2**16)
 widths = st.lists(features, min_size=1, max_size=3)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 BLOCK = 2**18
 """Numbers of one layer that are centred at a time on a CPU: the layer is never copied whole."""
-STRIP = 128
-"""Rows of a Gram that are multiplied at a time on a CPU: what lies left of them is mirrored, not computed."""
+STRIP = 64
+"""Rows of a Gram that are multiplied at a time on a CPU: what lies left of them is not computed."""
 SQUARABLE = 1e-10, 1e15
 """Between these, squares of what matters to a norm fit into float32; float64 takes four times as long."""
 TERMS = 2**13
@@ -25,9 +25,9 @@ TERMS = 2**13
 def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = False, *, bf16: bool = False) -> Tensor:
     """Linear CKA of every layer of one network with every layer of another.
 
-    All layers' Grams are held at once, (len(xs) + len(ys)) N^2 numbers. Where the activations are too many to hold
+    All Grams are held at once, about (len(xs) + len(ys)) N^2 / 2 numbers. Where the activations are too many to hold
     together, keep the `gram` of each instead and `compare` those; for more than some thousand samples see
-    `MinibatchCKA`.
+    `hetlib.kernels.streaming`.
 
     Parameters
     ----------
@@ -59,11 +59,13 @@ def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = Fals
     """
     layers = named(xs, ys)
     check(layers, least=4 if debiased else 2)
-    grams = xs[0].new_empty(len(layers), len(xs[0]), len(xs[0]), dtype=_dtype(layers))
-    for layer, out in zip(layers.values(), grams, strict=True):
-        _gram_(out, layer, debiased, bf16)
-    cosines, norms = _cosines_(grams, len(xs), layers)
-    _warn_of_still(norms, layers)
+    halves = _halves(len(layers), len(xs[0]), xs[0], _dtype(layers))
+    for layer, half in zip(layers.values(), halves, strict=True):
+        strips = _strips(half, len(layer))
+        _gram_(half, strips, layer, debiased, bf16)
+        _halve_(strips)
+    cosines, norms = cosines_(halves, len(xs), layers)
+    warn_of_still(norms, layers)
     return cosines.clamp_(-1 if debiased else 0, 1)
 
 
@@ -97,7 +99,15 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     """
     layers = {"x": x}
     check(layers, least=4 if debiased else 2)
-    return _gram_(x.new_empty(len(x), len(x), dtype=_dtype(layers)), x, debiased, bf16)
+    (half,) = _halves(1, len(x), x, _dtype(layers))
+    strips = _strips(half, len(x))
+    _gram_(half, strips, x, debiased, bf16)
+    whole = half.new_empty(len(x), len(x))
+    for top, strip in strips:
+        bottom = top + len(strip)
+        whole[top:bottom, top:] = strip
+        whole[bottom:, top:bottom] = strip[:, len(strip) :].T
+    return whole
 
 
 @torch.no_grad()
@@ -119,80 +129,9 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
         If there are no Grams, they differ in samples, or one, which is named, holds values that are not finite.
     """
     grams = named(ks, ls, "ks", "ls")
-    cosines, norms = _cosines_(_stacked(grams), len(ks), grams)
-    _warn_of_still(norms, grams)
+    cosines, norms = cosines_(halved(grams), len(ks), grams)
+    warn_of_still(norms, grams)
     return cosines.clamp_(-1, 1)
-
-
-class MinibatchCKA:
-    """Debiased linear CKA of all pairs of layers over any number of samples, batch by batch.
-
-    The Gram of N samples needs the products of every two of them, so exact CKA over batches would have to keep
-    all activations. The unbiased estimate of HSIC needs not: its average over batches is unbiased too, whatever
-    their size, so only sums over batches are kept. Batches weigh by their samples. One batch gives `linear_cka`,
-    debiased; the biased estimate depends on the batch size and is not offered.
-
-    References
-    ----------
-    Nguyen et al., *Do Wide and Deep Networks Learn the Same Things?*, ICLR 2021, section 2.
-
-    Examples
-    --------
-    >>> x, running = torch.randn(64, 10), MinibatchCKA()
-    >>> for batch in x.split(16):
-    ...     running.update([gram(batch, debiased=True)], [gram(batch @ torch.eye(10), debiased=True)])
-    >>> running.value()
-    tensor([[1.0000]], dtype=torch.float64)
-    """
-
-    def __init__(self) -> None:
-        self._sums: tuple[Tensor, Tensor] | None = None
-
-    @torch.no_grad()
-    def update(self, ks: Sequence[Tensor], ls: Sequence[Tensor]) -> None:
-        """Add one batch.
-
-        Parameters
-        ----------
-        ks, ls : sequences of Tensor of shape (b, b)
-            The ``gram(activations, debiased=True)`` of each layer of either network on the same b samples.
-
-        Raises
-        ------
-        ValueError
-            As `compare`; or if the Grams were not made with ``debiased=True``, or the numbers of layers change.
-        """
-        names = named(ks, ls, "ks", "ls")
-        grams = _stacked(names)
-        cosines, norms = _cosines_(grams, len(ks), names)
-        if grams.diagonal(dim1=1, dim2=2).any():
-            raise ValueError("averages over batches need Grams made with debiased=True")
-        # An unbiased HSIC is a product of Grams over n (n - 3), and n is the batch's weight.
-        weight = 1 / (grams.shape[1] - 3)
-        products, squares = weight * cosines * norms[: len(ks), None] * norms[len(ks) :], weight * norms.square()
-        if self._sums is None:
-            self._sums = products, squares
-        elif products.shape != self._sums[0].shape:
-            raise ValueError(f"{tuple(products.shape)} pairs of layers after {tuple(self._sums[0].shape)}")
-        else:
-            self._sums = self._sums[0] + products, self._sums[1] + squares
-
-    @torch.no_grad()
-    def value(self) -> Tensor:
-        """CKA of all pairs, (len(ks), len(ls)) in float64, over the batches so far; 0 where a layer never varied.
-
-        Raises
-        ------
-        ValueError
-            Before the first batch.
-        """
-        if self._sums is None:
-            raise ValueError("no batch yet: update comes first")
-        products, squares = self._sums
-        _warn_of_still(squares, named([*products], [*products.T], "ks", "ls"))
-        norms = squares.sqrt()
-        scale = norms[: len(products), None] * norms[len(products) :]
-        return (products / scale.where(scale > 0, 1)).clamp_(-1, 1)
 
 
 def named(xs: Sequence[Tensor], ys: Sequence[Tensor], first: str = "xs", second: str = "ys") -> dict[str, Tensor]:
@@ -214,75 +153,106 @@ def check(layers: Mapping[str, Tensor], least: int) -> None:
             raise ValueError(f"{name} has {len(x)} samples, at least {least} are needed")
 
 
-def _gram_(out: Tensor, x: Tensor, debiased: bool, bf16: bool) -> Tensor:
-    """Write the centred Gram of `x`, a block of features at a time."""
+def _halves(count: int, samples: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for so many Grams, of each the strips that `_strips` sees in it: a Gram is symmetric, so half will do."""
+    rows = STRIP if like.device.type == "cpu" else samples
+    numbers = sum(min(rows, samples - top) * (samples - top) for top in range(0, samples, rows))
+    return like.new_empty(count, numbers, dtype=dtype)
+
+
+def _strips(half: Tensor, samples: int) -> list[tuple[int, Tensor]]:
+    """The rows of a Gram from its diagonal on, some at a time; with the first of them."""
+    rows, strips, begin = STRIP if half.device.type == "cpu" else samples, [], 0
+    for top in range(0, samples, rows):
+        shape = min(rows, samples - top), samples - top
+        strips.append((top, half[begin : begin + shape[0] * shape[1]].view(shape)))
+        begin += shape[0] * shape[1]
+    return strips
+
+
+def _gram_(half: Tensor, strips: list[tuple[int, Tensor]], x: Tensor, debiased: bool, bf16: bool) -> None:
+    """Write the centred Gram of `x` into its strips, a block of features at a time."""
     x, samples = x.flatten(1), len(x)
-    few, strip = (max(256, BLOCK // samples), STRIP) if x.device.type == "cpu" else (max(1, x.shape[1]), samples)
+    few = max(256, BLOCK // samples) if x.device.type == "cpu" else max(1, x.shape[1])
     with torch.autocast(x.device.type, enabled=False):
         for number, block in enumerate(x.split(few, 1)):
             # First less one sample: a feature that never varies is then exactly 0, and a large mean costs no digits.
-            deviation = block.to(out.dtype) - block[:1].to(out.dtype)
+            deviation = block.to(half.dtype) - block[:1].to(half.dtype)
             deviation -= deviation.mean(0)
             deviation = deviation.bfloat16() if bf16 else deviation
-            for top in range(0, samples, strip):
-                rows, right = deviation[top : top + strip], deviation[top:].T
-                part, kept = out[top : top + strip, top:], min(number, 1)
+            for top, strip in strips:
+                rows, right, kept = deviation[top : top + len(strip)], deviation[top:].T, min(number, 1)
                 if bf16:
-                    part.copy_(rows @ right + part if kept else rows @ right)
+                    strip.copy_(rows @ right + strip if kept else rows @ right)
                 else:
-                    torch.addmm(part, rows, right, beta=kept, out=part)
-    for below in range(strip, samples, strip):
-        out[below:, below - strip : below] = out[below - strip : below, below:].T
-    return _u_centre_(out) if debiased else out
+                    torch.addmm(strip, rows, right, beta=kept, out=strip)
+    if debiased:
+        _u_centre_(half, strips, samples)
 
 
-def _u_centre_(matrix: Tensor) -> Tensor:
-    samples = len(matrix)
-    rounding = 8 * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
-    rows = matrix.fill_diagonal_(0).sum(1) / (samples - 2)
-    matrix.sub_(rows.unsqueeze(1)).sub_(rows - rows.sum() / (samples - 1))
-    typical = torch.linalg.vector_norm(matrix.fill_diagonal_(0)) / samples
-    return matrix.mul_(typical > rounding)
+def _u_centre_(half: Tensor, strips: list[tuple[int, Tensor]], samples: int) -> None:
+    diagonal = torch.cat([strip.diagonal() for _, strip in strips])
+    sums = -diagonal
+    for top, strip in strips:
+        bottom = top + len(strip)
+        sums[top:bottom] += strip.sum(1)
+        sums[bottom:] += strip[:, len(strip) :].sum(0)
+    means = sums / (samples - 2)
+    others = means - means.sum() / (samples - 1)
+    for top, strip in strips:
+        strip.sub_(means[top : top + len(strip)].unsqueeze(1)).sub_(others[top:]).fill_diagonal_(0)
+    rounding = 8 * torch.finfo(half.dtype).eps * diagonal.max()
+    half.mul_(torch.linalg.vector_norm(half) / samples > rounding)
 
 
-def _stacked(grams: Mapping[str, Tensor]) -> Tensor:
-    """Copies of all Grams in one tensor."""
+def _halve_(strips: list[tuple[int, Tensor]]) -> None:
+    """Leave half of every product of two Grams: what is below the diagonal 0, the diagonal over the root of 2."""
+    for _, strip in strips:
+        strip.triu_().diagonal().mul_(0.5**0.5)
+
+
+def halved(grams: Mapping[str, Tensor]) -> Tensor:
+    """Copies of whole Grams, halved."""
     (first, shape), *_ = ((name, matrix.shape) for name, matrix in grams.items())
     for name, matrix in grams.items():
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape != shape:
             raise ValueError(f"{name}: {tuple(matrix.shape)} is no Gram, or not of {first}'s samples: {tuple(shape)}")
-    dtype = _dtype(grams)
-    return torch.stack([matrix.to(dtype) for matrix in grams.values()])
+    halves = _halves(len(grams), len(grams[first]), grams[first], _dtype(grams))
+    for matrix, half in zip(grams.values(), halves, strict=True):
+        strips = _strips(half, len(matrix))
+        for top, strip in strips:
+            strip.copy_(matrix[top : top + len(strip), top:])
+        _halve_(strips)
+    return halves
 
 
-def _cosines_(grams: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines of the angles between the first Grams and the others; and all norms, in float64 as their squares are."""
-    # Row by row, because over a whole Gram the error of a sum in float32 passes 1e-6.
-    norms = torch.linalg.vector_norm(torch.linalg.vector_norm(grams, dim=2).double(), dim=1)
-    if ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
-        lengths = norms
-    else:
-        norms = torch.stack([torch.linalg.vector_norm(matrix, dtype=torch.float64) for matrix in grams])
-        scale = norms.to(grams.dtype)
+def cosines_(halves: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cosines of the angles between the first Grams and the others; and norms of all halves, in float64."""
+    products, norms = _moments(halves, first)
+    if not ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
+        norms = torch.stack([torch.linalg.vector_norm(half, dtype=torch.float64) for half in halves])
+        scale = norms.to(halves.dtype)
         bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]
         if bad:
             raise ValueError(f"{', '.join(bad)}: values that are not finite, or too large to square")
-        grams /= scale.where(scale > 0, 1)[:, None, None]
-        lengths = torch.ones_like(norms)
-    products = _products(grams[:first].flatten(1), grams[first:].flatten(1))
-    return (products / lengths[:first].outer(lengths[first:])).to(grams.dtype), norms
+        halves /= scale.where(scale > 0, 1)[:, None]
+        return _moments(halves, first)[0].to(halves.dtype), norms
+    return (products / norms[:first].outer(norms[first:])).to(halves.dtype), norms
 
 
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of all rows, in float64."""
-    total = a.new_zeros(len(a), len(b), dtype=torch.float64)
-    with torch.autocast(a.device.type, enabled=False):
-        for some, others in zip(a.split(TERMS, 1), b.split(TERMS, 1), strict=True):
-            total += some @ others.T
-    return total
+def _moments(halves: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Inner products of the first rows with the others, and the norms of all, summed in float64."""
+    products = halves.new_zeros(first, len(halves) - first, dtype=torch.float64)
+    squares = halves.new_zeros(len(halves), dtype=torch.float64)
+    with torch.autocast(halves.device.type, enabled=False):
+        for part in halves.split(TERMS, 1):
+            products += part[:first] @ part[first:].T
+            squares += torch.linalg.vector_norm(part, dim=1).double().square()
+    return products, squares.sqrt()
 
 
-def _warn_of_still(norms: Tensor, names: Mapping[str, Tensor]) -> None:
+def warn_of_still(norms: Tensor, names: Mapping[str, Tensor]) -> None:
+    """Warn of layers that do not vary, by name, two calls up."""
     still = [name for name, norm in zip(names, norms.tolist(), strict=True) if norm == 0]
     if still:
         warnings.warn(f"{', '.join(still)}: no variation over the samples, similarity 0", RuntimeWarning, stacklevel=4)
