@@ -48,15 +48,15 @@ def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool =
     if m == n or (n == 1 and (first or legacy_single)):
         return list(range(n))
     last = min(last, n)  # only of a single layer more may be pinned than there are
-    table = least_costs(cost, (first, last)).tolist()
-    rows: list[int] = []
-    end = m
-    for k in range(n, 0, -1):
+    table = least_costs(cost[first : m - last, first : n - last], (0, 0)).tolist()
+    free: list[int] = []
+    end = len(table)
+    for k in range(n - first - last, 0, -1):
         while end > k and table[end - 1][k - 1] == table[end - 2][k - 1]:
             end -= 1
         end -= 1
-        rows.insert(0, end)
-    return rows
+        free.insert(0, end)
+    return [*range(first), *(first + i for i in free), *range(m - last, m)]
 
 
 @torch.no_grad()

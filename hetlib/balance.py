@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from hetlib.activations import evaluating, neurons
 from hetlib.chain import Chain, Layer
-from hetlib.crosslayer import CrossMap
+from hetlib.crosslayer import SHORTCUTS, CrossMap
 from hetlib.graph import Call
-from hetlib.units import Unit
+from hetlib.units import Unit, shortcut_kind
 
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
@@ -33,13 +33,15 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
         What `hetlib.crosslayer.map_layers` found. Neither network is changed.
     images : Tensor of shape (N, ...), optional
         What inserted batch norms take mean and variance from, so that they still pass on what comes once statistics
-        are taken anew, as by training. Without images they do so in evaluation only.
+        are taken anew, as by training; and what the result is checked on. Without images they do so in evaluation only,
+        and nothing is checked.
 
     Returns
     -------
     nn.Module
         Differs from the shallow network by exactly 0, but for networks with batch norm, where rounding differs, and for
-        an identity before the very first layer, which the pins prevent: its ReLU clips inputs below 0.
+        an identity before the very first layer, which the pins prevent: its ReLU clips inputs below 0. All parameters
+        take gradients.
 
     Raises
     ------
@@ -76,7 +78,8 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     for layer in found.deep.layers:
         if layer.name in found.pairs:
             _adopt(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
-    if images is not None and not (found.alignments and found.alignments[0].picks[0]):
+    clips = found.alignments and found.alignments[0].picks[0]  # an identity on the input, whose ReLU is no identity
+    if images is not None and not clips:
         _check_same(balanced, found.shallow.model, images[:FEW])
     if images is not None and inserted:
         _settle_(balanced, inserted, images)
@@ -130,15 +133,19 @@ def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) 
 
 def _adopt_bare(balanced: nn.Module, names: list[str], shallow: nn.Module, donors: list[str]) -> None:
     """Take over what pads or pools on a shortcut without layers: it may know the widths."""
-    for name, donor in zip(names, donors, strict=False):
+    if len(names) != len(donors):
+        raise ValueError(
+            f"{UNLIKE}: one shortcut has {', '.join(names) or 'nothing'}, its partner {len(donors)} modules"
+        )
+    for name, donor in zip(names, donors, strict=True):
         balanced.set_submodule(name, deepcopy(shallow.get_submodule(donor)))
 
 
 def _bare(found: Chain, unit: Unit) -> list[str]:
     """The modules on a block's shortcut, where none of them has weights."""
-    shortcut = next((shortcut for shortcut in found.shortcuts if shortcut.block == unit.block), None)
-    if shortcut is None or shortcut.kind != "plain":
+    if shortcut_kind(found, unit) != "plain":
         return []
+    shortcut = next(shortcut for shortcut in found.shortcuts if shortcut.block == unit.block)
     nodes = {node.name: node for node in found.graph.nodes}
     for here in nodes[shortcut.end].all_input_nodes:
         names: dict[str, None] = {}
@@ -152,10 +159,10 @@ def _bare(found: Chain, unit: Unit) -> list[str]:
 
 def _check_bare(found: Chain, unit: Unit) -> None:
     """Raise if a block that shall be idle has anything on its shortcut."""
-    kinds = {shortcut.block: shortcut.kind for shortcut in found.shortcuts}
-    if unit.block is not None and (kind := kinds[unit.block]) != "identity":
-        what = "a projection" if kind == "projection" else "operations on its shortcut"
-        raise ValueError(f"{unit.name} has no partner, but {what}: only a block with a bare shortcut can be idle")
+    if (kind := shortcut_kind(found, unit)) != "identity":
+        raise ValueError(
+            f"{unit.name} has no partner, but {SHORTCUTS[kind]}: only a block with a bare shortcut can be idle"
+        )
 
 
 def put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:

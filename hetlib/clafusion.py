@@ -102,9 +102,9 @@ def fuse(
     ----------
     Nguyen et al., ICASSP 2023, sections 3 and 4; more than two networks as in its released code.
     """
-    names = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
-    names |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
-    for kind, (given, valid) in names.items():
+    choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
+    choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
+    for kind, (given, valid) in choices.items():
         if given not in valid:
             raise unknown(kind, given, valid)
     if not 0 <= step <= 1:

@@ -13,9 +13,15 @@ from hetlib.chain import Chain
 from hetlib.errors import unknown
 from hetlib.layercosts import MEASURES, layer_costs
 from hetlib.match import align, legal_maps
-from hetlib.units import Unit, check_modules, corresponding
+from hetlib.units import Unit, check_modules, corresponding, shortcut_kind
 
 MAPPINGS = ("align", "chain", "random")
+SHORTCUTS = {
+    None: "no shortcut",
+    "identity": "a bare shortcut",
+    "projection": "a projection",
+    "plain": "a shortcut that pads or pools",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,16 +148,9 @@ def map_layers(
     rows = zip(ours, theirs, picks, legal, costs, strict=True)
     alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
-    bare = [{shortcut.block for shortcut in found.shortcuts if shortcut.kind == "identity"} for found in chains]
     for group in alignments:
         for unit, pick in zip(group.shallow, group.picks, strict=True):
-            partner = group.deep[pick]
-            if unit.is_block and (partner.block in bare[0]) != (unit.block in bare[1]):
-                raise ValueError(
-                    f"of {partner.name} and {unit.name} only one has a bare shortcut: they cannot be paired. Pin the "
-                    "first unit of each group, pins=(1, ...)"
-                )
-            pairs |= _paired(partner, unit)
+            pairs |= _paired(chains, group.deep[pick], unit)
     return CrossMap(alignments, pairs, *chains)
 
 
@@ -165,12 +164,14 @@ def _legal(deep: Sequence[Unit], shallow: Sequence[Unit], pins: tuple[int, int])
     return count
 
 
-def _paired(deep: Unit, shallow: Unit) -> dict[str, str]:
+def _paired(chains: tuple[Chain, Chain], deep: Unit, shallow: Unit) -> dict[str, str]:
+    kinds = [shortcut_kind(found, unit) for found, unit in zip(chains, (deep, shallow), strict=True)]
     here, there = ([layer.kind == "shortcut" for layer in unit.layers] for unit in (deep, shallow))
-    if here != there:
+    if here != there or kinds[0] != kinds[1]:
         raise ValueError(
-            f"{deep.name} has {len(here)} layers, {sum(here)} of them on the shortcut, and {shallow.name} "
-            f"{len(there)} and {sum(there)}: they cannot be paired. Pin the first unit of each group, pins=(1, ...)"
+            f"{deep.name} of the deep network has {len(here)} layers and {SHORTCUTS[kinds[0]]}, {shallow.name} of the "
+            f"shallow one {len(there)} and {SHORTCUTS[kinds[1]]}: they cannot be paired. Blocks that change the "
+            "resolution pair with each other if the first unit of each group is pinned, pins=(1, ...)"
         )
     return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}
 

@@ -61,7 +61,7 @@ def repair(
     if not shares or len(shares) != len(parents):
         raise ValueError(f"{len(shares)} weights for {len(parents)} parents")
     if not len(images) or not images.isfinite().all():
-        raise ValueError(f"{len(images)} images: there have to be some, without NaN or infinity")
+        raise ValueError("the images hold NaN or infinity" if len(images) else "no images to repair on")
     repaired = deepcopy(fused)
     found = chain(repaired)
     for parent in parents:

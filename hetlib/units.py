@@ -48,6 +48,11 @@ class Unit:
         return ".".join(shared) or self.last.name
 
 
+def shortcut_kind(found: Chain, unit: Unit) -> str | None:
+    """What is on a block's shortcut, as `hetlib.chain.Shortcut` tells it; None of a layer outside of any."""
+    return {shortcut.block: shortcut.kind for shortcut in found.shortcuts}.get(-1 if unit.block is None else unit.block)
+
+
 def groups(found: Chain) -> list[list[Unit]]:
     """Divide the hidden layers of a network into runs within which layers may stand beside one another.
 

@@ -135,8 +135,9 @@ class TestLinearCKA:
 
     def test_very_small_and_large_float32(self):
         x = draw(20, 5, dtype=torch.float32)
-        found = linear_cka([x * 1e-15, x * 1e15], [x])
-        torch.testing.assert_close(found, torch.ones(2, 1))
+        for debiased in (False, True):
+            found = linear_cka([x * 1e-15, x * 1e15], [x], debiased)
+            torch.testing.assert_close(found, torch.ones(2, 1))
 
     def test_takes_maps_half_precision_integers_and_leaves_them_alone(self):
         maps = draw(12, 3, 4, 4, dtype=torch.float16)

@@ -166,6 +166,9 @@ def test_only_the_papers_own_protocol_confirms_or_contradicts():
     assert notes == ["Table 1", "ours: 4 epochs of 200"]
     rows, notes = rows_of("smoke", {"rows": [SECTION["rows"][0] | {"anywhere": True}]}, reductions=["4 epochs of 200"])
     assert (rows[0].experiment, rows[0].verdict) == ("A", "agrees")
+    here, there = (record(metrics=metric(1, 1, 1), preset=preset) for preset in ("smoke", "classroom"))
+    (name,) = here.metrics
+    assert len(report.compare({"rows": [{"what": "A", "metric": name, "anywhere": True}]}, [here, there])[0]) == 1
 
 
 def test_many_rows_that_were_not_run_are_folded():

@@ -1,6 +1,8 @@
 """Networks and surroundings that fusion meets outside of its own notebook: modes, autocast, shortcuts, bad targets."""
 
 import copy
+import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -92,7 +94,7 @@ def test_padded_shortcuts_follow_the_widths(options):
 
 def test_blocks_with_padded_shortcuts_stay_first():
     deep, shallow = built("resnet32"), built("resnet20", 1)
-    with pytest.raises(ValueError, match=r"of layer1.0 and layer1.0|of layer2.\d and layer2.0 only one has a bare"):
+    with pytest.raises(ValueError, match=r"layer2.1 of .* a bare shortcut, layer2.0 of .* pads or pools: .*cannot be"):
         map_layers(deep, shallow, X, mapping=[0, 1, 2, 3, 7, 8, 9, 11, 12, 13], pins=(0, 0))
 
 
@@ -125,16 +127,17 @@ def test_linear_classifiers_are_averaged():
     torch.testing.assert_close(fused[1].weight, models[0][1].weight.lerp(models[1][1].weight, 0.25))
 
 
-def test_stacked_and_added_norms_outlast_renewed_statistics():
+def test_stacked_and_added_norms_have_the_statistics_of_what_reaches_them():
     deep, shallow = built("vgg13"), built("vgg11", 1)
     images = pictures(40, 32)
     fed = stack(deep, shallow, images, "add")
-    renewed = copy.deepcopy(fed)
-    refresh(renewed, images)
-    plain = add_layers(map_layers(deep, shallow, images), images)
-    assert sum(p.numel() for p in fed.parameters()) == sum(p.numel() for p in plain.parameters())
-    inserted = [name for name, module in fed.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert any((fed.get_submodule(name).weight - 1).abs().max() > 1e-3 for name in inserted)
+    found = map_layers(deep, shallow, images)
+    inserted = [layer.norm for layer in found.deep.layers if layer.name not in found.pairs]
+    assert inserted
+    for norm in map(fed.get_submodule, inserted):
+        torch.testing.assert_close(norm.weight, (norm.running_var + norm.eps).sqrt())
+        torch.testing.assert_close(norm.bias, norm.running_mean)
+        assert norm.running_mean.any()
 
 
 def test_a_refused_target_stays_as_it_was():
@@ -188,7 +191,7 @@ def test_shapes_that_do_not_fit_are_told_by_the_layer():
 
 def test_repair_needs_parents_and_images():
     model = perceptron(6)
-    for parents, images, says in (([], SMALL, "0 weights for 0 parents"), ([model], SMALL[:0], "0 images")):
+    for parents, images, says in (([], SMALL, "0 weights for 0 parents"), ([model], SMALL[:0], "no images")):
         with pytest.raises(ValueError, match=says):
             repair(model, parents, images)
 
@@ -207,3 +210,37 @@ def test_statistics_that_are_not_finite_are_named():
     shallow.get_submodule(norm).running_var.fill_(torch.nan)
     with pytest.raises(ValueError, match=f"{norm}.running_var of network 2 holds NaN"):
         fuse([deep, shallow], pictures(8, 32))
+
+
+def test_blocks_that_pad_cannot_be_idle():
+    deep, shallow = built("resnet32"), built("resnet20", 1)
+    found = map_layers(deep, shallow, X)
+    stage = found.alignments[2]
+    moved = replace(stage, picks=(1, *stage.picks[1:]))
+    with pytest.raises(ValueError, match=r"layer2\.0 has no partner, but a shortcut that pads or pools"):
+        add_layers(replace(found, alignments=(*found.alignments[:2], moved, *found.alignments[3:])))
+
+
+def test_an_identity_on_the_input_is_not_held_against_the_map():
+    deep, shallow = perceptron(9, 8, 7), perceptron(8, 7, seed=1)
+    balanced = add_layers(map_layers(deep, shallow, SMALL, mapping=[1, 2]), SMALL)
+    assert gap(balanced, shallow, SMALL) > 1e-3
+
+
+def test_one_image_does_not_count_as_a_layer_without_variation():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fuse([perceptron(9, 8, 7), perceptron(8, 7, seed=1)], SMALL[:1], measure="wasserstein", pins=(1, 0))
+
+
+def test_statistics_that_cannot_be_taken_leave_the_momentum():
+    model = built("resnet18")
+    with pytest.raises(ValueError, match="from 1 images"):
+        refresh(model, pictures(1, 8))
+    assert all(norm.momentum == 0.1 for norm in model.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_balancing_refuses_images_that_hold_nothing():
+    found = map_layers(perceptron(9, 8, 7), perceptron(8, 7, seed=1), SMALL)
+    with pytest.raises(ValueError, match="the shallow network puts out NaN or infinity"):
+        add_layers(found, SMALL * torch.nan)

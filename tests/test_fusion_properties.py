@@ -617,7 +617,7 @@ def test_only_linear_layers_merge():
 
 def test_a_projection_has_no_idle_block():
     images = pictures(2, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"layer2\.\d.*Pin the first unit"):
+    with pytest.raises(ValueError, match=r"layer2\.\d.*the first unit of each group is pinned"):
         map_layers(plain("resnet34"), plain("resnet18"), images, mapping=[0, 0 + 1, 2, 5, 6, 8, 9, 14, 15])
 
 

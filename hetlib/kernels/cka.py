@@ -17,6 +17,8 @@ STRIP = 64
 """Rows of a Gram that are multiplied at a time on a CPU: what lies left of them is not computed."""
 SQUARABLE = 1e-10, 1e15
 """Between these, squares of what matters to a norm fit into float32; float64 takes four times as long."""
+MANY = 8
+"""So many strips pay for what each costs besides; fewer samples have strips twice as high."""
 TERMS = 2**13
 """Products that are added up in float32 at most; their sums are added in float64."""
 
@@ -25,9 +27,9 @@ TERMS = 2**13
 def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = False, *, bf16: bool = False) -> Tensor:
     """Linear CKA of every layer of one network with every layer of another.
 
-    All Grams are held at once, about (len(xs) + len(ys)) N^2 / 2 numbers. Where the activations are too many to hold
-    together, keep the `gram` of each instead and `compare` those; for more than some thousand samples see
-    `hetlib.kernels.streaming`.
+    All Grams are held at once, (len(xs) + len(ys)) N^2 numbers, on a CPU half of that. Where the activations are too
+    many to hold together, keep the `gram` of each instead and `compare` those; for more than some thousand samples
+    see `hetlib.kernels.streaming`.
 
     Parameters
     ----------
@@ -59,11 +61,15 @@ def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = Fals
     """
     layers = named(xs, ys)
     check(layers, least=4 if debiased else 2)
-    halves = _halves(len(layers), len(xs[0]), xs[0], _dtype(layers))
+    samples, tops = len(xs[0]), _tops(xs[0])
+    numbers = sum((bottom - top) * (samples - top) for top, bottom in tops)
+    halves = xs[0].new_empty(len(layers), numbers, dtype=_dtype(layers))
     for layer, half in zip(layers.values(), halves, strict=True):
-        strips = _strips(half, len(layer))
-        _gram_(half, strips, layer, debiased, bf16)
-        _halve_(strips)
+        begins = half.split([(bottom - top) * (samples - top) for top, bottom in tops])
+        strips = [part.view(bottom - top, -1) for part, (top, bottom) in zip(begins, tops, strict=True)]
+        _gram_(strips, layer, debiased, bf16)
+        for strip in strips:  # half of every product of two Grams
+            strip.triu_().diagonal().mul_(0.5**0.5)
     cosines, norms = cosines_(halves, len(xs), layers)
     warn_of_still(norms, layers)
     return cosines.clamp_(-1 if debiased else 0, 1)
@@ -99,14 +105,10 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     """
     layers = {"x": x}
     check(layers, least=4 if debiased else 2)
-    (half,) = _halves(1, len(x), x, _dtype(layers))
-    strips = _strips(half, len(x))
-    _gram_(half, strips, x, debiased, bf16)
-    whole = half.new_empty(len(x), len(x))
-    for top, strip in strips:
-        bottom = top + len(strip)
-        whole[top:bottom, top:] = strip
-        whole[bottom:, top:bottom] = strip[:, len(strip) :].T
+    whole, tops = x.new_empty(len(x), len(x), dtype=_dtype(layers)), _tops(x)
+    _gram_([whole[top:bottom, top:] for top, bottom in tops], x, debiased, bf16)
+    for top, bottom in tops:
+        whole[bottom:, top:bottom] = whole[top:bottom, bottom:].T
     return whole
 
 
@@ -129,7 +131,7 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
         If there are no Grams, they differ in samples, or one, which is named, holds values that are not finite.
     """
     grams = named(ks, ls, "ks", "ls")
-    cosines, norms = cosines_(halved(grams), len(ks), grams)
+    cosines, norms = cosines_(stacked(grams).flatten(1), len(ks), grams)
     warn_of_still(norms, grams)
     return cosines.clamp_(-1, 1)
 
@@ -153,99 +155,83 @@ def check(layers: Mapping[str, Tensor], least: int) -> None:
             raise ValueError(f"{name} has {len(x)} samples, at least {least} are needed")
 
 
-def _halves(count: int, samples: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Room for so many Grams, of each the strips that `_strips` sees in it: a Gram is symmetric, so half will do."""
-    rows = STRIP if like.device.type == "cpu" else samples
-    numbers = sum(min(rows, samples - top) * (samples - top) for top in range(0, samples, rows))
-    return like.new_empty(count, numbers, dtype=dtype)
+def _tops(x: Tensor) -> list[tuple[int, int]]:
+    """First and last but one row of each strip of a Gram: all of them at once, but on a CPU."""
+    samples = len(x)
+    rows = samples if x.device.type != "cpu" else STRIP if samples >= MANY * STRIP else 2 * STRIP
+    return [(top, min(top + rows, samples)) for top in range(0, samples, rows)]
 
 
-def _strips(half: Tensor, samples: int) -> list[tuple[int, Tensor]]:
-    """The rows of a Gram from its diagonal on, some at a time; with the first of them."""
-    rows, strips, begin = STRIP if half.device.type == "cpu" else samples, [], 0
-    for top in range(0, samples, rows):
-        shape = min(rows, samples - top), samples - top
-        strips.append((top, half[begin : begin + shape[0] * shape[1]].view(shape)))
-        begin += shape[0] * shape[1]
-    return strips
-
-
-def _gram_(half: Tensor, strips: list[tuple[int, Tensor]], x: Tensor, debiased: bool, bf16: bool) -> None:
-    """Write the centred Gram of `x` into its strips, a block of features at a time."""
-    x, samples = x.flatten(1), len(x)
+def _gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
+    """Write the rows of the centred Gram of `x`, each from the diagonal on, a block of features at a time."""
+    x, samples, dtype = x.flatten(1), len(x), strips[0].dtype
     few = max(256, BLOCK // samples) if x.device.type == "cpu" else max(1, x.shape[1])
     with torch.autocast(x.device.type, enabled=False):
         for number, block in enumerate(x.split(few, 1)):
             # First less one sample: a feature that never varies is then exactly 0, and a large mean costs no digits.
-            deviation = block.to(half.dtype) - block[:1].to(half.dtype)
+            deviation = block.to(dtype) - block[:1].to(dtype)
             deviation -= deviation.mean(0)
             deviation = deviation.bfloat16() if bf16 else deviation
-            for top, strip in strips:
-                rows, right, kept = deviation[top : top + len(strip)], deviation[top:].T, min(number, 1)
+            for strip in strips:
+                top, kept = samples - strip.shape[1], min(number, 1)
+                rows, right = deviation[top : top + len(strip)], deviation[top:].T
                 if bf16:
                     strip.copy_(rows @ right + strip if kept else rows @ right)
                 else:
                     torch.addmm(strip, rows, right, beta=kept, out=strip)
     if debiased:
-        _u_centre_(half, strips, samples)
+        _u_centre_(strips)
 
 
-def _u_centre_(half: Tensor, strips: list[tuple[int, Tensor]], samples: int) -> None:
-    diagonal = torch.cat([strip.diagonal() for _, strip in strips])
-    sums = -diagonal
-    for top, strip in strips:
-        bottom = top + len(strip)
+def _u_centre_(strips: list[Tensor]) -> None:
+    diagonal = torch.cat([strip.diagonal() for strip in strips])
+    samples, sums = len(diagonal), -diagonal
+    for strip in strips:
+        top, bottom = samples - strip.shape[1], samples - strip.shape[1] + len(strip)
         sums[top:bottom] += strip.sum(1)
         sums[bottom:] += strip[:, len(strip) :].sum(0)
     means = sums / (samples - 2)
     others = means - means.sum() / (samples - 1)
-    for top, strip in strips:
+    for strip in strips:
+        top = samples - strip.shape[1]
         strip.sub_(means[top : top + len(strip)].unsqueeze(1)).sub_(others[top:]).fill_diagonal_(0)
-    rounding = 8 * torch.finfo(half.dtype).eps * diagonal.max()
-    half.mul_(torch.linalg.vector_norm(half) / samples > rounding)
+    largest = torch.stack([end for strip in strips for end in strip.aminmax()]).abs().max()
+    rounding = 8 * torch.finfo(diagonal.dtype).eps * diagonal.max()
+    kept = (largest > rounding).to(diagonal.dtype)
+    for strip in strips:
+        strip.mul_(kept)
 
 
-def _halve_(strips: list[tuple[int, Tensor]]) -> None:
-    """Leave half of every product of two Grams: what is below the diagonal 0, the diagonal over the root of 2."""
-    for _, strip in strips:
-        strip.triu_().diagonal().mul_(0.5**0.5)
-
-
-def halved(grams: Mapping[str, Tensor]) -> Tensor:
-    """Copies of whole Grams, halved."""
+def stacked(grams: Mapping[str, Tensor]) -> Tensor:
+    """Copies of all Grams in one tensor."""
     (first, shape), *_ = ((name, matrix.shape) for name, matrix in grams.items())
     for name, matrix in grams.items():
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape != shape:
             raise ValueError(f"{name}: {tuple(matrix.shape)} is no Gram, or not of {first}'s samples: {tuple(shape)}")
-    halves = _halves(len(grams), len(grams[first]), grams[first], _dtype(grams))
-    for matrix, half in zip(grams.values(), halves, strict=True):
-        strips = _strips(half, len(matrix))
-        for top, strip in strips:
-            strip.copy_(matrix[top : top + len(strip), top:])
-        _halve_(strips)
-    return halves
+    dtype = _dtype(grams)
+    return torch.stack([matrix.to(dtype) for matrix in grams.values()])
 
 
-def cosines_(halves: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines of the angles between the first Grams and the others; and norms of all halves, in float64."""
-    products, norms = _moments(halves, first)
+def cosines_(grams: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cosines of the angles between the first Grams and the others; and all norms, in float64."""
+    products, norms = _moments(grams, first)
     if not ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
-        norms = torch.stack([torch.linalg.vector_norm(half, dtype=torch.float64) for half in halves])
-        scale = norms.to(halves.dtype)
+        norms = torch.stack([torch.linalg.vector_norm(half, dtype=torch.float64) for half in grams])
+        scale = norms.to(grams.dtype)
         bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]
         if bad:
             raise ValueError(f"{', '.join(bad)}: values that are not finite, or too large to square")
-        halves /= scale.where(scale > 0, 1)[:, None]
-        return _moments(halves, first)[0].to(halves.dtype), norms
-    return (products / norms[:first].outer(norms[first:])).to(halves.dtype), norms
+        grams /= scale.where(scale > 0, 1)[:, None]
+        return _moments(grams, first)[0].to(grams.dtype), norms
+    return (products / norms[:first].outer(norms[first:])).to(grams.dtype), norms
 
 
-def _moments(halves: Tensor, first: int) -> tuple[Tensor, Tensor]:
+def _moments(grams: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """Inner products of the first rows with the others, and the norms of all, summed in float64."""
-    products = halves.new_zeros(first, len(halves) - first, dtype=torch.float64)
-    squares = halves.new_zeros(len(halves), dtype=torch.float64)
-    with torch.autocast(halves.device.type, enabled=False):
-        for part in halves.split(TERMS, 1):
+    products = grams.new_zeros(first, len(grams) - first, dtype=torch.float64)
+    squares = grams.new_zeros(len(grams), dtype=torch.float64)
+    with torch.autocast(grams.device.type, enabled=False):
+        for part in grams.split(TERMS, 1):
             products += part[:first] @ part[first:].T
             squares += torch.linalg.vector_norm(part, dim=1).double().square()
     return products, squares.sqrt()

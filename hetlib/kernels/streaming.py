@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hetlib.kernels.cka import cosines_, halved, named, warn_of_still
+from hetlib.kernels.cka import cosines_, named, stacked, warn_of_still
 
 
 class MinibatchCKA:
@@ -47,8 +47,9 @@ class MinibatchCKA:
             As `compare`; or if the Grams were not made with ``debiased=True``, or the numbers of layers change.
         """
         names = named(ks, ls, "ks", "ls")
-        cosines, norms = cosines_(halved(names), len(ks), names)
-        if any(matrix.diagonal().any() for matrix in names.values()):
+        grams = stacked(names)
+        cosines, norms = cosines_(grams.flatten(1), len(ks), names)
+        if grams.diagonal(dim1=1, dim2=2).any():
             raise ValueError("averages over batches need Grams made with debiased=True")
         # An unbiased HSIC is a product of Grams over n (n - 3), and n is the batch's weight.
         weight = 1 / (len(ks[0]) - 3)

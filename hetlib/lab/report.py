@@ -83,7 +83,12 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
         Where the published numbers stand, and in what our runs depart from their preset; a row says [1] for the
         first of them.
     """
-    latest = {(_place(record), _departures(record), metric): record for record in records for metric in record.metrics}
+    anywhere = {entry["metric"] for entry in section["rows"] if entry.get("anywhere")}
+    latest = {
+        (*((_place(record), _departures(record)) if metric not in anywhere else ()), metric): record
+        for record in records
+        for metric in record.metrics
+    }
     sources: list[str] = []
     rows = []
     for entry in section["rows"]:

@@ -2,11 +2,9 @@
 
 from dataclasses import field, fields
 from decimal import Decimal
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hetlib.errors import unknown
-
-T = TypeVar("T", bound=Any)
 
 
 def slider(default: float, low: float, high: float, step: float, help: str = "") -> Any:
@@ -14,7 +12,7 @@ def slider(default: float, low: float, high: float, step: float, help: str = "")
     return field(default=default, metadata={"range": (low, high, step), "help": help})
 
 
-def checked(toggles: T) -> T:
+def checked(toggles: Any) -> Any:
     """Give settings back if every field's value is one that it can take; otherwise raise a ValueError that names it."""
     for f in fields(toggles):
         Toggle(toggles, f.name).check(getattr(toggles, f.name))
