@@ -61,14 +61,13 @@ def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = Fals
     """
     layers = named(xs, ys)
     check(layers, least=4 if debiased else 2)
-    samples, tops = len(xs[0]), _tops(xs[0])
-    numbers = sum((bottom - top) * (samples - top) for top, bottom in tops)
-    halves = xs[0].new_empty(len(layers), numbers, dtype=_dtype(layers))
+    shapes = [(bottom - top, len(xs[0]) - top) for top, bottom in _rows(xs[0])]
+    sizes = [rows * columns for rows, columns in shapes]
+    halves = xs[0].new_empty(len(layers), sum(sizes), dtype=_dtype(layers))
     for layer, half in zip(layers.values(), halves, strict=True):
-        begins = half.split([(bottom - top) * (samples - top) for top, bottom in tops])
-        strips = [part.view(bottom - top, -1) for part, (top, bottom) in zip(begins, tops, strict=True)]
+        strips = [part.view(shape) for part, shape in zip(half.split(sizes), shapes, strict=True)]
         _gram_(strips, layer, debiased, bf16)
-        for strip in strips:  # half of every product of two Grams
+        for strip in strips:  # so that halves multiply to half of what the whole Grams would
             strip.triu_().diagonal().mul_(0.5**0.5)
     cosines, norms = cosines_(halves, len(xs), layers)
     warn_of_still(norms, layers)
@@ -105,9 +104,9 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     """
     layers = {"x": x}
     check(layers, least=4 if debiased else 2)
-    whole, tops = x.new_empty(len(x), len(x), dtype=_dtype(layers)), _tops(x)
-    _gram_([whole[top:bottom, top:] for top, bottom in tops], x, debiased, bf16)
-    for top, bottom in tops:
+    whole, rows = x.new_empty(len(x), len(x), dtype=_dtype(layers)), _rows(x)
+    _gram_([whole[top:bottom, top:] for top, bottom in rows], x, debiased, bf16)
+    for top, bottom in rows:
         whole[bottom:, top:bottom] = whole[top:bottom, bottom:].T
     return whole
 
@@ -155,11 +154,11 @@ def check(layers: Mapping[str, Tensor], least: int) -> None:
             raise ValueError(f"{name} has {len(x)} samples, at least {least} are needed")
 
 
-def _tops(x: Tensor) -> list[tuple[int, int]]:
-    """First and last but one row of each strip of a Gram: all of them at once, but on a CPU."""
+def _rows(x: Tensor) -> list[tuple[int, int]]:
+    """Where the strips of a Gram begin and end: a single one of all rows, but on a CPU."""
     samples = len(x)
-    rows = samples if x.device.type != "cpu" else STRIP if samples >= MANY * STRIP else 2 * STRIP
-    return [(top, min(top + rows, samples)) for top in range(0, samples, rows)]
+    step = samples if x.device.type != "cpu" else STRIP if samples >= MANY * STRIP else 2 * STRIP
+    return [(top, min(top + step, samples)) for top in range(0, samples, step)]
 
 
 def _gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
@@ -213,10 +212,10 @@ def stacked(grams: Mapping[str, Tensor]) -> Tensor:
 
 
 def cosines_(grams: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines of the angles between the first Grams and the others; and all norms, in float64."""
+    """Cosines of the angles between the first Grams and the others, a row each; and all norms, in float64."""
     products, norms = _moments(grams, first)
     if not ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
-        norms = torch.stack([torch.linalg.vector_norm(half, dtype=torch.float64) for half in grams])
+        norms = torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in grams])
         scale = norms.to(grams.dtype)
         bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]
         if bad:
