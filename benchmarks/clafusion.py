@@ -16,7 +16,7 @@ from benchmarks.memory import high_water
 from hetlib import zoo
 from hetlib.chain import chain
 from hetlib.clafusion import add_layers, fuse, fuse_weights, map_layers, neuron_plans
-from hetlib.crosslayer import CrossMap
+from hetlib.clafusion.mapping import CrossMap
 from hetlib.kernels.costs import cost_matrix
 from hetlib.match import align
 

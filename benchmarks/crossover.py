@@ -4,8 +4,8 @@ import torch
 
 from benchmarks.harness import Bar, milliseconds, within
 from hetlib import zoo
-from hetlib.crossover import Crossover, support_features
 from hetlib.data import Images
+from hetlib.tlv import Crossover, support_features
 from hetlib.training import Recipe, fit
 
 BATCH, STEPS = 128, 3

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, within
-from hetlib.lab import Explorer, ledger, notebooks, page, runner
-from hetlib.lab.report import published
+from hetlib.lab import Explorer, notebooks, page, records, runner
+from hetlib.lab.tables import published
 
 RECORDS = 200
 TINY = """\
@@ -107,11 +107,11 @@ def report(folder: Path) -> Bar:
     published_notebook = (notebooks.folder() / "01_hmt.ipynb").read_text(encoding="utf-8")
     for number, record in enumerate(records()):
         if number % 2:
-            ledger.write(record, folder / "results")
+            records.write(record, folder / "results")
         else:
             own = folder / "many" / f"{number}"
             own.mkdir(parents=True)
-            ledger.path(own).write_text(record.to_json())
+            records.path(own).write_text(record.to_json())
             (own / "01_hmt.ipynb").write_text(published_notebook)
     taken = 1e3 * seconds(lambda: page.write_page(folder / "many", folder / "results"))
     text = (folder / "many" / "report.html").read_text(encoding="utf-8")
@@ -119,7 +119,7 @@ def report(folder: Path) -> Bar:
     return within(f"report of {RECORDS} records, half with figures", "write_page", "the bar", taken, 5000, at_most=1)
 
 
-def records() -> list[ledger.Record]:
+def records() -> list[records.Record]:
     """Records that answer every row of notebook 01, five seeds each."""
     values = {"unit": "%", "values": [20.0, 21.0, 22.0, 20.5, 21.5]}
     metrics = {row["metric"]: values for row in published()["01_hmt"]["rows"]}
@@ -127,7 +127,7 @@ def records() -> list[ledger.Record]:
     common = {"notebook": "01_hmt", "preset": "paper", "parameters": {}, "seeds": [0, 1, 2, 3, 4], "metrics": metrics}
     machine = {"device": "cpu", "precision": "fp32", "threads": 1, "seconds": 1.0, "peak_mib": 1.0}
     dates = [f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}+00:00" for number in range(RECORDS)]
-    return [ledger.Record(**common, data=data, **machine, versions={}, date=date) for date in dates]
+    return [records.Record(**common, data=data, **machine, versions={}, date=date) for date in dates]
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks.harness import Bar, beside, faster, milliseconds
 from benchmarks.tlv_width import plain_pool
-from hetlib import hmt, peers, tlv
+from hetlib import baselines, hmt, tlv
 from hetlib.match import by_ratio
 from tests.oracles import plain_width
 
@@ -48,7 +48,7 @@ def table(first: str, second: str) -> list[Bar]:
     ways: dict[str, Callable[[], object]] = {
         "HMT": lambda: hmt.transfer(source, target),
         "clip in TLV's order": lambda: tlv.transfer(source, target, place="clip"),
-        "DPIAT": lambda: peers.transfer(source, target, "dpiat"),
+        "DPIAT": lambda: baselines.transfer(source, target, "dpiat"),
     }
     ours, *others = milliseconds(lambda: tlv.transfer(source, target), *ways.values(), repeats=5)
     return [

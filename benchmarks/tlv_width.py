@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Bar, faster, milliseconds
 from hetlib import tlv
-from hetlib.kernels.choose import moments
+from hetlib.kernels.select import moments
 
 RANKED = "moments, stable sort, one gather"
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Bar, beside, faster, milliseconds, within
+from hetlib.kernels import transport_plan
 from hetlib.kernels.costs import cost_matrix
-from hetlib.kernels.transport import sinkhorn, transport_plan, transport_plans
+from hetlib.kernels.sinkhorn import sinkhorn
+from hetlib.kernels.transport import transport_plans
 
 LAYERS = [64] * 7 + [128] * 9 + [256] * 13 + [512] * 7
 """Widths of a ResNet-34's 36 convolutions."""

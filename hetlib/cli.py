@@ -99,7 +99,7 @@ def report(
 ) -> None:
     """Build runs/report.html, and the tables of papers.md from results/ alone."""
     from hetlib.lab.page import write_page
-    from hetlib.lab.report import update_tables
+    from hetlib.lab.tables import update_tables
 
     console.print(f"wrote {write_page(runs, results)}")
     if update_tables(papers, results):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import chain, convolutions
-from hetlib.kernels.ragged import Piece, write
-from hetlib.kernels.resize import resize, resized
+from hetlib.kernels.fill import Fill
+from hetlib.kernels.resize_cyclic import resize, resized
+from hetlib.kernels.write import write
 from hetlib.match import by_position
-from hetlib.report import Row, TransferReport
+from hetlib.transfer import Row, TransferReport
 
 __all__ = ["resize", "transfer"]
 
@@ -124,7 +125,7 @@ def _separate_(pairs, noise: float, generator: torch.Generator) -> None:
         copies.add_(draw, alpha=noise * float(layer.weight.std()))
 
 
-def _norms(source: nn.Module, target: nn.Module, rows: Sequence[Row]) -> list[Piece]:
+def _norms(source: nn.Module, target: nn.Module, rows: Sequence[Row]) -> list[Fill]:
     here, there = ({layer.name: layer.norm for layer in chain(model).layers} for model in (source, target))
     pieces = []
     for row in rows:

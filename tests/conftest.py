@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from hetlib.lab import ledger
+from hetlib.lab import records
 
 torch.set_num_threads(1)
 settings.register_profile("hetlib", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -53,7 +53,7 @@ FLIP = True
 
 # %%
 """
-RECORD = ledger.Record(
+RECORD = records.Record(
     notebook="07_tiny",
     preset="smoke",
     parameters={},

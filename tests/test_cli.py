@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from hetlib import __version__, cli
-from hetlib.lab import ledger, page, report
+from hetlib.lab import page, records, statistics, tables
 from tests.conftest import HEAD, RECORD, TAIL
 
 
@@ -139,9 +139,9 @@ SECTION = {
 
 
 def rows_of(preset, section=SECTION, **facts):
-    record = report.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2], "preset": preset})
+    record = tables.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2], "preset": preset})
     metrics = {"a": {"unit": "%", "values": [70.0, 71.0, 72.5]}, "c": {"unit": "s", "values": [1.0, 1.0, 1.0]}}
-    return report.compare(section, [report.Record(**{**vars(record), "metrics": metrics, "facts": facts})])
+    return tables.compare(section, [tables.Record(**{**vars(record), "metrics": metrics, "facts": facts})])
 
 
 def test_tables_set_ours_beside_what_is_published():
@@ -168,12 +168,12 @@ def test_only_the_papers_own_protocol_confirms_or_contradicts():
     assert (rows[0].experiment, rows[0].verdict) == ("A", "agrees")
     here, there = (record(metrics=metric(1, 1, 1), preset=preset) for preset in ("smoke", "classroom"))
     (name,) = here.metrics
-    assert len(report.compare({"rows": [{"what": "A", "metric": name, "anywhere": True}]}, [here, there])[0]) == 1
+    assert len(tables.compare({"rows": [{"what": "A", "metric": name, "anywhere": True}]}, [here, there])[0]) == 1
 
 
 def test_many_rows_that_were_not_run_are_folded():
     waiting = [{"what": f"row {n}", "metric": f"m{n}", "paper": SECTION["rows"][0]["paper"]} for n in range(13)]
-    text = report.markdown(*rows_of("paper", {"rows": SECTION["rows"] + waiting}))
+    text = tables.markdown(*rows_of("paper", {"rows": SECTION["rows"] + waiting}))
     shown, folded = text.split("<details><summary>14 more rows, not run</summary>")
     assert "| A (shapes, paper preset) |" in shown
     assert "row" not in shown
@@ -186,13 +186,13 @@ def test_many_rows_that_were_not_run_are_folded():
 )
 def test_published_numbers_read_as_they_were_printed(value, text):
     section = {"rows": [{"what": "A", "metric": "x", "released": {"value": value, "source": "log"}}]}
-    assert report.compare(section, [])[0][0].released == f"{text} [1]"
+    assert tables.compare(section, [])[0][0].released == f"{text} [1]"
 
 
 def test_one_seed_gets_no_verdict():
-    assert report.verdict([70.0], 71.0) == "-1.00, one seed: no verdict"
-    assert report.verdict([70.0, 70.1], 75.0) == "differs by -4.95"
-    assert report.verdict([97.7200012, 97.7200012], 97.72) == "agrees", "what is equal as printed"
+    assert statistics.verdict([70.0], 71.0) == "-1.00, one seed: no verdict"
+    assert statistics.verdict([70.0, 70.1], 75.0) == "differs by -4.95"
+    assert statistics.verdict([97.7200012, 97.7200012], 97.72) == "agrees", "what is equal as printed"
 
 
 def test_report_writes_between_the_markers_and_nowhere_else(hetlib, clone):
@@ -219,16 +219,16 @@ def test_report_writes_between_the_markers_and_nowhere_else(hetlib, clone):
 
 
 def test_every_published_number_has_a_source(tmp_path, monkeypatch):
-    assert report.published()
+    assert tables.published()
     toml = '[x]\ntitle = "X"\n[[x.rows]]\nwhat = "y"\nmetric = "z"\npaper = {value = 1.0}\n'
-    (tmp_path / "published.toml").write_text(textwrap.dedent(toml))
-    monkeypatch.setattr(report, "__file__", str(tmp_path / "report.py"))
+    (tmp_path / "paper_numbers.toml").write_text(textwrap.dedent(toml))
+    monkeypatch.setattr(tables, "__file__", str(tmp_path / "tables.py"))
     with pytest.raises(ValueError, match="x: the paper's number for 'z' has no source"):
-        report.published()
+        tables.published()
 
 
 def record(**changes):
-    return report.Record(**{**json.loads(RECORD), "notebook": "01_hmt", "seeds": [0, 1, 2], **changes})
+    return tables.Record(**{**json.loads(RECORD), "notebook": "01_hmt", "seeds": [0, 1, 2], **changes})
 
 
 def metric(*values, name="plainnet5/none/final"):
@@ -240,24 +240,24 @@ def test_a_table_without_an_end_loses_nothing(tmp_path, end):
     papers = tmp_path / "papers.md"
     papers.write_text(f"<!-- table: 01_hmt -->\nprose that matters\n{end}")
     with pytest.raises(ValueError, match=r"papers.md: \d tables begin and \d end; nothing was written"):
-        report.update_tables(papers, tmp_path)
+        tables.update_tables(papers, tmp_path)
     assert "prose that matters" in papers.read_text()
 
 
 def test_names_of_metrics_cannot_break_the_file(tmp_path):
     papers = tmp_path / "papers.md"
     papers.write_text("<!-- table: 01_hmt -->\n<!-- end of table -->\n")
-    ledger.write(record(metrics=metric(1, 2, 3, name="a|b\n<!-- end of table --><script>")), tmp_path / "results")
-    assert report.update_tables(papers, tmp_path / "results")
+    records.write(record(metrics=metric(1, 2, 3, name="a|b\n<!-- end of table --><script>")), tmp_path / "results")
+    assert tables.update_tables(papers, tmp_path / "results")
     assert "&lt;script&gt;" in papers.read_text()
-    assert not report.update_tables(papers, tmp_path / "results"), "a second time changes nothing"
+    assert not tables.update_tables(papers, tmp_path / "results"), "a second time changes nothing"
 
 
 def test_other_parameters_are_another_row_and_the_newest_counts():
     old = record(metrics=metric(1, 1, 1), date="2026-01-01T12:00:00+12:00")
     new = record(metrics=metric(2, 2, 2), date="2026-01-01T03:00:00+00:00")
     other = record(metrics=metric(9, 9, 9), parameters={"ORDER": "random"})
-    rows, notes = report.compare(report.published()["01_hmt"], sorted([new, old, other], key=lambda r: r.when))
+    rows, notes = tables.compare(tables.published()["01_hmt"], sorted([new, old, other], key=lambda r: r.when))
     answered = {row.experiment: row.ours for row in rows if row.run}
     assert len(answered) == 2
     assert any(name.endswith("(shapes, smoke preset)") and ours.startswith("2.00") for name, ours in answered.items())
@@ -269,7 +269,7 @@ def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):
     for name, text, notebook in (("good", None, None), ("bad", "{}", None), ("broken", None, "{")):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        ledger.path(folder).write_text(text or record(metrics=metric(1, 2, 3)).to_json())
+        records.path(folder).write_text(text or record(metrics=metric(1, 2, 3)).to_json())
         if notebook:
             (folder / "01_hmt.ipynb").write_text(notebook)
     html = page.write_page(tmp_path / "runs", tmp_path / "results").read_text()
@@ -280,9 +280,9 @@ def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):
 
 def test_what_is_not_published_is_named():
     with pytest.raises(ValueError, match="unknown table '07_tiny'"):
-        report.beside(record(notebook="07_tiny"))
+        tables.beside_published(record(notebook="07_tiny"))
     with pytest.raises(ValueError, match="unknown baseline 'nothing'"):
-        report.effects({"none": [1.0, 2.0]}, baseline="nothing")
+        statistics.paired_differences({"none": [1.0, 2.0]}, baseline="nothing")
 
 
 def test_a_notebook_named_twice_runs_once(hetlib, clone):

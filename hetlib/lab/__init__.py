@@ -1,13 +1,14 @@
 """What notebooks need: presets, cache, ledger, explorer, figures and exercises."""
 
 from hetlib.lab.cache import Cache
+from hetlib.lab.estimate import estimate
 from hetlib.lab.exercises import check, exercise
 from hetlib.lab.explorer import Explorer
-from hetlib.lab.forecast import estimate
-from hetlib.lab.jobs import Job, Trained, train, train_all
 from hetlib.lab.presets import PRESETS, Run, start
-from hetlib.lab.report import beside, effects
+from hetlib.lab.statistics import paired_differences
+from hetlib.lab.tables import beside_published
 from hetlib.lab.toggles import checked, slider
+from hetlib.lab.train import Job, Trained, train, train_all
 
 __all__ = [
     "PRESETS",
@@ -16,12 +17,12 @@ __all__ = [
     "Job",
     "Run",
     "Trained",
-    "beside",
+    "beside_published",
     "check",
     "checked",
-    "effects",
     "estimate",
     "exercise",
+    "paired_differences",
     "slider",
     "start",
     "train",

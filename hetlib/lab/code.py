@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-LAUNCHES = {"hetlib.kernels.ragged_triton", "hetlib.kernels.transport_triton"}
-NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.report", *LAUNCHES}
+LAUNCHES = {"hetlib.kernels.fill_triton", "hetlib.kernels.sinkhorn_triton"}
+NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.transfer.report", *LAUNCHES}
 """What names, keeps or shows things, and launches, which do on a GPU what their torch twins do elsewhere."""
 
 
-def behind(*names: str) -> tuple[ModuleType, ...]:
+def code_of(*names: str) -> tuple[ModuleType, ...]:
     """The modules of hetlib that some of them need, themselves included, in order of name.
 
     Parameters

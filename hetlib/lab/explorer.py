@@ -11,12 +11,12 @@ from functools import cached_property, partial
 from typing import Any
 
 from hetlib.errors import unknown
-from hetlib.lab import jobs, notebooks
-from hetlib.lab.jobs import Job
+from hetlib.lab import notebooks
 from hetlib.lab.machine import headless
 from hetlib.lab.panel import BUTTONS, Panel
 from hetlib.lab.presets import SEEDS, Run
 from hetlib.lab.toggles import Toggle, checked
+from hetlib.lab.train import Job, Stopped, history_of, train
 from hetlib.training import History
 
 REDRAW = 0.5
@@ -154,8 +154,8 @@ class Explorer:
 
         try:
             for each in (*job.needs, job):
-                jobs.train(each, self.run.cache, self.run.device, partial(live, of=each))
-        except jobs.Stopped:
+                train(each, self.run.cache, self.run.device, partial(live, of=each))
+        except Stopped:
             if latest is not None and self.settings is settings:
                 self._show(settings, latest)
             raise
@@ -203,7 +203,7 @@ class Explorer:
     def _found(self, settings: Any) -> History | None:
         if self.job is None or self.run is None:
             return None
-        return jobs.history_of(self.job(settings), self.run.cache)
+        return history_of(self.job(settings), self.run.cache)
 
     def _look(self, settings: Any, history: History | None) -> Any:
         from matplotlib import pyplot

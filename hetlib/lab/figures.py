@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.lab.ledger import interval
-from hetlib.recipe import History
+from hetlib.lab.statistics import interval
+from hetlib.training import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from hetlib import data, zoo
-from hetlib.crossover import Crossover
 from hetlib.data import Images
-from hetlib.distill import Distilled
 from hetlib.errors import unknown
-from hetlib.lab.code import behind
-from hetlib.training import Recipe
+from hetlib.lab.code import code_of
+from hetlib.tlv import Crossover
+from hetlib.training import Distilled, Recipe
 
-METHODS = ("hmt", "tlv", "peers", "clafusion")
+METHODS = ("hmt", "tlv", "baselines", "clafusion")
 LATER = ("partners", "teacher", "distil")
 """Fields that jobs did not always have: left out of descriptions where they are not used."""
 
@@ -44,12 +43,12 @@ class Job:
     method : str
         The module of hetlib whose `transfer` is called; "clafusion" fuses, and is given the training images too.
     crossover : dict or None
-        Keyword arguments for `hetlib.crossover.Crossover` round this network, with that of `source` as its support;
+        Keyword arguments for `hetlib.tlv.Crossover` round this network, with that of `source` as its support;
         None trains without.
     partners : tuple of Job
         Further trainings, whose networks "clafusion" fuses with that of `source`.
     teacher, distil : Job and dict, optional
-        The training whose network teaches this one, and alpha and temperature for `hetlib.distill.Distilled`.
+        The training whose network teaches this one, and alpha and temperature for `hetlib.training.Distilled`.
 
     Raises
     ------
@@ -136,10 +135,14 @@ def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Images
 
 def uses(job: Job) -> tuple[ModuleType, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    return behind(*_parts(job))
+    return code_of(*_parts(job))
 
 
 def _parts(job: Job) -> set[str]:
-    optional = {job.method: job.fed, "crossover": job.crossover is not None, "distill": job.distil is not None}
+    optional = {
+        job.method: job.fed,
+        "tlv.crossover": job.crossover is not None,
+        "training.objectives": job.distil is not None,
+    }
     own = {"data", "training", "zoo"} | {name for name, taken in optional.items() if taken}
     return own.union(*map(_parts, job.needs))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hetlib
 from hetlib.files import write
-from hetlib.lab import ledger
+from hetlib.lab import records
 from hetlib.lab.cache import Cache
 from hetlib.lab.runner import Task
 
@@ -40,7 +40,7 @@ class Journal:
         if self.finished.get(task.folder.name) != self._states[task]:
             return False
         try:
-            ledger.read(ledger.path(task.folder))
+            records.read(records.path(task.folder))
         except (OSError, ValueError):
             return False
         return task.output.is_file()

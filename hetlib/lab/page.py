@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hetlib.files import write
-from hetlib.lab import ledger, notebooks
-from hetlib.lab.ledger import Record, interval
-from hetlib.lab.report import HEAD, NOTES, Row, compare, fold, html_table, measured, published
+from hetlib.lab import notebooks, records
+from hetlib.lab.records import Record
+from hetlib.lab.statistics import html_table, interval, measured
+from hetlib.lab.tables import HEAD, NOTES, Row, compare, fold, published
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em; }
@@ -46,7 +47,7 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
         and the page says so.
     """
     here, unread = _runs(Path(runs))
-    on_record = ledger.read_all(results)
+    on_record = records.read_all(results)
     known = published()
     links = "".join(f"<a href='#{name}'>{escape(section['title'])}</a>" for name, section in known.items())
     parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>hetlib: report</title>"]
@@ -67,7 +68,7 @@ def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
     found, unread = [], []
     for path in folder.glob("*/record.json"):
         try:
-            found.append((ledger.read(path), _figures(path.parent)))
+            found.append((records.read(path), _figures(path.parent)))
         except ValueError as error:
             unread.append(str(error))
     return sorted(found, key=lambda run: run[0].when), unread

@@ -5,15 +5,12 @@ import time
 import traceback
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hetlib.lab.jobs import Job, Stopped
 from hetlib.lab.machine import headless
 from hetlib.lab.progress import clock
+from hetlib.lab.train import Job, Stopped
 from hetlib.training import History
-
-if TYPE_CHECKING:
-    from hetlib.lab.explorer import Explorer
 
 # A page that is not served from this machine nor by https has no clipboard; a prompt shows the text, selected.
 COPY = (
@@ -53,7 +50,7 @@ class Panel:
         The last training that was started by a click.
     """
 
-    def __init__(self, explorer: "Explorer"):
+    def __init__(self, explorer: Any):
         import ipywidgets as widgets
 
         self.explorer, self._syncing = explorer, False
@@ -153,7 +150,7 @@ class Panel:
         self.bar.layout.display = "" if training else "none"
 
 
-def _command(explorer: "Explorer") -> str:
+def _command(explorer: Any) -> str:
     try:
         return explorer.command
     except (TypeError, ValueError, FileNotFoundError):  # no run, no such notebook, no clone

@@ -13,7 +13,7 @@ import torch
 from hetlib import files
 from hetlib.data import Images
 from hetlib.errors import unknown
-from hetlib.lab import figures, ledger, machine
+from hetlib.lab import figures, machine, records
 from hetlib.lab.cache import Cache
 from hetlib.lab.notebooks import PRESETS
 from hetlib.training import use_bf16
@@ -67,7 +67,7 @@ class Run:
 
     def record(
         self, metrics: Mapping[str, Any], data: tuple[Images, Images] | Mapping[str, Any], **facts: Any
-    ) -> ledger.Record:
+    ) -> records.Record:
         """Write what this run found into its folder.
 
         Parameters
@@ -90,13 +90,13 @@ class Run:
         OSError
             If the record cannot be written.
         """
-        record = ledger.Record(
+        record = records.Record(
             notebook=self.notebook,
             preset=self.preset,
             parameters=self.parameters,
             seeds=list(self.seeds),
             metrics=dict(metrics),
-            data=dict(data) if isinstance(data, Mapping) else ledger.describe(*data),
+            data=dict(data) if isinstance(data, Mapping) else records.describe(*data),
             device=self.device,
             precision=self.precision,
             threads=self.threads,
@@ -104,7 +104,7 @@ class Run:
             peak_mib=machine.peak_memory(self.device),
             facts=facts | {"cache": {"computed": self.cache.computed, "reused": self.cache.reused}},
         )
-        files.write(ledger.path(self.folder), record.to_json())
+        files.write(records.path(self.folder), record.to_json())
         return record
 
     def __str__(self) -> str:

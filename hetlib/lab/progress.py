@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hetlib.lab import ledger
+from hetlib.lab import records
 from hetlib.lab.journal import Journal
 from hetlib.lab.runner import Outcome, Step, Task, run
 
@@ -73,13 +73,13 @@ def follow(tasks: Sequence[Task], jobs: int, console: Console, journal: Journal 
 def _reuse(outcome: Outcome) -> str:
     if outcome.error:
         return ""
-    cache = ledger.read(ledger.path(outcome.task.folder)).facts.get("cache", {"computed": (), "reused": ()})
+    cache = records.read(records.path(outcome.task.folder)).facts.get("cache", {"computed": (), "reused": ()})
     return f"  computed {len(cache['computed'])}, reused {len(cache['reused'])}" if any(cache.values()) else ""
 
 
 def _expected(task: Task) -> str:
     try:
-        return f"({clock(ledger.read(ledger.path(task.folder)).seconds)} last time)"
+        return f"({clock(records.read(records.path(task.folder)).seconds)} last time)"
     except (FileNotFoundError, ValueError):
         return ""
 

@@ -14,7 +14,7 @@ from queue import Empty, Queue
 from typing import Any
 
 from hetlib.errors import unknown
-from hetlib.lab import ledger, notebooks
+from hetlib.lab import notebooks, records
 from hetlib.lab.notebooks import PRESETS
 
 
@@ -139,7 +139,7 @@ def _work(waiting: "Queue[Task]", said: "Queue[Step | Outcome]", cores: int) -> 
 
 def _record(task: Task) -> str | None:
     try:
-        ledger.read(ledger.path(task.folder))
+        records.read(records.path(task.folder))
     except FileNotFoundError:
         return f"it wrote no record into {task.folder}: a notebook has to end in `run.record(...)`"
     except ValueError as error:
@@ -152,7 +152,7 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     from papermill.exceptions import PapermillExecutionError
 
     task.folder.mkdir(parents=True, exist_ok=True)
-    for stale in (task.output, ledger.path(task.folder), ledger.note(task.folder)):
+    for stale in (task.output, records.path(task.folder), records.note(task.folder)):
         stale.unlink(missing_ok=True)
     notebook = notebooks.read(task.source)
     try:
@@ -184,7 +184,7 @@ class _Follower:
         titles = [line.strip("# ") for line in lines if cell.cell_type == "markdown" and line[:1] == "#"]
         self.heading = titles[0] if titles else self.heading
         with contextlib.suppress(FileNotFoundError):
-            self.estimate = ledger.note(self.task.folder).read_text(encoding="utf-8")
+            self.estimate = records.note(self.task.folder).read_text(encoding="utf-8")
         self.say(Step(self.task, cell_index + 1, self.total, self.heading, self.estimate))
 
 

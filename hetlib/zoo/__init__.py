@@ -13,9 +13,9 @@ from torch import nn
 
 from hetlib.errors import unknown
 from hetlib.zoo import plain, resnet
+from hetlib.zoo.layers import FeatureGuard, ImageGuard, positive
 from hetlib.zoo.mlp import mlp
 from hetlib.zoo.mobilenet import mobilenetv2
-from hetlib.zoo.parts import FeatureGuard, ImageGuard, positive
 
 _TORCHVISION = "torchvision/"
 _BUILDERS: dict[str, Callable[..., nn.Sequential]] = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hetlib.zoo.parts import positive, scaled
+from hetlib.zoo.layers import positive, scaled
 
 
 def mlp(

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from hetlib.zoo.parts import head, scaled
+from hetlib.zoo.layers import head, scaled
 
 # Expansion, channels, blocks, stride of the first block. Unlike in the ImageNet network, the stem and the stage
 # of 24 channels have stride 1.

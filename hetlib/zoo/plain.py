@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from hetlib.zoo.parts import conv_norm, head, positive, scaled
+from hetlib.zoo.layers import conv_norm, head, positive, scaled
 
 Widths = Sequence[int | Literal["M"]]
 

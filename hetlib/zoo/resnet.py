@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hetlib.errors import unknown
-from hetlib.zoo.parts import conv_norm, head, scaled
+from hetlib.zoo.layers import conv_norm, head, scaled
 
 
 class PadShortcut(nn.Module):

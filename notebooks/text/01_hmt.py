@@ -390,7 +390,7 @@ metrics = {
 }
 first = job("plainnet5", "none", run.seeds[0])
 record = run.record(metrics, (first.load("train"), first.load("test")), source=learned.final, recipe=asdict(recipe))
-lab.beside(record)
+lab.beside_published(record)
 
 # %% [markdown]
 # **What to notice.** The two columns before ours stay empty, and no amount of searching fills them. So the question
@@ -399,7 +399,9 @@ lab.beside(record)
 
 # %%
 for name, ways in TARGETS.items():
-    display(lab.effects({way: scores(name, way) for way in ways}, baseline="none", title=f"VGG11 into {name}"))
+    display(
+        lab.paired_differences({way: scores(name, way) for way in ways}, baseline="none", title=f"VGG11 into {name}")
+    )
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(7, 5.6), height_ratios=[8, 4], sharex=True)
@@ -453,7 +455,7 @@ lab.Explorer(comparison, Comparison(), run)
 # Do the variants differ from plain HMT? That is another baseline, and another table:
 
 # %%
-lab.effects({way: scores("plainnet5", way) for way in GROUPS["variants"][1:]}, baseline="chain")
+lab.paired_differences({way: scores("plainnet5", way) for way in GROUPS["variants"][1:]}, baseline="chain")
 
 # %% [markdown]
 # **What to notice.** Pinned corners cost 1.6 ± 0.8 points at `classroom`: no accident, since every weight they write

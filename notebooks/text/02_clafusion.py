@@ -65,21 +65,23 @@ from typing import Literal
 import torch
 from IPython.display import display
 
-from hetlib import clafusion, data, interpolate, kernels, lab, match, zoo
+from hetlib import clafusion, data, kernels, lab, match, zoo
 from hetlib.chain import chain
-from hetlib.distill import Ensemble
 from hetlib.errors import unknown
-from hetlib.lab import Job, figures, fusions, oneshot
-from hetlib.lab import fusion_figures as pictures
-from hetlib.rebasin import match_weights
-from hetlib.repair import repair, variances
+from hetlib.lab import Job, figures
+from hetlib.experiments import clafusion as experiments
+from hetlib.experiments import clafusion_figures as pictures
+from hetlib.experiments import clafusion_one_shot as one_shot
+from hetlib.merging import Ensemble, interpolate, match_weights, repair, variances
 from hetlib.training import Recipe, evaluate
 
 run = lab.start("02_clafusion", PRESET, DATA or None, SEEDS or None, zoom=ZOOM, EXPERIMENT=EXPERIMENT)
 aligned, balanced = (MEASURE, FIRST, LAST), (BALANCE, RELU)
 moved_by, averaged = (BY, METRIC, AFTER_RELU, ENTROPY, SAMPLES), (STEP, MATCH_LAST, SIDE, MEND)
-settings = lab.checked(oneshot.Switches(*aligned, *balanced, *moved_by, *averaged))  # a mistake is told before training
-experiment = fusions.find(EXPERIMENT)
+settings = lab.checked(
+    one_shot.Switches(*aligned, *balanced, *moved_by, *averaged)
+)  # a mistake is told before training
+experiment = experiments.find(EXPERIMENT)
 
 # %% [markdown]
 # ## The problem in one picture
@@ -122,7 +124,7 @@ lab.Explorer(bridge, Bridge(), run)
 
 # %%
 lessons = Recipe(run.choose(smoke=5, classroom=40, paper=40), 32, lr=0.05, weight_decay=0, augment=False)
-recipe = fusions.MLP if run.preset == "paper" else lessons
+recipe = experiments.MLP if run.preset == "paper" else lessons
 
 
 def perceptron(hidden, seed, where=task):
@@ -137,7 +139,7 @@ plan |= {(s, seed): perceptron(hidden, seed, f"{task}-{s}") for s, hidden in SKI
 nets = {key: found.model for key, found in zip(plan, lab.train_all(list(plan.values()), run.cache), strict=True)}
 
 school, exam = data.load(task), data.load(task, "test")
-images = clafusion.sample(school, 200)
+images = data.sample(school, 200)
 top1 = lambda model, images=exam: evaluate(model, images, precision="fp32")["top1"]
 mean = lambda values: sum(values) / len(values)
 deep, shallow = nets["deep", 0], nets["shallow", 0]
@@ -333,12 +335,15 @@ assert fused == top1(shallow)
 # average gets back the spread that it had in the two.
 
 # %%
-moved, scored = clafusion.move(other, shallow, images), lambda model: evaluate(model, exam, precision="fp32")
+moved, scored = (
+    clafusion.transport_neurons(other, shallow, images),
+    lambda model: evaluate(model, exam, precision="fp32"),
+)
 LINES = {"as trained": other, "transport": moved, "re-basin": match_weights(other, shallow).model}
-paths = {name: interpolate.curve(start, shallow, scored, oneshot.STEPS) for name, start in LINES.items()}
+paths = {name: interpolate.curve(start, shallow, scored, one_shot.STEPS) for name, start in LINES.items()}
 paths["transport + REPAIR"] = [
     scored(repair(interpolate.between(moved, shallow, step), [moved, shallow], images, (1 - step, step)))
-    for step in oneshot.STEPS
+    for step in one_shot.STEPS
 ]
 for name, path in paths.items():
     print(f"{name:20} barrier {interpolate.barrier([point['loss'] for point in path]):5.2f} nats")
@@ -358,7 +363,7 @@ def path(choice):
         spreads[name] = [2 * v / (a + b) for v, a, b in zip(variances(net, images).values(), *own, strict=True)]
     unit = "top-1 accuracy (%)" if choice.score == "top1" else "test loss (nats)"
     lines = {name: [point[choice.score] for point in points] for name, points in paths.items()}
-    return pictures.paths(lines, oneshot.STEPS, unit, spreads)
+    return pictures.paths(lines, one_shot.STEPS, unit, spreads)
 
 
 lab.Explorer(path, Path(), run)
@@ -380,8 +385,8 @@ lab.Explorer(path, Path(), run)
 # %%
 draws = range(run.choose(smoke=1, classroom=3, paper=5))
 couples = {s: (nets["deep", s], nets["shallow", s]) for s in run.seeds}
-shot = {s: oneshot.every_map(*couples[s], school, top1, draws) for s in run.seeds}
-dots = {way: {t: [score for s in run.seeds for score in shot[s][way, t]] for t in MAPS} for way in oneshot.WAYS}
+shot = {s: one_shot.every_map(*couples[s], school, top1, draws) for s in run.seeds}
+dots = {way: {t: [score for s in run.seeds for score in shot[s][way, t]] for t in MAPS} for way in one_shot.WAYS}
 pictures.dots(dots, "One-shot fusion, all seeds and draws of images")
 
 # %% [markdown]
@@ -395,7 +400,7 @@ chosen = MAPS[2]  # layers 1, 2 and 5, as numbers of neurons choose with the las
 apart = {s: clafusion.fuse((nets["deep", s], nets["shallow", s + 1]), images, mapping=chosen) for s in run.seeds}
 bars = {name: [top1(nets[name, s]) for s in run.seeds] for name in ("deep", "shallow")}
 bars["ensemble"] = [top1(Ensemble(couples[s])) for s in run.seeds]
-bars |= {f"fused: {way}": [mean(shot[s][way, chosen]) for s in run.seeds] for way in oneshot.WAYS}
+bars |= {f"fused: {way}": [mean(shot[s][way, chosen]) for s in run.seeds] for way in one_shot.WAYS}
 bars["fused: add, strangers"] = [top1(net) for net in apart.values()]
 figures.bars_with_intervals(None, bars, title=f"{task}: parents, ensemble, one-shot fusion")
 
@@ -417,10 +422,10 @@ place = "mlp" if task == "mnist" else task
 names = dict(zip(("parent_a", "parent_b", "ensemble", "added"), bars, strict=False))
 names |= {"merged": "fused: merge, average", "merged_sum": "fused: merge, sum", "strangers": "fused: add, strangers"}
 values = {f"{place}/ablation/{name}": bars[bar] for name, bar in names.items()}
-if task == "mnist" and (pair := oneshot.released_pair()):
+if task == "mnist" and (pair := one_shot.released_pair()):
     made = {f"parent_{name}": [net] * len(run.seeds) for name, net in zip("ab", pair, strict=True)}
     made["average"] = [clafusion.fuse(pair, images, scheme="naive")] * len(run.seeds)
-    made["fused"] = [clafusion.fuse(pair, clafusion.sample(school, 200, s)) for s in run.seeds]
+    made["fused"] = [clafusion.fuse(pair, data.sample(school, 200, s)) for s in run.seeds]
     values |= {f"otfusion/mlp/{name}": [top1(net) for net in found] for name, found in made.items()}
     print({name: round(mean(values[f"otfusion/mlp/{name}"]), 2) for name in made})
 
@@ -434,22 +439,22 @@ if task == "mnist" and (pair := oneshot.released_pair()):
 
 # %%
 TEACHERS = {s: (nets["general", s], nets["special", s]) for s in run.seeds}
-seen = [clafusion.sample(data.load(f"{task}-special"), 400, draw) for draw in draws]
-found = [oneshot.skills(*TEACHERS[s], seen, top1) for s in run.seeds]
+seen = [data.sample(data.load(f"{task}-special"), 400, draw) for draw in draws]
+found = [one_shot.skills(*TEACHERS[s], seen, top1) for s in run.seeds]
 sweeps = {name: [one[name] for one in found] for name in found[0]}
-figures.curves(None, sweeps, oneshot.STEPS, "weight of the special network", title=f"{task}: two skills, one network")
+figures.curves(None, sweeps, one_shot.STEPS, "weight of the special network", title=f"{task}: two skills, one network")
 
 # %%
 fours = exam.subset((exam.labels == 4).nonzero().flatten())
 for weight in (0.0, 0.3, 0.5, 0.7, 1.0):
-    mixed = [interpolate.between(*oneshot.skilled(*TEACHERS[s], seen[0]), weight) for s in run.seeds]
+    mixed = [interpolate.between(*one_shot.skilled(*TEACHERS[s], seen[0]), weight) for s in run.seeds]
     known = [mean([top1(model, part) for model in mixed]) for part in (exam, fours)]
     print(f"weight {weight:.1f}: {known[0]:5.1f} % of all test images, {known[1]:5.1f} % of fours")
 parts = {s: (plan["general", s], plan["special", s]) for s in run.seeds}
-mixture = oneshot.released_mixture(parts, top1, draws, run.cache) if task == "mnist" else {}
+mixture = one_shot.released_mixture(parts, top1, draws, run.cache) if task == "mnist" else {}
 values |= {f"{place}/skill/{name}": [top1(nets[name, s]) for s in run.seeds] for name in SKILLS}
-for name, way in oneshot.HALVES.items():
-    values[f"{place}/skill/{name}"] = [curve[oneshot.STEPS.index(0.5)] for curve in sweeps[way]]
+for name, way in one_shot.HALVES.items():
+    values[f"{place}/skill/{name}"] = [curve[one_shot.STEPS.index(0.5)] for curve in sweeps[way]]
 
 # %% [markdown]
 # **What to notice.** By adding, the ends are the two networks; by merging only the right one is. Around one half the
@@ -468,24 +473,24 @@ for name, way in oneshot.HALVES.items():
 # alpha, from scratch, from the student, or from the fused network.
 
 # %%
-grid = fusions.ALPHAS, fusions.TEMPERATURES
+grid = experiments.ALPHAS, experiments.TEMPERATURES
 if experiment and run.preset != "paper":
     first = Recipe(run.choose(smoke=1, classroom=8, paper=8), lr=0.05, schedule="one-cycle")
     few = {"count": run.choose(smoke=256, classroom=3000, paper=3000)}
     then, grid = first.changed(epochs=max(1, first.epochs // 2), lr=0.025), ((0.7,), (4,))
     experiment = experiment.reduced(1 / 8, "shapes-source", first, then, **few)
-arms = {s: fusions.arms(experiment, s, *grid) for s in run.seeds} if experiment else {}
+arms = {s: experiments.arms(experiment, s, *grid) for s in run.seeds} if experiment else {}
 lab.estimate([job for found in arms.values() for job in found.values()], run)  # at preset "paper": hours and memory
 
 # %%
 if experiment:
-    before, after = fusions.outcomes(experiment, arms, run.cache, run.device)
+    before, after = experiments.outcomes(experiment, arms, run.cache, run.device)
     title = f"{EXPERIMENT}, then {experiment.finetune.epochs} more epochs"
     names = {"parent_a": "deep", "parent_b": "shallow"}
     bars = {names.get(name, name.replace("/", ", ")): scores for name, scores in before.items()}
     bars |= {name if "distilled" in name else f"{name}, trained on": scores for name, scores in after.items()}
     display(figures.bars_with_intervals(figures.axes(7, 5.6), bars, title=title))
-    display(lab.effects(after, baseline="aligned", title="start of the finetuning"))
+    display(lab.paired_differences(after, baseline="aligned", title="start of the finetuning"))
     where = EXPERIMENT if run.preset == "paper" else f"shapes/{EXPERIMENT}"
     outcomes = before | {f"{name}/finetuned": scores for name, scores in after.items()}
     values |= {f"{where}/{name}": scores for name, scores in outcomes.items()}
@@ -503,11 +508,11 @@ if experiment:
 
 # %%
 metrics = {f"{name}/top1": {"unit": "%", "values": numbers} for name, numbers in values.items()}
-metrics |= {name: {"unit": "", "values": numbers} for name, numbers in oneshot.unrelated(run.seeds).items()}
+metrics |= {name: {"unit": "", "values": numbers} for name, numbers in one_shot.unrelated(run.seeds).items()}
 per_draw = {f"{way} {t}": [shot[s][way, t] for s in run.seeds] for way, t in shot[run.seeds[0]]}
 facts = {"one_shot_per_draw": per_draw, "skills_per_step": sweeps, "skills_per_step_raw": mixture}
 record = run.record(metrics, (school, exam), experiment=EXPERIMENT, **facts)
-lab.beside(record)
+lab.beside_published(record)
 
 # %% [markdown]
 # ## Ablations: one fusion, every switch
@@ -520,7 +525,7 @@ lab.beside(record)
 
 # %%
 def switches(choice):
-    made, found = oneshot.switched(deep, shallow, school, choice)
+    made, found = one_shot.switched(deep, shallow, school, choice)
     shown = {name: [top1(net)] for name, net in ({"deep": deep, "shallow": shallow} | made).items()}
     title = f"map {tuple(i + 1 for i in found.alignments[0].picks)}, one of {found.legal}"
     return figures.bars_with_intervals(None, shown, title=title)

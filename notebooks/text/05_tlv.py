@@ -434,7 +434,7 @@ first = job("he", run.seeds[0])
 record = run.record(
     metrics, (first.load("train"), first.load("test")), source=learned.history.final, recipe=asdict(recipe)
 )
-lab.beside(record)
+lab.beside_published(record)
 
 # %% [markdown]
 # The table stays empty where nothing is published, as for rendered shapes. The README has, for CIFAR-100, He 41.78 %,
@@ -454,7 +454,7 @@ GROUPS = {
     "replacement": ["he", "crossover", "per image", "mean", "zeros"],
 }
 for name in ("parts", "peers", "probability"):
-    display(lab.effects({arm: scores(arm) for arm in GROUPS[name]}, baseline="he", title=name))
+    display(lab.paired_differences({arm: scores(arm) for arm in GROUPS[name]}, baseline="he", title=name))
 
 # %%
 shown = ("he", "base", "statistics", "full", "unshuffled", "base_unshuffled", "hmt", "dpiat", "tli")
@@ -506,7 +506,7 @@ lab.Explorer(comparison, Comparison(), run)
 
 # %%
 for name, baseline in {"choice": "keep random", "shuffle": "base_unshuffled", "replacement": "zeros"}.items():
-    display(lab.effects({arm: scores(arm) for arm in GROUPS[name]}, baseline=baseline, title=name))
+    display(lab.paired_differences({arm: scores(arm) for arm in GROUPS[name]}, baseline=baseline, title=name))
 
 # %% [markdown]
 # **What to notice.** The part in the title: filters kept at random do as well as interleaved ones, and as the most

@@ -1,0 +1,260 @@
+"""CLAFusion: networks of different depth are aligned, balanced, transported onto one another and averaged.
+
+Nguyen, Nguyen, Phung, Bui and Ho, *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, ICASSP
+2023, on top of Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020. Its three steps are public:
+
+>>> found = map_layers(deep, shallow, images)          # cross-layer alignment
+>>> balanced = add_layers(found)                       # as deep as `deep`, the same function as `shallow`
+>>> plans = neuron_plans(deep, balanced, images)       # which neurons of `deep` move onto which
+>>> fused = fuse([deep, shallow], images)              # all of it, with the average
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from hetlib.chain import Chain, chain, evaluating
+from hetlib.clafusion.add_layers import add_layers
+from hetlib.clafusion.costs import layer_costs
+from hetlib.clafusion.hmt_variants import partners, stack
+from hetlib.clafusion.mapping import map_layers
+from hetlib.clafusion.merge_layers import RELUS, merge_layers
+from hetlib.clafusion.plans import neuron_plans
+from hetlib.clafusion.transport import transport_neurons
+from hetlib.clafusion.weights import SIDES, fuse_weights
+from hetlib.data import Images, sample
+from hetlib.errors import unknown
+from hetlib.merging import average
+from hetlib.transfer import Row, TransferReport
+
+__all__ = [
+    "add_layers",
+    "fuse",
+    "fuse_weights",
+    "layer_costs",
+    "map_layers",
+    "merge_layers",
+    "neuron_plans",
+    "sample",
+    "transfer",
+    "transport_neurons",
+]
+BALANCES = ("add", "merge")
+SCHEMES = ("many-to-one", "iterative", "naive")
+MAP_OPTIONS = ("mapping", "measure", "pins", "seed")
+
+
+def fuse(
+    models: Sequence[nn.Module],
+    images: Tensor,
+    *,
+    step: float = 0.5,
+    scheme: str = "many-to-one",
+    balance: str = "add",
+    relu: str = "sum",
+    input_side: str = "columns",
+    **options: Any,
+) -> nn.Module:
+    """Fuse networks of different depth, and of different width, into one.
+
+    Two networks: the shallow one is balanced, the deep one moved onto its neurons, and the two are averaged; the result
+    has the depth of the deep and the widths of the shallow one (balanced by merging: its depth as well). More: every
+    other one is balanced and moved onto the deepest, whose shape the result has.
+
+    Parameters
+    ----------
+    models : sequence of nn.Module
+        Two or more that classify the same images into the same classes. The deepest comes first; should it not, it is
+        put there, with a warning. None is changed.
+    images : Tensor of shape (N, ...)
+        Normalised images, which layers and neurons are compared on; 200 in the released runs.
+    step : float
+        Of two networks, the weight of the shallow one, from 0 to 1.
+    scheme : {"many-to-one", "iterative", "naive"}
+        More than two are moved onto the first and averaged with equal weights; or one after the other onto the average
+        so far, the newest with a weight of one half. "naive" averages without moving any neuron, which takes equal
+        widths.
+    balance : {"add", "merge"}
+        Add layers to the shallow one (`add_layers`), or merge layers of the deep one (`merge_layers`; two networks).
+    relu : {"sum", "majority", "average"}
+        As `merge_layers` takes it.
+    input_side : {"columns", "rows"}
+        As `fuse_weights` takes it; only different widths tell them apart.
+    **options
+        `mapping`, `measure`, `pins`, `seed` of `map_layers`; `by`, `metric`, `after_relu`, `tie`, `last`, `reg` of
+        `neuron_plans`.
+
+    Returns
+    -------
+    nn.Module
+        A new network. Statistics of its batch norms are taken anew from the images.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two networks, they differ in classes, inputs or dtype or do not take the images, a
+        weight is not finite, `step` is not from 0 to 1, or a step of the method cannot be done; the layer is named.
+
+    References
+    ----------
+    Nguyen et al., ICASSP 2023, sections 3 and 4; more than two networks as in its released code.
+    """
+    choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
+    choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
+    for kind, (given, valid) in choices.items():
+        if given not in valid:
+            raise unknown(kind, given, valid)
+    if not 0 <= step <= 1:
+        raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
+    if balance == "merge" and len(models) > 2:
+        raise ValueError(f"{len(models)} networks are balanced by adding layers")
+    first, *others = _sorted(models)
+    _check_images([first, *others], images)
+    how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
+    plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS} | {"input_side": input_side}
+    plans |= {"naive": scheme == "naive"}
+    maps = [map_layers(first, other, images, **how) for other in others]
+    if len(others) == 1 and balance == "merge":
+        return transport_neurons(merge_layers(maps[0], images, relu), others[0], images, step, **plans)
+    balanced = [add_layers(found, images) for found in maps]
+    if len(others) == 1:
+        return transport_neurons(first, balanced[0], images, step, **plans)
+    if scheme == "iterative":
+        fused = first
+        for other in balanced:
+            fused = transport_neurons(other, fused, images, 0.5, **plans)
+        return fused
+    moved = [transport_neurons(other, first, images, 0.0, **plans) for other in balanced]
+    return average([first, *moved], images)
+
+
+def transfer(
+    sources: Sequence[nn.Module],
+    target: nn.Module,
+    data: Images,
+    *,
+    samples: int = 200,
+    activation_seed: int = 21,
+    hmt: str | None = None,
+    **options: Any,
+) -> TransferReport:
+    """Fuse networks and write the result into a target of the shape that it has.
+
+    Parameters
+    ----------
+    sources : sequence of nn.Module
+        As `fuse` takes them. A single one is balanced to the target's depth, and does what it did.
+    target : nn.Module
+        Written in place.
+    data : Images
+        The training images, of which `sample` draws.
+    samples, activation_seed : int
+        How many are drawn, and the seed.
+    hmt : str, optional
+        Instead of fusing, stack by a variant of `hetlib.stacking.stack`: the deepest of two networks gets layers of the
+        other; a single one gives them to the target as it is.
+    **options
+        Of `fuse`; of `stack` with `hmt`; or else for a single network of `map_layers`.
+
+    Returns
+    -------
+    TransferReport
+        One row per layer of the target. Of a fusion, sources are the layers of the deepest network; of a single
+        network and of `hmt`, those of the shallow one ("add": of the deep one). Where layers were merged, rows name
+        none.
+
+    Raises
+    ------
+    ValueError
+        As `fuse` does, or if the target has another shape: the tensor is named with both shapes.
+    """
+    images = sample(data, samples, activation_seed)
+    if hmt is not None:
+        if len(sources) > 2:
+            raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
+        first, second = _sorted([target, *sources] if len(sources) == 1 else sources)
+        made, taken = (
+            stack(first, second, images, hmt, **options),
+            partners(map_layers(first, second, images), **options),
+        )
+        method, done, giver = f"HMT, {hmt}", "stacked", second
+        if hmt == "add":  # the shallow network is fed, and then has the deep one's layers
+            giver, taken = first, {name: name for name in taken}
+    elif len(sources) == 1:
+        _check_alike([chain(target), chain(sources[0])])
+        _check_images([target, sources[0]], images)
+        found = map_layers(target, sources[0], images, **options)
+        made, taken = add_layers(found, images), found.pairs
+        method, done, giver = "CLAFusion, balanced", "taken", sources[0]
+    else:
+        ranked = _sorted(sources)
+        made, giver = fuse(ranked, images, **options), ranked[0]
+        merged = options.get("balance") == "merge"
+        taken = {} if merged else {layer.name: layer.name for layer in chain(giver).layers}
+        method, done = f"CLAFusion of {len(sources)} networks", "moved and averaged"
+    _load(target, made)
+    given = {layer.name: tuple(layer.module.weight.shape) for layer in chain(giver).layers}
+    rows = []
+    for layer in chain(target).layers:
+        shape, origin = tuple(layer.module.weight.shape), taken.get(layer.name)
+        rows.append(Row(layer.name, shape, origin, given[origin], done) if origin else Row(layer.name, shape))
+    return TransferReport(method, tuple(rows), tuple(given.items()))
+
+
+def _load(target: nn.Module, made: nn.Module) -> None:
+    state, own = made.state_dict(), target.state_dict()
+    for name in {**state, **own}:
+        there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
+        if there != here:
+            raise ValueError(f"{name}: the result has {there}, the target {here}")
+    target.load_state_dict(state)
+
+
+def _sorted(models: Sequence[nn.Module]) -> list[nn.Module]:
+    """The deepest first."""
+    if len(models) < 2:
+        raise ValueError(f"{len(models)} network cannot be fused: it takes two or more")
+    chains = [chain(model) for model in models]
+    _check_alike(chains)
+    depths = [len(found.layers) for found in chains]
+    deepest = depths.index(max(depths))
+    if deepest == 0:
+        return [*models]
+    warnings.warn(
+        f"the first network has {depths[0]} layers and network {deepest + 1} has {depths[deepest]}: the deepest is "
+        "taken for the first, and step weighs the others",
+        stacklevel=3,
+    )
+    return [models[deepest], *models[:deepest], *models[deepest + 1 :]]
+
+
+def _check_alike(chains: Sequence[Chain]) -> None:
+    for what, layer, axis in (("classes", -1, 0), ("inputs", 0, 1)):
+        weights = [(found.layers[layer].name, tuple(found.layers[layer].module.weight.shape)) for found in chains]
+        if len({shape[axis] for _, shape in weights}) > 1:
+            told = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
+            raise ValueError(f"the networks differ in {what}: {told}")
+    for number, found in enumerate(chains, 1):
+        for name, tensor in found.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} of network {number} holds NaN or infinity")
+        for name, parameter in found.model.named_parameters():
+            if parameter.dtype != next(chains[0].model.parameters()).dtype:
+                raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
+
+
+def _check_images(models: Sequence[nn.Module], images: Tensor) -> None:
+    if not len(images):
+        raise ValueError("no images to compare layers or neurons on")
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinity")
+    for number, model in enumerate(models, 1):
+        try:
+            with evaluating(model):
+                model(images[:1])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"
+            ) from error

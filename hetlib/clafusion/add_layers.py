@@ -1,0 +1,243 @@
+"""A shallow network made as deep as another one, by layers that do nothing."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.chain import Call, Chain, Layer, evaluating, neurons
+from hetlib.clafusion.blocks import Block, shortcut_kind
+from hetlib.clafusion.mapping import SHORTCUTS, CrossMap
+
+RELU_LIKE = ("relu", "relu6")
+PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
+"""What keeps values that are not negative so."""
+FEW = 2
+"""Images on which the network with layers added is compared with the one before."""
+UNLIKE = "between their layers the deep and the shallow network differ in what they do"
+
+
+def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
+    """Make the shallow network as deep as the deep one, without changing what it computes.
+
+    The result has the modules of the deep network, at the widths of the shallow one. Where a deep layer has a partner,
+    the partner stands; elsewhere an identity: a layer that passes every channel on (exact after a ReLU, for a ReLU
+    of it changes nothing), or a residual block whose convolutions are all 0.
+
+    Parameters
+    ----------
+    found : CrossMap
+        What `hetlib.crosslayer.map_layers` found. Neither network is changed.
+    images : Tensor of shape (N, ...), optional
+        What inserted batch norms take mean and variance from, so that they still pass on what comes once statistics
+        are taken anew, as by training; and what the result is checked on. Without images they do so in evaluation only,
+        and nothing is checked.
+
+    Returns
+    -------
+    nn.Module
+        Differs from the shallow network by exactly 0, but for networks with batch norm, where rounding differs, and for
+        an identity before the very first layer, which the pins prevent: its ReLU clips inputs below 0. All parameters
+        take gradients.
+
+    Raises
+    ------
+    ValueError
+        If a layer cannot be the identity: it strides, has an even kernel, is grouped, or its block a projection; if
+        what stands before or behind it is no ReLU; or if one of two partners alone has a batch norm. The layer is
+        named. With images, also if the result does not compute what the shallow network does, because between their
+        layers the two do different things.
+
+    References
+    ----------
+    Nguyen et al., ICASSP 2023, section 3 ("layer balancing"); for residual blocks the released code.
+    """
+    balanced, inserted = deepcopy(found.deep.model), []
+    donors = {layer.name: layer for layer in found.shallow.layers}
+    for alignment in found.alignments:
+        partners = dict(zip(alignment.picks, alignment.shallow, strict=True))
+        near = alignment.shallow[0]
+        width = near.layers[0].module.weight.shape[1]
+        for place, unit in enumerate(alignment.deep):
+            near = partners.get(place, near)
+            if place in partners:
+                width = _outputs(near.last)
+                _adopt_bare(balanced, _bare(found.deep, unit), found.shallow.model, _bare(found.shallow, near))
+            elif unit.is_block:
+                _check_bare(found.deep, unit)
+                _silence(balanced, unit, near, width)
+            else:
+                _check_neighbours(found.deep, unit.last)
+                put(balanced, unit.last, _identity(unit.last, width))
+                if unit.last.norm is not None:
+                    balanced.set_submodule(unit.last.norm, _still(balanced.get_submodule(unit.last.norm), width))
+                    inserted.append(unit.last.norm)
+    for layer in found.deep.layers:
+        if layer.name in found.pairs:
+            _adopt(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
+    clips = found.alignments and found.alignments[0].picks[0]  # an identity on the input, whose ReLU is no identity
+    if images is not None and not clips:
+        _check_same(balanced, found.shallow.model, images[:FEW])
+    if images is not None and inserted:
+        _settle_(balanced, inserted, images)
+    return balanced.requires_grad_()
+
+
+def _check_same(balanced: nn.Module, shallow: nn.Module, images: Tensor) -> None:
+    """Raise unless two networks put out the same but for rounding."""
+    with evaluating(balanced, shallow):
+        wanted = shallow(images)
+        if not wanted.isfinite().all():
+            raise ValueError("the shallow network puts out NaN or infinity: it or the images hold some")
+        try:
+            gap = (balanced(images) - wanted).abs().max().item()
+        except RuntimeError as error:
+            raise ValueError(f"{UNLIKE}: with layers added, the shallow one fails ({error})") from error
+    most = torch.finfo(wanted.dtype).eps ** 0.5 * wanted.abs().max().item()
+    if not gap <= most:
+        raise ValueError(f"{UNLIKE}: with layers added, the shallow one is off by {gap:.2g}")
+
+
+def _settle_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
+    """Give inserted batch norms the statistics of what reaches them, and what undoes these for gain and shift."""
+
+    def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        values = neurons(inputs[0])
+        variance, mean = torch.var_mean(values, 1, correction=min(1, values.shape[1] - 1))  # as running statistics
+        for own, value in ((norm.running_mean, mean), (norm.running_var, variance), (norm.bias, mean)):
+            own.data.copy_(value)
+        norm.weight.data.copy_((variance + norm.eps).sqrt())
+
+    modules: list[Any] = [balanced.get_submodule(name) for name in norms]
+    if any(norm.weight is None for norm in modules):
+        raise ValueError(f"{norms[0]} has no gain and shift: it cannot be made to pass on what comes")
+    hooks = [norm.register_forward_pre_hook(settle) for norm in modules]
+    try:
+        with evaluating(balanced):
+            balanced(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:
+    if (layer.norm is None) != (donor.norm is None):
+        raise ValueError(f"of {layer.name} and its partner {donor.name} only one has a batch norm: they do not balance")
+    balanced.set_submodule(layer.name, deepcopy(donor.module))
+    if layer.norm is not None and donor.norm is not None:
+        balanced.set_submodule(layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
+
+
+def _adopt_bare(balanced: nn.Module, names: list[str], shallow: nn.Module, donors: list[str]) -> None:
+    """Take over what pads or pools on a shortcut without layers: it may know the widths."""
+    if len(names) != len(donors):
+        raise ValueError(
+            f"{UNLIKE}: one shortcut has {', '.join(names) or 'nothing'}, its partner {len(donors)} modules"
+        )
+    for name, donor in zip(names, donors, strict=True):
+        balanced.set_submodule(name, deepcopy(shallow.get_submodule(donor)))
+
+
+def _bare(found: Chain, unit: Block) -> list[str]:
+    """The modules on a block's shortcut, where none of them has weights."""
+    if shortcut_kind(found, unit) != "plain":
+        return []
+    shortcut = next(shortcut for shortcut in found.shortcuts if shortcut.block == unit.block)
+    nodes = {node.name: node for node in found.graph.nodes}
+    for here in nodes[shortcut.end].all_input_nodes:
+        names: dict[str, None] = {}
+        while here.name != shortcut.start and len(here.all_input_nodes) == 1:
+            names[next(reversed(here.meta["nn_module_stack"]), "")] = None
+            here = here.all_input_nodes[0]
+        if not any([*found.model.get_submodule(name).parameters()] for name in names):
+            return [*names]
+    return []
+
+
+def _check_bare(found: Chain, unit: Block) -> None:
+    """Raise if a block that shall be idle has anything on its shortcut."""
+    if (kind := shortcut_kind(found, unit)) != "identity":
+        raise ValueError(
+            f"{unit.name} has no partner, but {SHORTCUTS[kind]}: only a block with a bare shortcut can be idle"
+        )
+
+
+def put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
+    """Give a layer another weight, of any shape, and a bias of zeros if it has one."""
+    module: Any = deepcopy(layer.module)
+    module.weight = nn.Parameter(weight)
+    if module.bias is not None:
+        module.bias = nn.Parameter(weight.new_zeros(len(weight)))
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    else:
+        module.groups = len(weight) if layer.kind == "depthwise" else 1
+        module.out_channels, module.in_channels = len(weight), weight.shape[1] * module.groups
+    balanced.set_submodule(layer.name, module)
+
+
+def _identity(layer: Layer, width: int) -> Tensor:
+    module: Any = layer.module
+    eye = torch.eye(width, dtype=module.weight.dtype, device=module.weight.device)
+    if isinstance(module, nn.Linear):
+        return eye
+    kernel, plain = module.kernel_size, module.groups == 1 and set(module.stride) == set(module.dilation) == {1}
+    padded = module.padding == "same" or module.padding == tuple(side // 2 for side in kernel)
+    if not plain or not padded or any(side % 2 == 0 for side in kernel):
+        raise ValueError(
+            f"{layer.name} has no partner and cannot be the identity: that takes an odd kernel padded by half, "
+            f"stride 1 and one group, not {module}. Pin it, or give the map by hand"
+        )
+    weight = eye.new_zeros(width, width, *kernel)
+    weight[:, :, kernel[0] // 2, kernel[1] // 2] = eye
+    return weight
+
+
+def _silence(balanced: nn.Module, unit: Block, near: Block, width: int) -> None:
+    """Zeros for all convolutions of a block, which then is its shortcut; inner widths are those of one beside it."""
+    inside = [_outputs(layer) for layer in near.layers if layer.kind != "shortcut"]
+    widths = [width, *inside[: len(unit.layers) - 1], width]
+    for layer, inputs, outputs in zip(unit.layers, widths, widths[1:], strict=False):
+        old = layer.module.weight
+        put(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
+        if layer.norm is not None:
+            balanced.set_submodule(layer.norm, _still(balanced.get_submodule(layer.norm), outputs))
+
+
+def _still(norm: Any, width: int) -> nn.Module:
+    """A batch norm of another width that, in evaluation, passes on what comes."""
+    still = type(norm)(width, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if still.running_var is None:
+        raise ValueError(f"{norm} keeps no statistics: without them it cannot pass on what comes")
+    still.running_var.fill_(1 - norm.eps)
+    return still.to(norm.running_var).train(norm.training)
+
+
+def _check_neighbours(found: Chain, layer: Layer) -> None:
+    """Raise unless an identity layer would stand between ReLUs, or on the network's input."""
+    node = next(node for node in found.graph.nodes if node.op == "call_module" and node.target == layer.name)
+    above = node.all_input_nodes[0]
+    while Call.of(found.model, above).name in PASSING and above.op != "placeholder":
+        above = above.all_input_nodes[0]
+    if above.op != "placeholder" and Call.of(found.model, above).name not in RELU_LIKE:
+        raise ValueError(
+            f"{layer.name} has no partner, and {above.name} stands before it: an identity needs a ReLU there"
+        )
+    names = followers(found, layer)
+    if not names <= {*RELU_LIKE, *PASSING}:
+        raise ValueError(
+            f"{layer.name} has no partner, and {', '.join(sorted(names))} follows it: an identity layer changes "
+            "nothing only between ReLUs"
+        )
+
+
+def followers(found: Chain, layer: Layer) -> set[str]:
+    """What operations take a layer's output, or that of its batch norm."""
+    name = layer.norm or layer.name
+    node = next(node for node in found.graph.nodes if node.op == "call_module" and node.target == name)
+    return {Call.of(found.model, user).name for user in node.users}
+
+
+def _outputs(layer: Layer) -> int:
+    return layer.module.weight.shape[0]

@@ -1,0 +1,94 @@
+"""What it costs to pair layers of two networks: how unlike what they put out is, or how unlike their sizes are."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.chain import Chain, evaluating, neurons, read_both, records
+from hetlib.clafusion.blocks import Block, corresponding, groups
+from hetlib.errors import unknown
+from hetlib.kernels import transport_plan
+from hetlib.kernels.cca import cca
+from hetlib.kernels.cka import compare, gram
+from hetlib.kernels.costs import cost_matrix
+
+MEASURES = ("cka", "debiased", "neurons", "wasserstein", "cca", "index")
+
+
+def layer_costs(deep: nn.Module, shallow: nn.Module, images: Tensor, measure: str = "cka") -> list[Tensor]:
+    """What it costs to pair the units of two networks, group by group.
+
+    Parameters
+    ----------
+    deep, shallow : nn.Module
+        Two networks of as many groups (`groups`).
+    images : Tensor of shape (N, ...)
+        What both are run on, once and in evaluation mode.
+    measure : {"cka", "debiased", "neurons", "wasserstein", "cca", "index"}
+        One minus linear CKA, by the biased estimate (the released choice, which comes near 0 for any two wide
+        layers) or the debiased one; the squared difference of the numbers of neurons; the exact transport cost between
+        the neurons, each at the place of all its activations; one minus R^2_CCA; or the squared difference of the
+        places in the group. Only "neurons" and "index" do not look at the images. "wasserstein" and "cca" keep
+        the activations of all layers, the others none.
+
+    Returns
+    -------
+    list of Tensors of shape (deep units, shallow units)
+        In float64.
+
+    Raises
+    ------
+    ValueError
+        If the groups do not correspond or the measure is unknown.
+
+    References
+    ----------
+    Nguyen et al., ICASSP 2023, section 3; Kornblith et al., ICML 2019.
+    """
+    if measure not in MEASURES:
+        raise unknown("measure", measure, MEASURES)
+    chains = read_both(deep, shallow)
+    runs = corresponding(*chains)
+    if measure in ("neurons", "index"):
+        sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]
+        return [(rows[:, None] - columns).square() for rows, columns in zip(*sizes, strict=True)]
+    with evaluating(deep, shallow):
+        seen = [_represented(found, images, measure) for found in chains]
+    kept = [[[now[unit.last.name] for unit in run] for run in side] for now, side in zip(seen, runs, strict=True)]
+    return [_dissimilarity(rows, columns, measure).double() for rows, columns in zip(*kept, strict=True)]
+
+
+def _sizes(run: Sequence[Block], measure: str) -> list[int]:
+    return [unit.last.module.weight.shape[0] for unit in run] if measure == "neurons" else [*range(len(run))]
+
+
+def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor]:
+    wanted = {unit.last.name for run in groups(found) for unit in run}
+    by_gram = measure in ("cka", "debiased")
+    kept = {}
+    for layer, value in records(found.model, images, found=found):
+        if layer.name not in wanted:
+            continue
+        if not value.isfinite().all():
+            raise ValueError(f"{layer.name} puts out NaN or infinity: it cannot be compared")
+        if len(value) > 1 and bool((value == value[:1]).all()):
+            warnings.warn(f"{layer.name} puts out the same for all images: it is like no other layer", stacklevel=4)
+        kept[layer.name] = gram(value, measure == "debiased") if by_gram else value.clone()
+    return kept
+
+
+def _dissimilarity(rows: list[Tensor], columns: list[Tensor], measure: str) -> Tensor:
+    if measure == "cca":
+        return 1 - cca(rows, columns)
+    if measure == "wasserstein":
+        return torch.stack([torch.stack([_moved(a, b) for b in columns]) for a in rows])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of layers that do not vary, by number; here they have names
+        return 1 - compare(rows, columns)
+
+
+def _moved(a: Tensor, b: Tensor) -> Tensor:
+    cost = cost_matrix(neurons(a), neurons(b))
+    return (cost * transport_plan(cost)).sum()

@@ -1,0 +1,215 @@
+"""Which layer of a shallow network stands beside which of a deep one: units, their costs, and the map between them."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.chain import Chain, read_both
+from hetlib.clafusion.blocks import Block, check_modules, corresponding, shortcut_kind
+from hetlib.clafusion.costs import MEASURES, layer_costs
+from hetlib.errors import unknown
+from hetlib.match import align, legal_maps
+
+MAPPINGS = ("align", "chain", "random")
+SHORTCUTS = {
+    None: "no shortcut",
+    "identity": "a bare shortcut",
+    "projection": "a projection",
+    "plain": "a shortcut that pads or pools",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How one group of the shallow network lies in that of the deep one.
+
+    Attributes
+    ----------
+    deep, shallow : tuple of Block
+        The units of the group.
+    picks : tuple of int
+        The deep unit of each shallow one, strictly increasing.
+    legal : int
+        How many maps keep the pins; 1 means that no cost had a say.
+    cost : Tensor of shape (deep, shallow) or None
+        What each pair costs; None where it was not asked.
+    """
+
+    deep: tuple[Block, ...]
+    shallow: tuple[Block, ...]
+    picks: tuple[int, ...]
+    legal: int
+    cost: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CrossMap:
+    """The map of all layers.
+
+    Attributes
+    ----------
+    alignments : tuple of Alignment
+        One per group.
+    pairs : dict of str to str
+        The shallow layer of each deep one that has one, by name; the classifiers are a pair.
+    deep, shallow : Chain
+        The two networks.
+    """
+
+    alignments: tuple[Alignment, ...]
+    pairs: dict[str, str]
+    deep: Chain
+    shallow: Chain
+
+    @property
+    def legal(self) -> int:
+        """How many maps keep the pins, of all groups together."""
+        return prod(alignment.legal for alignment in self.alignments)
+
+    def __str__(self) -> str:
+        lines = [f"{self.legal} legal map{'s' * (self.legal != 1)}"]
+        for alignment in self.alignments:
+            taken = dict(zip(alignment.picks, alignment.shallow, strict=True))
+            names = (f"{unit.name}={taken[i].name if i in taken else '+'}" for i, unit in enumerate(alignment.deep))
+            lines.append("  ".join(names))
+        return "\n".join(lines)
+
+
+def map_layers(
+    deep: nn.Module,
+    shallow: nn.Module,
+    images: Tensor,
+    *,
+    mapping: str | Sequence[int] = "align",
+    measure: str = "cka",
+    pins: tuple[int, int] = (1, 1),
+    seed: int = 0,
+) -> CrossMap:
+    """Lay the layers of a shallow network beside those of a deep one, in order, group by group.
+
+    Parameters
+    ----------
+    deep, shallow : nn.Module
+        Two networks of as many groups (`groups`).
+    images : Tensor of shape (N, ...)
+        What they are compared on; not looked at where the pins leave a single map.
+    mapping : {"align", "chain", "random"} or sequence of int
+        At the least cost; the first ones; at random among those that keep the pins; or the deep unit of each shallow
+        one, by hand, counted over all groups.
+    measure : {"cka", "debiased", "neurons", "wasserstein", "cca", "index"}
+        See `layer_costs`.
+    pins : (int, int)
+        How many units at the beginning and the end of each group are paired whatever they cost. A single unit that is
+        pinned at both ends goes to the first deep one.
+    seed : int
+        Of the draw, for "random".
+
+    Returns
+    -------
+    CrossMap
+
+    Raises
+    ------
+    ValueError
+        If the groups do not correspond, a pair has different layers, no map keeps the pins, the map by hand is not
+        increasing or leaves its group, or a name is unknown.
+
+    References
+    ----------
+    Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, ICASSP 2023.
+    """
+    if measure not in MEASURES:
+        raise unknown("measure", measure, MEASURES)
+    if not isinstance(mapping, str):
+        mapping = [int(place) for place in mapping]
+    elif mapping not in MAPPINGS:
+        raise unknown("mapping", mapping, MAPPINGS)
+    chains = read_both(deep, shallow)
+    for found in chains:
+        check_modules(found)
+    ours, theirs = corresponding(*chains)
+    legal = [_legal(a, b, pins) for a, b in zip(ours, theirs, strict=True)]
+    costs: list[Tensor | None] = [None] * len(legal)
+    if mapping == "align" and max(legal, default=1) > 1:
+        costs = [*layer_costs(deep, shallow, images, measure)]
+    if isinstance(mapping, str):
+        sides, generator = zip(ours, theirs, costs, strict=True), torch.Generator().manual_seed(seed)
+        picks = [_picked(a, b, mapping, cost, _pins(b, pins), generator) for a, b, cost in sides]
+        if picks and picks[0][0]:
+            name = ours[0][0].name
+            warnings.warn(f"{name} has no partner: an identity in its place clips inputs below 0", stacklevel=2)
+    else:
+        picks = _by_hand(ours, theirs, mapping)
+    rows = zip(ours, theirs, picks, legal, costs, strict=True)
+    alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
+    pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
+    for group in alignments:
+        for unit, pick in zip(group.shallow, group.picks, strict=True):
+            pairs |= _paired(chains, group.deep[pick], unit)
+    return CrossMap(alignments, pairs, *chains)
+
+
+def _legal(deep: Sequence[Block], shallow: Sequence[Block], pins: tuple[int, int]) -> int:
+    count = legal_maps(len(deep), len(shallow), _pins(shallow, pins))
+    if not count:
+        raise ValueError(
+            f"{len(shallow)} units from {shallow[0].name} on into {len(deep)} from {deep[0].name} on: no map keeps the "
+            f"pins {pins}"
+        )
+    return count
+
+
+def _paired(chains: tuple[Chain, Chain], deep: Block, shallow: Block) -> dict[str, str]:
+    kinds = [shortcut_kind(found, unit) for found, unit in zip(chains, (deep, shallow), strict=True)]
+    here, there = ([layer.kind == "shortcut" for layer in unit.layers] for unit in (deep, shallow))
+    if here != there or kinds[0] != kinds[1]:
+        raise ValueError(
+            f"{deep.name} of the deep network has {len(here)} layers and {SHORTCUTS[kinds[0]]}, {shallow.name} of the "
+            f"shallow one {len(there)} and {SHORTCUTS[kinds[1]]}: they cannot be paired. Blocks that change the "
+            "resolution pair with each other if the first unit of each group is pinned, pins=(1, ...)"
+        )
+    return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}
+
+
+def _pins(run: Sequence[Block], pins: tuple[int, int]) -> tuple[int, int]:
+    """The pins of a group; a single unit can be pinned only once, at the beginning if at all there."""
+    return pins if len(run) > 1 else (min(pins[0], 1), 0 if pins[0] else min(pins[1], 1))
+
+
+def _picked(
+    deep: list[Block],
+    shallow: list[Block],
+    mapping: str,
+    cost: Tensor | None,
+    pins: tuple[int, int],
+    generator: torch.Generator,
+) -> list[int]:
+    m, n = len(deep), len(shallow)
+    if mapping == "chain" or m == n:
+        return list(range(n))
+    if mapping == "align":
+        return align(torch.zeros(m, n) if cost is None else cost, pins)
+    first, last = pins
+    drawn = torch.randperm(m - first - last, generator=generator)[: n - first - last]
+    return [*range(first), *sorted(first + int(i) for i in drawn), *range(m - last, m)]
+
+
+def _by_hand(ours: list[list[Block]], theirs: list[list[Block]], mapping: Sequence[int]) -> list[list[int]]:
+    wanted = sum(map(len, theirs))
+    if len(mapping) != wanted:
+        raise ValueError(f"a map by hand names the deep unit of each of {wanted} shallow ones, got {list(mapping)}")
+    picks, begin, rest = [], 0, list(mapping)
+    for a, b in zip(ours, theirs, strict=True):
+        mine, rest = [i - begin for i in rest[: len(b)]], rest[len(b) :]
+        if mine != sorted(set(mine)) or mine[0] < 0 or mine[-1] >= len(a):
+            raise ValueError(
+                f"{[i + begin for i in mine]} must increase from {begin} to {begin + len(a) - 1} at most, the units of "
+                f"the deep network from {a[0].name} on"
+            )
+        picks.append(mine)
+        begin += len(a)
+    return picks

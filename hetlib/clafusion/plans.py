@@ -1,0 +1,159 @@
+"""Which neurons of one network move onto which of another of equal depth: transport plans, layer by layer."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.chain import Chain, evaluating, neurons, read_both, records
+from hetlib.clafusion.blocks import check_modules
+from hetlib.clafusion.weights import feeds_of, transport_inputs
+from hetlib.errors import unknown
+from hetlib.kernels import transport_plan
+from hetlib.kernels.costs import METRICS, cost_matrix
+from hetlib.kernels.sinkhorn import sinkhorn
+from hetlib.kernels.sinkhorn_batched import sinkhorns
+from hetlib.kernels.transport import transport_plans
+
+SOURCES = ("activations", "weights")
+BATCH = 50
+"""Images that go through two networks at a time; more of them leave the cache."""
+
+
+@torch.no_grad()
+def neuron_plans(
+    source: nn.Module,
+    target: nn.Module,
+    images: Tensor,
+    *,
+    by: str = "activations",
+    metric: str = "euclidean",
+    after_relu: bool = False,
+    tie: bool = False,
+    last: bool = False,
+    reg: float | None = None,
+) -> list[Tensor]:
+    """Transport plans from the neurons of every layer of one network to those of another.
+
+    Both networks are run side by side, in evaluation mode; no activations are kept.
+
+    Parameters
+    ----------
+    source, target : nn.Module
+        Two networks with the same layers, at any widths.
+    images : Tensor of shape (N, ...)
+        What both are run on; not looked at by weights.
+    by : {"activations", "weights"}
+        Compare what neurons put out on the images, at every pixel; or their incoming weights, the source's inputs
+        having followed the layers before.
+    metric : {"euclidean", "squared", "cosine", "correlation"}
+        As `hetlib.kernels.costs.cost_matrix` has it.
+    after_relu : bool
+        Compare activations after a ReLU; those of the last layer have none.
+    tie : bool
+        One plan for all layers whose channels are coupled (`hetlib.axes`), as those of a residual stream, from the mean
+        of their costs. Otherwise each layer has its own, as in the released code, and a shortcut may join neurons that
+        moved differently.
+    last : bool
+        Match the outputs of the last layer as well, as the released code does, which may exchange classes.
+    reg : float, optional
+        Weight of the entropy, for plans by `sinkhorn`; exact ones by default.
+
+    Returns
+    -------
+    list of Tensors of shape (neurons of source, neurons of target)
+        One per layer of the chain, in order of execution, but for the last unless `last`.
+
+    Raises
+    ------
+    ValueError
+        If the networks have different layers, activations differ in shape, one is not finite, or a name is unknown.
+
+    References
+    ----------
+    Singh and Jaggi, NeurIPS 2020; Ainsworth et al., *Git Re-Basin*, ICLR 2023, for `tie`; Stoica et al., *ZipIt!*,
+    ICLR 2024, for "correlation".
+    """
+    if by not in SOURCES:
+        raise unknown("source of costs", by, SOURCES)
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    if tie and by == "weights":
+        raise ValueError("plans by weights are made one after the other and cannot be tied: take hetlib.rebasin")
+    chains = read_both(source, target)
+    for found in chains:
+        check_modules(found)
+    if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
+        raise ValueError("plans need two networks with the same layers: balance them first")
+    count = len(chains[0].layers) - (not last)
+    streams = _streams(chains[0], tie)[:count]
+    if by == "weights":
+        return _by_weights(*chains, streams, metric, reg)
+    costs = _by_activations(*chains, images, streams, metric, after_relu)
+    solved = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
+    return [solved[stream] for stream in streams]
+
+
+def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
+    return transport_plans(costs) if reg is None else [found.plan for found in sinkhorns(costs, reg)]
+
+
+def _streams(found: Chain, tie: bool) -> list[int]:
+    """For every layer, the number that it shares with those whose outputs move by the same plan."""
+    if tie:
+        group = {member.name: i for i, group in enumerate(found.axes) for member in group.members if member.axis == 0}
+        whole = {m.name for g in found.axes for m in g.members if m.axis == 0 and len(m.index) == g.size}
+        names = [f"{layer.name}.weight" for layer in found.layers]
+        counts = Counter(m.name for g in found.axes for m in g.members if m.axis == 0)
+        if split := [name for name in names if counts[name] > 1 or name not in whole]:
+            raise ValueError(f"the channels of {', '.join(split)} belong to different streams: they cannot be tied")
+        return [group[name] for name in names]
+    feeds, streams = feeds_of(found), list(range(len(found.layers)))
+    for i, layer in enumerate(found.layers):
+        if layer.kind == "depthwise":  # its channels are those that come in
+            if not feeds[i]:
+                raise ValueError(f"{layer.name} is depthwise on the network's input, whose channels do not move")
+            streams[i] = streams[feeds[i][0]]
+    return streams
+
+
+def _by_activations(
+    source: Chain, target: Chain, images: Tensor, streams: list[int], metric: str, after_relu: bool
+) -> dict[int, Tensor]:
+    stream = {layer.name: number for layer, number in zip(source.layers, streams, strict=False)}
+    final = source.layers[-1].name
+    sums: dict[int, Tensor] = {}
+    squared = metric in ("euclidean", "squared")  # distances over batches of images add up only if they are squared
+    batches = images.split(BATCH) if squared else [images]
+    with evaluating(source.model, target.model):
+        for batch in batches:
+            sides = (records(found.model, batch, found=found) for found in (source, target))
+            for (layer, one), (_, other) in zip(*sides, strict=True):
+                if layer.name not in stream:
+                    continue
+                if one.shape[2:] != other.shape[2:]:
+                    raise ValueError(f"{layer.name} puts out {tuple(one.shape)} here and {tuple(other.shape)} there")
+                if after_relu and layer.name != final:
+                    one, other = one.relu(), other.relu()
+                cost = cost_matrix(neurons(one), neurons(other), "squared" if squared else metric)
+                if not cost.isfinite().all():
+                    raise ValueError(f"{layer.name} puts out NaN or infinity: its neurons cannot be matched")
+                sums[stream[layer.name]] = sums.get(stream[layer.name], 0) + cost
+    shares = Counter(streams)
+    means = {number: total / shares[number] for number, total in sums.items()}
+    return {number: cost.sqrt() if metric == "euclidean" else cost for number, cost in means.items()}
+
+
+def _by_weights(source: Chain, target: Chain, streams: list[int], metric: str, reg: float | None) -> list[Tensor]:
+    feeds = feeds_of(source)
+    plans: list[Tensor] = []
+    for i, stream in enumerate(streams):
+        if stream != i:
+            plans.append(plans[stream])
+            continue
+        moved = transport_inputs(source.layers[i].module.weight, [plans[j] for j in feeds[i]])
+        cost = cost_matrix(moved.flatten(1), target.layers[i].module.weight.flatten(1), metric)
+        if not cost.isfinite().all():
+            raise ValueError(f"{source.layers[i].name} holds NaN or infinity: its neurons cannot be matched")
+        plans.append(transport_plan(cost) if reg is None else sinkhorn(cost, reg).plan)
+    return plans

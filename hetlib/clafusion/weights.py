@@ -1,0 +1,171 @@
+"""Weights that follow transported neurons, and the average of two networks that is taken once they do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from hetlib.chain import Call, Chain, full_precision
+from hetlib.errors import unknown
+
+Feeds = Sequence[Sequence[int]]
+SIDES = ("columns", "rows")
+
+
+@torch.no_grad()
+def fuse_weights(
+    deep: Sequence[Tensor],
+    shallow: Sequence[Tensor],
+    plans: Sequence[Tensor],
+    step: float = 0.5,
+    *,
+    feeds: Feeds | None = None,
+    input_side: str = "columns",
+    names: Sequence[str] | None = None,
+) -> list[Tensor]:
+    """Move the weights of one network onto another's neurons, and average the two.
+
+    Parameters
+    ----------
+    deep, shallow : sequences of Tensors
+        Weights of the layers, (outputs, inputs, ...), of two networks of equal depth ("shallow" is balanced).
+    plans : sequence of Tensors of shape (outputs of deep, outputs of shallow)
+        How the neurons of each layer move, as `transport_plan` gives them. One plan fewer than layers leaves the
+        outputs of the last layer where they are.
+    step : float
+        Weight of `shallow`: 0 gives the moved network, 1 the other.
+    feeds : sequence of sequences of int, optional
+        The layers whose outputs each layer takes in, none for the network's input; their plans are averaged. By default
+        as the released code guesses from shapes: each the one before, but for 1x1 convolutions, which are shortcuts
+        from where the width last changed.
+    input_side : {"columns", "rows"}
+        How a plan is scaled where it moves the inputs of the next layer: so that its columns sum to 1 (released), which
+        averages activations that are merged, or its rows, which sums them and so keeps the function. The same at
+        equal widths.
+    names : sequence of str, optional
+        What errors call the layers; by default their numbers.
+
+    Returns
+    -------
+    list of Tensors
+        Of the shapes of `shallow`.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of weights or plans do not fit, or two shapes do; the layer is named.
+
+    References
+    ----------
+    Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020, algorithm 1; Nguyen et al., ICASSP 2023.
+    """
+    if input_side not in SIDES:
+        raise unknown("side", input_side, SIDES)
+    if len(deep) != len(shallow) or len(plans) not in (len(deep), len(deep) - 1):
+        raise ValueError(f"{len(deep)} and {len(shallow)} weights, {len(plans)} plans: balance the networks first")
+    feeds = _guessed(deep) if feeds is None else feeds
+    fused = []
+    told = [f"layer {i}" for i in range(len(deep))] if names is None else names
+    for i, (source, target) in enumerate(zip(deep, shallow, strict=True)):
+        try:
+            moved = transport_inputs(source, [plans[j] for j in feeds[i]], input_side)
+            moved = transport_outputs(moved, plans[i]) if i < len(plans) else moved
+        except ValueError as error:
+            raise ValueError(f"{told[i]}: {error}") from None
+        if moved.shape != target.shape:
+            raise ValueError(
+                f"{told[i]}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
+            )
+        fused.append(moved.lerp(target, step))
+    return fused
+
+
+def transport_inputs(weight: Tensor, plans: Sequence[Tensor], input_side: str = "columns") -> Tensor:
+    """A weight whose inputs follow the neurons that feed it: `plans` of these, averaged; none leaves it as it is.
+
+    Behind a flatten each neuron has several columns, one per pixel, which move together. A depthwise kernel has one
+    input, its own channel, and is left as it is.
+    """
+    if not plans or (weight.ndim == 4 and weight.shape[1] == 1 < len(plans[0]) == len(weight)):
+        return weight
+    axis = 0 if input_side == "columns" else 1
+    move = torch.stack([plan / plan.sum(axis, keepdim=True) for plan in plans]).mean(0).to(weight)
+    if weight.shape[1] % len(move):
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not take in {len(move)} neurons")
+    places = weight.unflatten(1, (len(move), -1))
+    with full_precision():
+        return torch.einsum("oip...,ij->ojp...", places, move).flatten(1, 2)
+
+
+def transport_outputs(weight: Tensor, plan: Tensor) -> Tensor:
+    """A weight, bias or per-channel number whose outputs move by a plan; merged ones are averaged."""
+    if len(weight) != len(plan):
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not put out {len(plan)} neurons")
+    with full_precision():
+        return torch.einsum("o...,oj->j...", weight, (plan / plan.sum(0)).to(weight))
+
+
+def _guessed(weights: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    feeds: list[tuple[int, ...]] = []
+    before: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()  # what fed the layer that last changed the width
+    for i, weight in enumerate(weights):
+        if weight.ndim == 4 and weight.shape[2:] == (1, 1):
+            feeds.append(left)
+            before = (i, *before)
+            continue
+        if weight.ndim == 4 and weight.shape[0] != weight.shape[1]:
+            left = before
+        feeds.append(before)
+        before = (i,)
+    return feeds
+
+
+def feeds_of(found: Chain) -> list[tuple[int, ...]]:
+    """For every layer of a network, the numbers of the layers whose neurons it takes in.
+
+    A sum with a bare shortcut has the neurons of the block's last layer, as in the released code; a sum with a
+    projection those of both.
+
+    Raises
+    ------
+    ValueError
+        If a layer is grouped, or takes in several layers' channels side by side; it is named.
+    """
+    number = {layer.name: i for i, layer in enumerate(found.layers)}
+    starts = {shortcut.end: shortcut.start for shortcut in found.shortcuts if shortcut.kind != "projection"}
+    calls = {str(node.target): node for node in reversed(found.graph.nodes) if str(node.target) in number}
+    return [_fed(found, calls[layer.name], number, starts) for layer in found.layers]
+
+
+def _fed(found: Chain, node: fx.Node, number: dict[str, int], starts: dict[str, str]) -> tuple[int, ...]:
+    module: Any = found.model.get_submodule(str(node.target))
+    groups = getattr(module, "groups", 1)
+    if groups > 1 and not groups == module.in_channels == module.out_channels:
+        raise ValueError(f"{node.target} is a grouped convolution, {module}: its channels cannot be moved singly")
+    found_numbers: list[int] = []
+    waiting = list(node.all_input_nodes)
+    while waiting:
+        here = waiting.pop(0)
+        if str(here.target) in number and here.op == "call_module":
+            found_numbers.append(number[str(here.target)])
+            continue
+        call = Call.of(found.model, here)
+        if call.name in ("cat", "concat", "stack", "chunk", "split"):
+            raise ValueError(f"{node.target} takes in channels from {here.name} ({call.name}), which is not followed")
+        above = list(here.all_input_nodes)
+        if here.name in starts and len(above) > 1:
+            above = [source for source in above if not _reaches(source, starts[here.name], found, number)] or above[:1]
+        waiting += above
+    return tuple(dict.fromkeys(found_numbers))
+
+
+def _reaches(node: fx.Node, start: str, found: Chain, number: dict[str, int]) -> bool:
+    """Whether a branch goes up to `start` without meeting a layer: then it is the shortcut."""
+    while node.name != start:
+        is_layer = node.op == "call_module" and str(node.target) in number
+        if is_layer or len(node.all_input_nodes) != 1:
+            return False
+        node = node.all_input_nodes[0]
+    return True

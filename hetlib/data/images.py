@@ -1,0 +1,157 @@
+"""Labelled images as tensors: they stay uint8 on one device; crops and flips are one batched gather."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hetlib.files import checksum
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images on one device.
+
+    Attributes
+    ----------
+    name, split : str
+        What was loaded.
+    images : Tensor
+        uint8, (n, channels, height, width).
+    labels : Tensor
+        int64, (n,), from 0 to `num_classes` - 1.
+    classes : tuple of str
+        The name of each label.
+    mean, std : tuple of float
+        Per channel, of pixels scaled to [0, 1]; what `normalise` takes.
+    """
+
+    name: str
+    split: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.shape))
+        return f"Images({self.name}/{self.split}: {len(self)} of {size}, {self.num_classes} classes)"
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 over pixels and labels: two data sets are the same when this is."""
+        return checksum({"images": self.images, "labels": self.labels})
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same data on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> "Images":
+        """The images at `indices`, in that order, with all class names kept."""
+        index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+
+def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True) -> Tensor:
+    """Crop every image at its own random place after padding with zeros, and mirror half of them.
+
+    The whole batch is gathered at once from overlapping windows of the padded batch, which is the same, pixel for
+    pixel, as padding, cropping and flipping one image after the other.
+
+    Parameters
+    ----------
+    images : Tensor
+        (n, channels, height, width), any type, any device.
+    generator : torch.Generator
+        Where the random numbers come from; the same state gives the same crops on any device.
+    pad : int
+        Pixels of zeros on each side; the crop keeps the image's size. 0 leaves images where they are.
+    flip : bool
+        Mirror left to right with probability 1/2.
+
+    Returns
+    -------
+    Tensor
+        Like `images`, in new memory.
+    """
+    n, _, height, width = images.shape
+    own = generator.device
+    top, left = torch.randint(2 * pad + 1, (2, n), generator=generator, device=own).to(images.device)
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    crops = windows[torch.arange(n, device=images.device), :, top, left]
+    if not flip:
+        return crops
+    mirrored = torch.randint(2, (n, 1, 1, 1), generator=generator, device=own).to(images.device, torch.bool)
+    return torch.where(mirrored, crops.flip(-1), crops)
+
+
+def normalise(
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
+    """Scale uint8 pixels to [0, 1], subtract `mean` and divide by `std`, channel by channel.
+
+    The arithmetic is torchvision's (`ToTensor`, `Normalize`) in float32, rounded once when `dtype` is narrower.
+
+    Parameters
+    ----------
+    images : Tensor
+        uint8, (n, channels, height, width).
+    mean, std : sequence of float
+        One per channel, in units of [0, 1].
+    dtype : torch.dtype
+        Type of the result.
+    memory_format : torch.memory_format
+        Layout of the result; changing it in the same step as the type saves a pass over memory.
+
+    Returns
+    -------
+    Tensor
+        (n, channels, height, width).
+    """
+    centre, spread = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    return (images / 255).sub_(centre).div_(spread).to(dtype, memory_format=memory_format)
+
+
+def sample(data: Images, count: int = 200, seed: int = 21) -> Tensor:
+    """Draw the images that layers and neurons are compared on: normalised, not augmented, float32.
+
+    Parameters
+    ----------
+    data : Images
+        The training images.
+    count : int
+        How many, without repetition; all if there are no more.
+    seed : int
+        Of the draw. 21 is the number of the released runs, whose images, drawn with augmentation, are others.
+
+    Returns
+    -------
+    Tensor of shape (count, channels, height, width)
+    """
+    if count < 1:
+        raise ValueError(f"count {count}: at least one image has to be drawn")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
+    return normalise(data.images[order.to(data.images.device)], data.mean, data.std)

@@ -1,0 +1,129 @@
+"""Data sets by name.
+
+`shapes-source` and `shapes-target` are rendered (`hetlib.data.textured_shapes`), and `digits` comes with scikit-learn:
+those three need no network and no file. The others are read from torchvision's folder layout
+(`hetlib.data.published`).
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hetlib.data import published, textured_shapes
+from hetlib.data.images import Images
+from hetlib.data.subsets import skill_split
+from hetlib.errors import unknown
+
+# As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+OPTIONS = ("count", "seed", "noise", "clutter")
+HELD_OUT = "-40k"
+SKILLS = ("special", "general")
+SPECIAL_LABEL = 4
+RAW = "-raw"
+
+
+def names() -> list[str]:
+    """Every name that `load` knows."""
+    cifar = ["cifar10", "cifar100", "sub-cifar100", "cifar10-40k", "cifar100-40k"]
+    skills = [f"{whole}-{part}" for whole in ("digits", "mnist") for part in SKILLS]
+    return ["shapes-source", "shapes-target", "digits", *cifar, "mnist", *skills, *(f"mnist-{p}{RAW}" for p in SKILLS)]
+
+
+def splits(name: str) -> tuple[str, ...]:
+    """The parts of a data set: "train" and "test", and for TLV's protocol "validation"."""
+    return ("train", "validation", "test") if name.endswith(HELD_OUT) else ("train", "test")
+
+
+def load(
+    name: str,
+    split: str = "train",
+    root: str | os.PathLike | None = None,
+    download: bool = False,
+    **options: Any,
+) -> Images:
+    """Load a data set by name.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()`. `sub-cifar100` is HMT's: 1,000 of CIFAR-100's training images and its whole test set.
+        `cifar10-40k` and `cifar100-40k` are TLV's: 40,000 of the training images, and 10,000 held out.
+        `mnist-special` and `mnist-general` are CLAFusion's (see `skill_split`, label 4); with `-raw`, pixels go from 0
+        to 255, as its released code has them.
+    split : {"train", "validation", "test"}
+        Which part; "validation" of TLV's only.
+    root : path-like, optional
+        Folder in torchvision's layout; default `$HETLIB_DATA`, else `data`.
+    download : bool
+        Let torchvision download what is missing.
+    **options
+        For the two rendered sets, what `hetlib.data.textured_shapes.render` takes: `count`, `seed`, `noise`, `clutter`.
+
+    Returns
+    -------
+    Images
+        On the CPU.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, split or option; the nearest valid ones are named.
+    DataMissing
+        If a file is missing; the message names it and says how to get it.
+    DamagedFile
+        If a file is not, byte for byte, the published one.
+    """
+    if name not in names():
+        raise unknown("data set", name, names())
+    if split not in splits(name):
+        raise unknown(f"split of {name}", split, splits(name))
+    rendered = name.startswith("shapes-")
+    for option in options:
+        if not rendered or option not in OPTIONS:
+            raise unknown(f"option of {name}", option, OPTIONS if rendered else ["(none)"])
+    if name.endswith(RAW):
+        return replace(load(name.removesuffix(RAW), split, root, download), name=name, mean=(0.0,), std=(1 / 255,))
+    whole, _, part = name.rpartition("-")
+    if part in SKILLS:
+        found = skill_split(load(whole, split, root, download), SPECIAL_LABEL)[SKILLS.index(part)]
+        return replace(found, name=name)
+    if rendered:
+        return _shapes(name, split, **options)
+    if name == "digits":
+        return _digits(split)
+    where, published_as = folder(root), name.removeprefix("sub-").removesuffix(HELD_OUT)
+    if download:
+        published.download(published_as, where)
+    if name == "mnist":
+        return Images(name, split, *published.mnist(where, split), (0.1307,), (0.3081,))
+    file = "test" if split == "test" else "train"
+    data = Images(name, split, *published.cifar(published_as, where, file), CIFAR_MEAN, CIFAR_STD)
+    return data if file == "test" or name == published_as else data.subset(published.part(name, split))
+
+
+def folder(root: str | os.PathLike | None = None) -> Path:
+    """Where the published data sets are looked for: `root`, else `$HETLIB_DATA`, else `data`."""
+    return Path(root or os.environ.get("HETLIB_DATA") or "data")
+
+
+def _shapes(name: str, split: str, **options: Any) -> Images:
+    vocabulary = name.removeprefix("shapes-")
+    pixels, labels = textured_shapes.render(vocabulary, split, **options)
+    classes = textured_shapes.classes(vocabulary)
+    return Images(name, split, pixels, labels, classes, textured_shapes.MEAN, textured_shapes.STD)
+
+
+def _digits(split: str) -> Images:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    kept = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    index = kept[split == "test"]
+    images = torch.from_numpy((pixels[index] * 255 / 16).round().astype(np.uint8)).view(-1, 1, 8, 8)
+    return Images("digits", split, images, torch.from_numpy(labels[index]), tuple("0123456789"), (0.3053,), (0.3760,))

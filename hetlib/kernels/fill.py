@@ -1,0 +1,90 @@
+"""Weights put together from the slices of others, any number of them at once: on a GPU in one launch."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+BITS = 31
+"""Of the reciprocals that the kernel divides by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fill:
+    """One weight to be written: where to, and which slices it is made of.
+
+    Attributes
+    ----------
+    out : Tensor of shape (O, I, H, W), (O, I) or (O,)
+        Written in place; may have any floating type, device and strides.
+    weight : Tensor of shape (P, J, h, w), (P, J) or (P,)
+        Its slices have numbers 0 to P * J - 1, row by row.
+    resample : callable, optional
+        How slices of h x w become H x W: linear, of tensors of shape (n, m, h, w). On a GPU it is called with the unit
+        slices alone, which makes it a matrix. None if the sizes are equal.
+    index : Tensor of shape (O, I), optional
+        Whole numbers of the slices in every place, best on the CPU. None stacks cyclically:
+        ``out[o, i] = weight[o % P, i % J]``.
+    base : Tensor of shape (Q, R, H, W), optional
+        Its slices follow those of `weight` in number and are taken as they are.
+    """
+
+    out: Tensor
+    weight: Tensor
+    resample: Callable[[Tensor], Tensor] | None = None
+    index: Tensor | None = None
+    base: Tensor | None = None
+
+
+def sizes(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Outputs, inputs and kernel area of a weight; a vector is one output."""
+    return (shape[0], shape[1], math.prod(shape[2:])) if len(shape) > 1 else (1, shape[0], 1)
+
+
+def resampled(fill: Fill, slices: Tensor) -> Tensor:
+    """Slices of the weight's size, made the size of the output's."""
+    if fill.resample is None:
+        return slices
+    found, wanted = fill.resample(slices), fill.out.shape[2:]
+    if found.shape[2:] != wanted:
+        raise ValueError(f"kernels of {tuple(slices.shape[2:])} become {tuple(found.shape[2:])}, not {tuple(wanted)}")
+    return found
+
+
+def gather_slices(weight: Tensor, base: Tensor, index: Tensor) -> Tensor:
+    """Take every slice of a new weight from one of two.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (O, I, ...)
+        Its slices have numbers 0 to O * I - 1, row by row.
+    base : Tensor of shape (P, J, ...)
+        Its slices follow, with the same trailing axes.
+    index : Tensor of shape (M, N)
+        int64, the number of the slice in every place; on the CPU it costs no synchronisation.
+
+    Returns
+    -------
+    Tensor of shape (M, N, ...)
+        Of the type and device of `weight`.
+
+    Raises
+    ------
+    ValueError
+        If the slices differ in shape.
+    """
+    if weight.shape[2:] != base.shape[2:]:
+        raise ValueError(f"slices of shapes {tuple(weight.shape)} and {tuple(base.shape)} cannot be mixed")
+    slices, others = (tensor.flatten(2).flatten(0, 1) for tensor in (weight, base))
+    numbers = index.flatten().cpu()
+    of_weight = numbers < len(slices)
+    take = lambda pool, chosen: pool.index_select(0, chosen.to(pool.device))
+    if of_weight.all():
+        out = take(slices, numbers)
+    else:
+        # Twice over some places: cheaper than to join both weights, which takes as much memory again.
+        out = take(others, (numbers - len(slices)).clamp_(min=0)).to(weight)
+        places = of_weight.nonzero().squeeze(1)
+        out.index_copy_(0, places.to(out.device), take(slices, numbers[places]))
+    return out.view(*index.shape, *weight.shape[2:])

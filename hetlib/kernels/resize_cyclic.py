@@ -1,0 +1,107 @@
+"""One weight tensor in another shape: kernels resampled, channels stacked cyclically."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hetlib.errors import unknown
+from hetlib.kernels.fill import Fill
+from hetlib.kernels.write import write
+
+RESIZERS = ("bilinear", "nearest", "zero")
+
+
+def resize(
+    weight: Tensor,
+    shape: Sequence[int],
+    align_corners: bool = False,
+    *,
+    resizer: str = "bilinear",
+    antialias: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Fit a weight into another shape: first the kernel size, then the width.
+
+    Every k x k slice is resampled to K x K, then both channel axes are stacked cyclically:
+    ``out[o, i] = R[o % O_s, i % I_s]``. A wider target wraps round, a narrower one keeps the leading channels.
+    Nothing is rescaled.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (O_s, I_s, k, k), (O_s, I_s) or (O_s,)
+        A convolution's or linear layer's weight, or a vector over channels. Any floating type, any device.
+    shape : sequence of int
+        The wanted shape, with as many axes as `weight` and square kernels.
+    align_corners : bool
+        False, the released code's last state, samples at pixel centres; True, its first commit, pins the corner taps.
+    resizer : {"bilinear", "nearest", "zero"}
+        How a kernel changes size. "zero" pads with zeros round the centre, or crops to it.
+    antialias : bool
+        Low-pass before downsizing, where the released method samples points.
+    out : Tensor of `shape`, optional
+        Written in place and returned; may have any type, device and strides.
+
+    Returns
+    -------
+    Tensor
+        Shape `shape`; of `weight`'s type and device unless `out` is given.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of axes differ, a kernel is not square, an axis is empty, or `resizer` is unknown.
+
+    References
+    ----------
+    Wang et al., *Heterogeneous Model Transfer between Different Neural Networks*, 2020 (OpenReview 7xArdn_FKtV):
+    the released code's last state. The text of the paper gives no equation that we could check.
+    """
+    shape = tuple(int(n) for n in shape)
+    if out is None:
+        _check(weight, shape, resizer)
+        out = weight.new_empty(shape)
+    write([resized(weight, out, align_corners, resizer=resizer, antialias=antialias)])
+    return out
+
+
+def resized(
+    weight: Tensor, out: Tensor, align_corners: bool = False, *, resizer: str = "bilinear", antialias: bool = False
+) -> Fill:
+    """What `resize` writes into `out`, to be written with others at once: see `resize` and `hetlib.kernels.write`."""
+    _check(weight, tuple(out.shape), resizer)
+    if weight.dim() != 4 or weight.shape[2:] == out.shape[2:]:
+        return Fill(out, weight)
+    resample = partial(
+        _resize_kernel, size=out.shape[-1], align_corners=align_corners, resizer=resizer, antialias=antialias
+    )
+    return Fill(out, weight, resample)
+
+
+def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:
+    if resizer not in RESIZERS:
+        raise unknown("resizer", resizer, RESIZERS)
+    here = tuple(weight.shape)
+    if len(here) != len(shape) or len(here) not in (1, 2, 4):
+        raise ValueError(f"cannot resize a weight of shape {here} to {shape}: both need the same 1, 2 or 4 axes")
+    if 0 in here or min(shape) < 1:
+        raise ValueError(f"cannot resize a weight of shape {here} to {shape}: every axis needs at least one entry")
+    for kernel in (here[2:], shape[2:]):
+        if kernel and kernel[0] != kernel[1]:
+            raise ValueError(f"kernels must be square, found {kernel[0]}x{kernel[1]} (source {here}, target {shape})")
+
+
+def _resize_kernel(weight: Tensor, size: int, align_corners: bool, resizer: str, antialias: bool) -> Tensor:
+    if resizer == "zero":
+        low = (size - weight.shape[-1]) // 2
+        high = size - weight.shape[-1] - low
+        return F.pad(weight, (low, high, low, high))
+    # Not every torch interpolates half precision on the CPU.
+    real = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+    if resizer == "nearest":
+        fitted = F.interpolate(real, size=(size, size), mode="nearest-exact")
+    else:
+        fitted = F.interpolate(real, (size, size), mode="bilinear", align_corners=align_corners, antialias=antialias)
+    return fitted.to(weight.dtype)

@@ -1,0 +1,155 @@
+"""Fills written in place, any number of them at once: on a GPU in one launch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from hetlib.kernels.fill import BITS, Fill, gather_slices, resampled, sizes
+
+TYPES = ({torch.float16, torch.bfloat16, torch.float32}, {torch.float32, torch.float64})
+"""Between which the kernel converts."""
+
+
+def write(fills: Sequence[Fill]) -> None:
+    """Write all fills in place, as if everything were read before anything is written.
+
+    On a GPU, fills of one device and one pair of types (of `weight` and of `out`) share a single Triton launch. Every
+    element of an output is written once, for one element read, or h * w of them where `resample` is given, most of them
+    from a cache. One table goes to the device, from pinned memory and so without a wait: 150 bytes for each fill, the
+    matrices, and 4 bytes for each slice where an index is given. Nothing comes back. What lies in memory that is also
+    written to, such as a base that is the target's own, is copied first, all of it in one call.
+
+    On the CPU each fill is written by itself: a cyclic stack by copies that double what is there, an index by one
+    gather. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
+    kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
+
+    Parameters
+    ----------
+    fills : sequence of Fill
+        Places must not overlap, but for one place given twice, where the last fill stays.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or the number of a slice is out of range, before anything is written; or if `resample`
+        makes slices of another size than the output's.
+    """
+    for fill in fills:
+        _check(fill)
+    last = {(fill.out.data_ptr(), fill.out.shape, fill.out.stride()): fill for fill in fills}
+    apart = _apart(list(last.values()))
+    together = [fill for fill in apart if _in_launch(fill)]
+    if together:
+        from hetlib.kernels import fill_triton
+
+        for launch in fill_triton.prepare(together):
+            launch()
+        torch.autograd.graph.increment_version([fill.out for fill in together])
+    for fill in apart:
+        if fill not in together:
+            _write(fill)
+
+
+def _check(fill: Fill) -> None:
+    out, weight = tuple(fill.out.shape), tuple(fill.weight.shape)
+    base = tuple(fill.base.shape) if fill.base is not None else (0, 0, *out[2:])
+    if len(out) != len(weight) or (fill.resample is None and weight[2:] != out[2:]) or base[2:] != out[2:]:
+        raise ValueError(f"slices of shapes {weight} and {base} do not fit into {out}")
+    if fill.index is None:
+        if 0 in weight:
+            raise ValueError(f"a weight of shape {weight} has no slices to fill {out} with")
+        return
+    if tuple(fill.index.shape) != out[:2] or len(out) < 2:
+        raise ValueError(f"an index of shape {tuple(fill.index.shape)} does not number the slices of {out}")
+    total = math.prod(weight[:2]) + math.prod(base[:2])
+    if not fill.index.numel():
+        return
+    low, high = (int(end) for end in fill.index.aminmax())
+    if low < 0 or high >= total:
+        raise ValueError(f"the index of {out} goes beyond the slices 0 to {total - 1}")
+
+
+def _in_launch(fill: Fill) -> bool:
+    tensors = [tensor for tensor in (fill.out, fill.weight, fill.base) if tensor is not None]
+    if not _on_gpu(fill) or len({tensor.device for tensor in tensors}) > 1:
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    return any({fill.out.dtype, fill.weight.dtype} <= types for types in TYPES) and _can_be_numbered(fill, tensors)
+
+
+def _can_be_numbered(fill: Fill, tensors: list[Tensor]) -> bool:
+    """Whether the kernel's 32-bit numbers and its quotients by reciprocals are exact, and H and W one axis of `out`."""
+    try:
+        fill.out.view(sizes(fill.out.shape))
+    except RuntimeError:
+        return False
+    _, columns, area = sizes(fill.out.shape)
+    outputs, inputs, _ = sizes(fill.weight.shape)
+    numbers = columns if fill.index is None else outputs * inputs
+    span = max(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in tensors)
+    return span < 2**31 and max(columns * area * max(columns, area), numbers * inputs) <= 2**BITS
+
+
+def _on_gpu(fill: Fill) -> bool:
+    return fill.out.is_cuda and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _apart(fills: list[Fill]) -> list[Fill]:
+    """The same fills, but that none reads from memory that is written to, other than its own place on the CPU."""
+    written = {fill.out.untyped_storage().data_ptr() for fill in fills}
+    exposed: dict[int, Tensor] = {}
+    for fill in fills:
+        for pool in (fill.weight, fill.base):
+            if pool is None or pool.untyped_storage().data_ptr() not in written:
+                continue
+            if pool.data_ptr() != fill.out.data_ptr() or _on_gpu(fill):
+                exposed[id(pool)] = pool
+    if not exposed:
+        return fills
+    copies = [torch.empty_like(pool) for pool in exposed.values()]
+    torch._foreach_copy_(copies, list(exposed.values()))
+    place = dict(zip(exposed, copies, strict=True))
+    return [
+        replace(
+            fill,
+            weight=place.get(id(fill.weight), fill.weight),
+            base=place.get(id(fill.base), fill.base),
+        )
+        for fill in fills
+    ]
+
+
+def _write(fill: Fill) -> None:
+    weight = resampled(fill, fill.weight)
+    if fill.index is None:
+        _stack_(fill.out, weight)
+        return
+    base = weight[:0] if fill.base is None else fill.base
+    fill.out.copy_(gather_slices(weight.to(fill.out), base, fill.index))
+
+
+def _stack_(out: Tensor, weight: Tensor) -> None:
+    """Fill `out` with `weight` repeated over its channel axes, by doubling what is filled already."""
+    axes = min(out.dim(), 2)
+    corner = tuple(slice(min(have, want)) for have, want in zip(weight.shape[:axes], out.shape[:axes], strict=True))
+    out[corner].copy_(weight[corner])
+    filled = out[corner]
+    for axis in reversed(range(axes)):
+        done, want = filled.shape[axis], out.shape[axis]
+        grown = out if axis == 0 else out.narrow(0, 0, filled.shape[0])
+        while done < want:
+            step = min(done, want - done)
+            grown.narrow(axis, done, step).copy_(grown.narrow(axis, 0, step))
+            done += step
+        filled = grown

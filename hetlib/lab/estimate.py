@@ -1,0 +1,192 @@
+"""How long trainings will take and how much memory they want, measured on a few steps before they start."""
+
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from hetlib.files import write
+from hetlib.lab import machine, records
+from hetlib.lab.cache import Cache
+from hetlib.lab.presets import Run
+from hetlib.lab.train import Job, default_processes, unique_and_missing, wrapped
+from hetlib.training import fit
+
+STEPS, TESTED = 8, 1024
+"""Training steps and test images that a probe takes its time from."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training takes: seconds, and the most memory of its process (of the GPU on CUDA) in MiB."""
+
+    seconds: float
+    mib: float
+
+
+@dataclass(frozen=True, repr=False)
+class Estimate:
+    """What is ahead.
+
+    Attributes
+    ----------
+    trainings, found : int
+        How many have to run, and how many results are kept from earlier.
+    seconds : float
+        Until the last one ends.
+    processes : int
+        How many run at a time.
+    mib, free_mib : float
+        Memory that they take together at most, and that is free now: the GPU's on CUDA.
+    device : str
+        Where they run.
+    """
+
+    trainings: int
+    found: int
+    seconds: float
+    processes: int
+    mib: float
+    free_mib: float
+    device: str
+
+    def __str__(self) -> str:
+        if not self.trainings:
+            return f"nothing to train: all {self.found} results are kept from earlier runs"
+        text = (
+            f"{self.trainings} trainings to run, {self.found} found: about {_duration(self.seconds)} on {self.device}"
+        )
+        text += (
+            f", {self.processes} at a time, {self.mib / 1024:.1f} GiB of memory ({self.free_mib / 1024:.1f} GiB free)"
+        )
+        if self.mib > self.free_mib:
+            text += "; that is more than is free: set HETLIB_PROCESSES lower, or stop what else runs"
+        return text
+
+    __repr__ = __str__
+
+
+def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
+    """Before a run at preset "paper": say how long its trainings will take and how much memory they want.
+
+    Every kind of training that is not kept yet is probed for a few steps, in a process of its own. The sum is left
+    beside the run's record too, where ``hetlib run`` finds and prints it.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What `train_all` will be given; what they need is counted with them.
+    run : Run
+        Whose cache and device they use.
+
+    Returns
+    -------
+    Estimate or None
+        None at the other presets, whose budgets are known: minutes.
+    """
+    if run.preset != "paper":
+        return None
+    found = measure(jobs, run.cache, run.device)
+    write(records.note(run.folder), str(found))
+    return found
+
+
+def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
+    """Estimate trainings from a few steps of each kind.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What `train_all` would be given.
+    cache : Cache
+        Where results are looked for.
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    Estimate
+    """
+    counted: set[str] = set()
+    waves = []
+    for wave in _waves(jobs):
+        unique, missing = unique_and_missing(wave, cache)
+        waves.append([job for key, job in missing.items() if key not in counted])
+        counted |= unique.keys()
+    costs = _probe_all({_kind(job): job for wave in waves for job in wave}, device)
+    most, seconds = 0, 0.0
+    for wave in waves:
+        processes = min(default_processes(device), len(wave))
+        each = [costs[_kind(job)].seconds for job in wave]
+        # The last training of a wave runs alone while other cores wait for it.
+        seconds += max(sum(each) / processes, max(each)) if each else 0.0
+        most = max(most, processes)
+    mib = most * max((cost.mib for cost in costs.values()), default=0.0)
+    left = sum(map(len, waves))
+    return Estimate(left, len(counted) - left, seconds, most, mib, machine.free_memory(device), device)
+
+
+def _waves(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    if needed := [each for job in jobs for each in job.needs]:
+        yield from _waves(needed)
+    yield jobs
+
+
+def _kind(job: Job) -> str:
+    """What decides the cost of a training: all but its seed, where it starts from and how much a teacher counts.
+
+    A support in crossover and a teacher run in every step, so their kinds count too.
+    """
+    elsewhere = {"seed", "source", "partners", "transfer", "method", "teacher", "distil"}
+    facts: dict[str, Any] = {name: fact for name, fact in job.description.items() if name not in elsewhere}
+    beside = {"support": job.source if job.crossover is not None else None, "teacher": job.teacher}
+    facts |= {role: _kind(each) for role, each in beside.items() if each is not None}
+    return json.dumps(facts, sort_keys=True)
+
+
+def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
+    if not kinds:
+        return {}
+    # A process each, because a process's highest memory never falls again.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=machine.begin_worker, max_tasks_per_child=1) as pool:
+        costs = {kind: pool.submit(probe, job, device) for kind, job in kinds.items()}
+        return {kind: future.result() for kind, future in costs.items()}
+
+
+def probe(job: Job, device: str = "cpu") -> Cost:
+    """Train for three short epochs, of which the first warms up and the last evaluates, and multiply.
+
+    Parameters
+    ----------
+    job : Job
+        What to measure; what it needs is not trained for it.
+    device : str
+        Where.
+
+    Returns
+    -------
+    Cost
+        Of the whole training. Its memory is that of this process so far.
+    """
+    train, test, recipe = job.load("train"), job.load("test"), job.recipe
+    few = train.subset(range(min(len(train), STEPS * recipe.batch_size)))
+    tested = test.subset(range(min(len(test), TESTED)))
+    times = [time.perf_counter()]
+    short = recipe.changed(epochs=3, evaluate_every=3)
+    model, facts = wrapped(job, job.build().to(device), few, lambda other: other.build().to(device))
+    fit(model, few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **facts)
+    epoch = times[2] - times[1]
+    evaluation = max(0.0, times[3] - times[2] - epoch)
+    evaluations = math.ceil(recipe.epochs / recipe.evaluate_every)
+    seconds = recipe.epochs * epoch * len(train) / len(few) + evaluations * evaluation * len(test) / len(tested)
+    return Cost(seconds, machine.peak_memory(device))
+
+
+def _duration(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,116 @@
+"""Means with intervals, differences paired by seed, and the tables that show them."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from hetlib.errors import unknown
+from hetlib.transfer.report import aligned
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % confidence interval by Student's t.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One per seed.
+
+    Returns
+    -------
+    tuple of float
+        The half width is nan for a single value.
+
+    Raises
+    ------
+    ValueError
+        If there are no values.
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to take a mean of")
+    mean = statistics.fmean(values)
+    if n == 1:
+        return mean, math.nan
+    return mean, float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def measured(values: list[float], unit: str) -> str:
+    """Mean, half width of the 95 % interval and count, as "71.20 ± 0.31 %, n = 3"."""
+    mean, half = interval(values)
+    spread = "" if math.isnan(half) else f" ± {half:.2f}"
+    return f"{mean:.2f}{spread} {unit}, n = {len(values)}"
+
+
+def verdict(values: list[float], target: float | None) -> str:
+    """Whether a published number lies in the interval of ours; without an interval nothing is claimed."""
+    if target is None:
+        return "nothing to compare with"
+    mean, half = interval(values)
+    if math.isnan(half):
+        return f"{mean - target:+.2f}, one seed: no verdict"
+    # Published numbers are rounded to two decimals.
+    return "agrees" if abs(mean - target) <= max(half, 0.005) else f"differs by {mean - target:+.2f}"
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """A table that reads as text and shows as HTML; the first line is its heading, notes are numbered below it."""
+
+    lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        notes = [f"[{number}] {note}" for number, note in enumerate(self.notes, 1)]
+        return "\n".join([aligned(self.lines), *notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return html_table(self.lines[0], self.lines[1:]) + (f"<ol>{notes}</ol>" if notes else "")
+
+
+def paired_differences(
+    values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%", title: str = "start"
+) -> Table:
+    """Compare ways of doing one thing with a baseline, seed by seed.
+
+    Parameters
+    ----------
+    values : mapping of str to sequence of float
+        For each way one value per seed, the same seeds in the same order; more is better.
+    baseline : str
+        The way that the others are compared with.
+    unit : str
+        Of the values.
+    title : str
+        Over the column of ways.
+
+    Returns
+    -------
+    Table
+        Per way its mean, the mean difference from the baseline on the same seed with its 95 % interval, and whether
+        that interval excludes zero.
+    """
+    if baseline not in values:
+        raise unknown("baseline", baseline, values)
+    lines = [(title, "ours (mean ± 95 % CI, n)", f"minus {baseline!r}, same seed", "verdict")]
+    for way, found in values.items():
+        gains = [ours - theirs for ours, theirs in zip(found, values[baseline], strict=True)]
+        mean, half = interval(gains)
+        verdict = "better" if mean > half else "worse" if mean < -half else "no difference shown"
+        cells = (measured(gains, "points").partition(",")[0], "one seed: no verdict" if math.isnan(half) else verdict)
+        lines.append((way, measured(list(found), unit), *(("", "baseline") if way == baseline else cells)))
+    return Table(tuple(lines))
+
+
+def html_table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Cells as an HTML table."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    return f"<table><tr>{top}</tr>{body}</table>"

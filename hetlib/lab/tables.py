@@ -1,0 +1,223 @@
+"""Numbers beside the published ones: the tables of papers.md and of the notebooks."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hetlib.errors import unknown
+from hetlib.files import write
+from hetlib.lab import records
+from hetlib.lab.records import Record
+from hetlib.lab.statistics import Table, measured, verdict
+
+NOT_RUN = "not run"
+HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
+START = "<!-- table: "
+TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
+NOTES = "Sources of the published numbers, and what our runs did otherwise than their preset says"
+FOLDED = 12
+"""A table with more rows than these that were not run shows them only when asked."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table, as text."""
+
+    experiment: str
+    paper: str
+    released: str
+    ours: str
+    verdict: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The line's cells, in the order of `HEAD`."""
+        return self.experiment, self.paper, self.released, self.ours, self.verdict
+
+    @property
+    def run(self) -> bool:
+        """Whether there is a number of ours."""
+        return self.ours != NOT_RUN
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """Published numbers with their sources, by notebook.
+
+    Raises
+    ------
+    ValueError
+        If a number has no source, or two rows of a notebook name one metric.
+    """
+    content = tomllib.loads((Path(__file__).parent / "paper_numbers.toml").read_text(encoding="utf-8"))
+    for name, section in content.items():
+        answered = [row["metric"] for row in section["rows"]]
+        if twice := {metric for metric in answered if answered.count(metric) > 1}:
+            raise ValueError(f"{name}: two rows are answered by one metric: {', '.join(sorted(twice))}")
+        for row in section["rows"]:
+            for column in ("paper", "released"):
+                if column in row and not row[column].get("source"):
+                    raise ValueError(f"{name}: the {column}'s number for {row['metric']!r} has no source")
+    return content
+
+
+def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list[Row], list[str]]:
+    """Set what was measured beside what was published.
+
+    Parameters
+    ----------
+    section : mapping
+        A notebook's part of `published`.
+    records : iterable of Record
+        That notebook's records, the oldest first; of two with one preset, data set and parameters the newer counts.
+
+    Returns
+    -------
+    rows : list of Row
+        First the published experiments, run or not, then whatever else was measured.
+    sources : list of str
+        Where the published numbers stand, and in what our runs depart from their preset; a row says [1] for the
+        first of them.
+    """
+    anywhere = {entry["metric"] for entry in section["rows"] if entry.get("anywhere")}
+    latest = {
+        (*((_place(record), _departures(record)) if metric not in anywhere else ()), metric): record
+        for record in records
+        for metric in record.metrics
+    }
+    sources: list[str] = []
+    rows = []
+    for entry in section["rows"]:
+        answers = [key for key in latest if key[-1] == entry["metric"]]
+        rows += [_row(entry, sources, latest.pop(key), key[-1]) for key in answers] or [_row(entry, sources)]
+    rows += [_row({"what": metric}, sources, record, metric) for (*_, metric), record in latest.items()]
+    return rows, sources
+
+
+def _place(record: Record) -> str:
+    """Data set and preset, as text."""
+    return f"{record.data['name']}, {record.preset} preset"
+
+
+def _departures(record: Record) -> str:
+    """The parameters that differ from what the preset says, and what was reduced, as text."""
+    given = [f"{name} {value!r}" for name, value in sorted(record.parameters.items()) if name != "PRESET"]
+    return ", ".join([*given, *_reductions(record)])
+
+
+def _reductions(record: Record) -> list[str]:
+    """In what the run did less than its preset says: the `facts` of a run made by a script can name it."""
+    return list(record.facts.get("reductions", ()))
+
+
+def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = None, metric: str = "") -> Row:
+    paper, released = (
+        _number(entry[column], sources) if column in entry else "not known" for column in ("paper", "released")
+    )
+    if record is None:
+        return Row(entry["what"], paper, released, NOT_RUN, NOT_RUN)
+    values, unit = record.metrics[metric]["values"], record.metrics[metric]["unit"]
+    target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
+    anywhere = entry.get("anywhere", False)  # neither data nor training have a part in it
+    # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
+    same = anywhere or (record.preset == "paper" and not _reductions(record))
+    decided = verdict(values, target) if same or target is None else "another protocol"
+    departures = "" if anywhere else _departures(record)
+    note = f" [{_note(f'ours: {departures}', sources)}]" if departures else ""
+    where = entry["what"] if anywhere else f"{entry['what']} ({_place(record)}{note})"
+    return Row(where, paper, released, measured(values, unit), decided)
+
+
+def _note(text: str, notes: list[str]) -> int:
+    """The number of a note, which is put at the end if it is new."""
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text) + 1
+
+
+def _number(entry: Mapping[str, Any], sources: list[str]) -> str:
+    """A published number as it was printed, two decimals at least, and the number of its source."""
+    value = entry["value"]
+    text = f"{value:g}" if isinstance(value, int) or round(value, 2) != value else f"{value:.2f}"
+    return f"{text} [{_note(entry['source'], sources)}]"
+
+
+def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
+    """Rows as a Markdown table with its sources below; many rows that were not run are folded."""
+    shown, folded = fold(rows)
+    text = _lines(shown) if shown else ""
+    if folded:
+        text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
+    if sources:
+        listed = "".join(f"{number}. {source}\n" for number, source in enumerate(sources, 1))
+        text += f"\n<details><summary>{NOTES}</summary>\n\n{listed}\n</details>\n"
+    return text
+
+
+def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows to show at once, and rows to show when asked: those not run, where there are many of them."""
+    waiting = [row for row in rows if not row.run]
+    if len(waiting) <= FOLDED:
+        return list(rows), []
+    return [row for row in rows if row.run], waiting
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
+    plain = lambda cell: " ".join(escape(cell, quote=False).replace("|", "/").split())
+    return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
+
+
+def beside_published(record: Record) -> Table:
+    """What a run measured, beside the published numbers of its paper: the rows that its record answers."""
+    known = published()
+    if record.notebook not in known:
+        raise unknown("table", record.notebook, known)
+    section = known[record.notebook]
+    answered = [row for row in section["rows"] if row["metric"] in record.metrics]
+    metrics = {row["metric"]: record.metrics[row["metric"]] for row in answered}
+    rows, sources = compare(section | {"rows": answered}, [replace(record, metrics=metrics)])
+    return Table((HEAD, *(row.cells for row in rows)), tuple(sources))
+
+
+def update_tables(papers: str | Path, results: str | Path) -> bool:
+    """Bring the tables between the markers of a Markdown file up to date.
+
+    A table stands between ``<!-- table: 01_hmt -->`` and ``<!-- end of table -->``.
+
+    Parameters
+    ----------
+    papers : path-like
+        The file; everything outside the markers stays as it is.
+    results : path-like
+        The committed records; nothing else is read.
+
+    Returns
+    -------
+    bool
+        Whether the file changed.
+
+    Raises
+    ------
+    ValueError
+        If a marker names a notebook without published rows, lacks its end, or a record is not valid.
+    """
+    known, every = published(), records.read_all(results)
+
+    def table(match: re.Match) -> str:
+        name = match[2]
+        if name not in known:
+            raise unknown("table", name, known)
+        mine = [record for record in every if record.notebook == name]
+        return f"{match[1]}{markdown(*compare(known[name], mine))}{match[3]}"
+
+    before = Path(papers).read_text(encoding="utf-8")
+    after, replaced = TABLE.subn(table, before)
+    if replaced != before.count(START):
+        raise ValueError(f"{papers}: {before.count(START)} tables begin and {replaced} end; nothing was written")
+    if after != before:
+        write(papers, after)
+    return after != before

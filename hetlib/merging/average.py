@@ -1,0 +1,70 @@
+"""The average of networks of one shape, and the batch norm statistics that it needs anew."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.chain import evaluating
+
+
+def average(models: Sequence[nn.Module], images: Tensor) -> nn.Module:
+    """The average of networks with the same shapes, with equal weights.
+
+    Parameters
+    ----------
+    models : sequence of nn.Module
+        Not changed.
+    images : Tensor of shape (N, ...)
+        What batch norms take their statistics from.
+
+    Raises
+    ------
+    ValueError
+        If two shapes differ; the parameter is named with both.
+    """
+    fused = deepcopy(models[0]).requires_grad_()
+    average_(fused, [(model, 1 / len(models)) for model in models])
+    update_bn(fused, images)
+    return fused
+
+
+@torch.no_grad()
+def average_(fused: nn.Module, parts: list[tuple[nn.Module, float]]) -> None:
+    """Write the weighted sum of networks' parameters into one of the same shapes.
+
+    Raises
+    ------
+    ValueError
+        If a parameter has no partner of its shape; it is named with both shapes.
+    """
+    states = [(dict(model.named_parameters()), weight) for model, weight in parts]
+    for name, parameter in fused.named_parameters():
+        for state, _ in states:
+            if name not in state or state[name].shape != parameter.shape:
+                there = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(f"{name}: {tuple(parameter.shape)} and {there} have no average")
+        parameter.copy_(torch.stack([state[name] * weight for state, weight in states]).sum(0))
+
+
+@torch.no_grad()
+def update_bn(model: nn.Module, images: Tensor) -> None:
+    """Take the running statistics of all batch norms anew from some images, in place; without any, nothing happens."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    if not norms:
+        return
+    kept = [norm.momentum for norm in norms]
+    try:
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain mean of what comes
+                norm.train()
+            model(images)
+    except ValueError as error:
+        raise ValueError(f"batch norms cannot take statistics from {len(images)} images: {error}") from error
+    finally:
+        for norm, momentum in zip(norms, kept, strict=True):
+            norm.momentum = momentum

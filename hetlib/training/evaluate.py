@@ -1,0 +1,64 @@
+"""How well a classifier does on a data set, and in which precision it is run."""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hetlib.data import Images, normalise
+from hetlib.errors import unknown
+from hetlib.training.recipe import PRECISIONS
+
+TOP = (1, 5, 10)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: str = "auto") -> dict[str, float]:
+    """Score a classifier on every image of a data set, in evaluation mode; its own mode is restored.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Gives logits (batch, classes).
+    data : Images
+        What to score on; normalised with its own mean and standard deviation.
+    batch_size : int
+        Images per forward pass.
+    precision : {"auto", "fp32", "bf16"}
+        As in `Recipe`.
+
+    Returns
+    -------
+    dict
+        "top1", "top5", "top10" in percent (100 where there are no more classes than that), "loss" in nats.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    data = data.to(device)
+    hits, loss = torch.zeros(len(TOP), device=device), torch.zeros((), device=device)
+    model.eval()
+    try:
+        for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
+            pixels = normalise(images, data.mean, data.std, memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
+                logits = model(pixels)
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            ranked = logits.topk(min(max(TOP), logits.shape[1])).indices.eq(labels[:, None])
+            hits += torch.stack([ranked[:, :k].any(1).sum() for k in TOP])
+    finally:
+        model.train(was_training)
+    scores = (hits / len(data) * 100).tolist()
+    return {f"top{k}": score for k, score in zip(TOP, scores, strict=True)} | {"loss": loss.item() / len(data)}
+
+
+@cache
+def use_bf16(precision: str, device: str) -> bool:
+    """Whether `precision` means bf16 on a kind of device; "auto" asks the device for bf16 arithmetic."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in probes)

@@ -1,0 +1,307 @@
+"""Many weights written at once: the torch path against a plain loop, and the launch against the torch path.
+
+Triton reads TRITON_INTERPRET when it is imported, so the tests of the launch run in a process of their own.
+"""
+
+import copy
+from collections import Counter
+from functools import partial
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hetlib import hmt, tlv, zoo
+from hetlib.chain import convolutions
+from hetlib.kernels.fill import Fill
+from hetlib.kernels.resize_by_variance import resize_kernel
+from hetlib.kernels.resize_cyclic import resized
+from hetlib.kernels.write import write
+from tests.interpreter import INTERPRETED, count_launches, interpreted, outer, run_launches
+
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def draw(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def numbers(out, weight, base=None, seed=0):
+    """An index into the slices of both that names the first and the last of them."""
+    total = weight.shape[:2].numel() + (base.shape[:2].numel() if base is not None else 0)
+    index = torch.randint(total, out.shape[:2], generator=torch.Generator().manual_seed(seed))
+    index[0, 0], index[-1, -1] = 0, total - 1
+    return index
+
+
+def plainly(piece):
+    """What a piece says, slice by slice."""
+    weight = piece.weight if piece.resample is None else piece.resample(piece.weight)
+    out = torch.empty(piece.out.shape, dtype=piece.out.dtype)
+    slices = [*weight.flatten(0, 1), *(piece.base.flatten(0, 1) if piece.base is not None else ())]
+    for o in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            cyclic = o % weight.shape[0] * weight.shape[1] + i % weight.shape[1]
+            out[o, i] = slices[cyclic if piece.index is None else int(piece.index[o, i])]
+    return out
+
+
+def some(dtype=torch.float32, written=torch.float32, layout=torch.contiguous_format):
+    """Pieces of all kinds, their rows shorter and longer than a program's block."""
+    pieces = []
+    for n, (source, shape) in enumerate(
+        [
+            ((2, 3, 3, 3), (5, 7, 3, 3)),
+            ((4, 3, 1, 1), (2, 9, 1, 1)),
+            ((3, 2, 3, 3), (4, 5, 5, 5)),
+            ((3, 5, 7, 7), (7, 2, 3, 3)),
+            ((2, 20, 1, 1), (3, 40, 7, 7)),
+            ((1, 1, 5, 5), (3, 1, 5, 5)),
+        ]
+    ):
+        size, weight = shape[-1], draw(*source, seed=n, dtype=dtype).contiguous(memory_format=layout)
+        out = partial(torch.zeros(shape, dtype=written).clone, memory_format=layout)
+        resample = partial(resize_kernel, size=size) if source[-1] != size else None
+        base = draw(2, 3, size, size, seed=10 + n, dtype=written).contiguous(memory_format=layout)
+        pieces += [
+            resized(weight, out()),
+            Fill(out(), weight, resample, numbers(out(), weight)),
+            Fill(out(), weight, resample, numbers(out(), weight, base), base),
+        ]
+    return pieces
+
+
+def elsewhere(pieces):
+    """The same pieces with other places."""
+    return [Fill(piece.out.clone(), piece.weight, piece.resample, piece.index, piece.base) for piece in pieces]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_slice_comes_from_where_the_piece_says(layout):
+    pieces = some(layout=layout)
+    write(pieces)
+    for piece in pieces:
+        torch.testing.assert_close(piece.out, plainly(piece), check_stride=False)
+
+
+def test_slices_keep_the_precision_of_where_they_are_written():
+    weight, base, out = draw(1, 1, 3, 3, dtype=torch.bfloat16), draw(1, 1, 3, 3, seed=1), torch.empty(1, 2, 3, 3)
+    write([Fill(out, weight, None, torch.tensor([[0, 1]]), base)])
+    assert torch.equal(out, torch.cat((weight.float(), base), 1))
+
+
+def check_order():
+    """Two weights exchanged, one put into another order in its own place, and one place given twice."""
+    first, second = draw(2, 3, 3, 3), draw(2, 3, 3, 3, seed=1)
+    before = [first.clone(), second.clone()]
+    write([Fill(first, second), Fill(second, first)])
+    assert torch.equal(first, before[1])
+    assert torch.equal(second, before[0])
+    index = torch.arange(6).flip(0).view(2, 3) + 4
+    write([Fill(first, draw(2, 2, 3, 3), None, index, first)])
+    assert torch.equal(first, before[1].flatten(0, 1).flip(0).view(2, 3, 3, 3))
+    write([Fill(first, before[1]), Fill(first, before[0])])
+    assert torch.equal(first, before[0])
+
+
+def test_everything_is_read_before_anything_is_written():
+    check_order()
+
+
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        (lambda: Fill(draw(2, 2, 3, 3), draw(2, 2, 5, 5)), r"\(2, 2, 5, 5\) .* do not fit into \(2, 2, 3, 3\)"),
+        (lambda: Fill(draw(2, 2), draw(2, 2, 1, 1)), "do not fit"),
+        (lambda: Fill(draw(2, 2, 3, 3), draw(2, 0, 3, 3)), "no slices to fill"),
+        (lambda: Fill(draw(2, 2, 1, 1), draw(2, 2, 1, 1), None, torch.zeros(4)), "does not number the slices"),
+        (lambda: Fill(draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.tensor([[0, 2]])), "slices 0 to 1"),
+        (lambda: Fill(draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.tensor([[0, -1]])), "slices 0 to 1"),
+        (
+            lambda: Fill(draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.zeros(1, 2), draw(1, 1, 3, 3)),
+            r"\(1, 1, 3, 3\) do not fit",
+        ),
+    ],
+)
+def test_bad_pieces_are_named_before_anything_is_written(piece, message):
+    good = Fill(torch.zeros(2, 2), torch.ones(2, 2))
+    with pytest.raises(ValueError, match=message):
+        write([good, piece()])
+    assert not good.out.any()
+
+
+def test_kernels_that_make_another_size_are_named():
+    with pytest.raises(ValueError, match=r"kernels of \(3, 3\) become \(5, 5\), not \(7, 7\)"):
+        write([Fill(draw(1, 1, 7, 7), draw(1, 1, 3, 3), partial(resize_kernel, size=5))])
+
+
+@outer
+def test_the_launch_under_triton_s_interpreter():
+    run_launches(__file__)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    return count_launches(monkeypatch, import_module("hetlib.kernels.write"), "hetlib.kernels.fill_triton", "_write")
+
+
+@interpreted
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_launch_writes_pieces_of_all_kinds(launches, layout):
+    pieces = some(layout=layout)
+    write(pieces)
+    assert len(launches) == 1
+    for piece in pieces:
+        torch.testing.assert_close(piece.out, plainly(piece), check_stride=False)
+
+
+@interpreted
+@pytest.mark.parametrize("written", TYPES)
+@pytest.mark.parametrize("taken", TYPES)
+def test_one_launch_for_a_pair_of_types(launches, taken, written):
+    pieces = some(taken, written)[6:9]
+    write(pieces)
+    assert len(launches) == (0 if {taken.itemsize, written.itemsize} == {8, 2} else 1)
+    error = max(1e-5, 2 * torch.finfo(taken).eps, 2 * torch.finfo(written).eps)
+    for piece in pieces:
+        torch.testing.assert_close(piece.out, plainly(piece), rtol=error, atol=error)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "how", [{}, {"align_corners": True}, {"antialias": True}, {"resizer": "nearest"}, {"resizer": "zero"}]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_launch_resamples_as_torch_does(launches, monkeypatch, how, dtype):
+    pieces = []
+    for k in (1, 3, 5, 7):
+        weight = draw(2, 3, k, k, seed=k, dtype=dtype)
+        pieces += [resized(weight, torch.empty(3, 4, size, size, dtype=dtype), **how) for size in (1, 3, 5, 7)]
+    write(pieces)
+    assert len(launches) == 1
+    monkeypatch.undo()
+    expected = elsewhere(pieces)
+    write(expected)
+    for piece, other in zip(pieces, expected, strict=True):
+        torch.testing.assert_close(piece.out, other.out, rtol=1e-5, atol=1e-5)
+
+
+@interpreted
+def test_a_launch_reads_before_it_writes(launches):
+    check_order()
+    assert len(launches) == 3
+
+
+@interpreted
+@pytest.mark.parametrize(("target", "width"), [("resnet8", 1), ("plainnet5", 0.125)])
+def test_one_launch_for_a_whole_transfer(launches, monkeypatch, target, width):
+    torch.manual_seed(0)
+    source, here = zoo.build("vgg11"), zoo.build(target, width=width)
+    there = copy.deepcopy(here)
+    with Syncs() as syncs:
+        hmt.transfer(source, there, batch_norm=True)
+    assert len(launches) == 1
+    assert not syncs.counts
+    monkeypatch.undo()
+    hmt.transfer(source, here, batch_norm=True)
+    for found, expected in zip(there.state_dict().values(), here.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+class Syncs(TorchDispatchMode):
+    """Counts the operations that make a host wait for its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "item"):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@interpreted
+@pytest.mark.parametrize("how", [{}, {"shuffle": False}, {"place": "clip"}])
+def test_one_launch_for_a_whole_transfer_by_variance(launches, monkeypatch, how):
+    torch.manual_seed(0)
+    source, here = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.25)
+    there = copy.deepcopy(here)
+    tlv.transfer(source, there, **how)
+    assert len(launches) == 1
+    monkeypatch.undo()
+    tlv.transfer(source, here, **how)
+    for found, expected in zip(there.state_dict().values(), here.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@interpreted
+def test_one_launch_for_a_list_of_layers_with_bases_of_their_own(launches):
+    source, target = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.5)
+    pieces = []
+    for (_, donor), (_, layer) in zip(convolutions(source), convolutions(target), strict=False):
+        weight, own = donor.weight.detach(), layer.weight.detach()
+        pieces.append(Fill(own, weight, None, numbers(own, weight, own), own))
+    expected = [plainly(piece) for piece in pieces]
+    write(pieces)
+    assert len(launches) == 1
+    assert all(torch.equal(piece.out, wanted) for piece, wanted in zip(pieces, expected, strict=True))
+
+
+@interpreted
+def test_a_launch_takes_vectors_matrices_and_parts_of_tensors(launches):
+    whole, vector, matrix = torch.zeros(6, 5, 3, 3), torch.zeros(2500), torch.zeros(3, 1100)
+    weight = draw(2, 8, 3, 3)[:, ::2]
+    write([Fill(whole[1:4, ::2], weight), Fill(vector, draw(7)), Fill(matrix, draw(2, 5).T)])
+    assert len(launches) == 1
+    assert torch.equal(whole[1:4, ::2], weight[[0, 1, 0]][:, :3])
+    assert not whole[[0, 4, 5]].any()
+    assert not whole[:, 1::2].any()
+    assert torch.equal(vector, draw(7).repeat(358)[:2500])
+    assert torch.equal(matrix, draw(2, 5).T[:3].repeat(1, 550))
+
+
+@interpreted
+def test_no_launch_where_the_kernel_cannot_write(launches):
+    apart = torch.zeros(2, 2, 6, 3)[:, :, ::2]
+    wanted = draw(2, 2, 3, 3).requires_grad_()
+    out, whole = torch.zeros(3, 2, 3, 3), torch.zeros(2, 2, 3, 3, dtype=torch.int64)
+    write([Fill(apart, draw(2, 2, 3, 3)), Fill(out, wanted), Fill(whole, draw(2, 2, 3, 3))])
+    assert not launches
+    assert torch.equal(apart, draw(2, 2, 3, 3))
+    out.sum().backward()
+    assert torch.equal(wanted.grad, torch.tensor([2.0, 1.0]).view(2, 1, 1, 1).expand(2, 2, 3, 3))
+
+
+@interpreted
+def test_a_launch_tells_autograd_what_it_wrote(launches):
+    layer = nn.Conv2d(2, 2, 3)
+    loss = layer(torch.ones(1, 2, 3, 3, requires_grad=True)).sum()
+    with torch.no_grad():
+        write([Fill(layer.weight, draw(2, 2, 3, 3))])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing to compile where the kernel is interpreted")
+@pytest.mark.parametrize("type_", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize(("resampled", "indexed"), [(False, False), (True, False), (False, True), (True, True)])
+def test_the_kernel_compiles_for_hopper_without_a_gpu(type_, resampled, indexed, monkeypatch, tmp_path):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hetlib.kernels import fill_triton
+
+    weight = draw(2, 2, 3, 3, dtype=getattr(torch, type_))
+    resample = partial(resize_kernel, size=3) if resampled else None
+    index = numbers(weight, weight) if indexed else None
+    (launch,) = fill_triton.prepare([Fill(weight.clone(), weight, resample, index)])
+    assert (launch.options["RESAMPLED"], launch.options["INDEXED"]) == (resampled, indexed)
+    signature = {"table": "*i64"} | dict.fromkeys(launch.options, "constexpr")
+    source = ASTSource(fn=fill_triton._write, signature=signature, constexprs=launch.options)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]

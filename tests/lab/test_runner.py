@@ -1,0 +1,142 @@
+"""The runner on tiny notebooks: what it refuses, what it notices, what it leaves behind."""
+
+import sys
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from hetlib.lab import notebooks, progress, records, runner
+from tests.conftest import RECORD
+
+
+def run(where, **parameters):
+    task = runner.plan("7", "smoke", parameters, where.parent / "runs", where)
+    steps = []
+    [outcome] = runner.run([task], on_step=steps.append)
+    return outcome, steps
+
+
+def test_a_run_gets_its_parameters_and_this_python(tiny):
+    where = tiny("import sys, os\nprint(sys.executable, os.environ['OMP_NUM_THREADS'], os.environ['HETLIB_HEADLESS'])")
+    outcome, steps = run(where, A="0.2", N=5, FLIP="false")
+    assert outcome.error is None
+    assert outcome.seconds > 0
+    assert outcome.task.folder.parent == where.parent / "runs"
+    assert outcome.task.folder.name.startswith("07_tiny-smoke-")
+    ran = notebooks.read(outcome.task.output)
+    assert ran.cells[4].outputs[0].text == f"{sys.executable} 1 1\n"
+    assert ran.cells[5].outputs[0].text == "0.2 5 False\n"
+    assert [step.doing for step in steps][:1] + [step.doing for step in steps][-1:] == ["Tiny", "The middle"]
+    assert [(step.index, step.total) for step in steps][-1] == (6, 6)
+
+
+def test_parameters_decide_the_folder(tiny):
+    where = tiny("pass")
+    folders = {runner.plan("7", "smoke", {"A": a}, where=where).folder for a in (0.1, 0.2, "0.2")}
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"B": 1}, "unknown parameter 'B'.*Known: PRESET, A, N, FLIP"),
+        ({"FLIPS": True}, "did you mean 'FLIP'"),
+        ({"N": "many"}, "parameter N takes int .default 3., not 'many'"),
+        ({"N": 0.5}, "parameter N takes int"),
+        ({"A": "0,2"}, "parameter A takes float"),
+        ({"FLIP": 1}, "parameter FLIP takes bool"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(tiny, parameters, says):
+    where = tiny("pass")
+    with pytest.raises(ValueError, match=says):
+        runner.plan("07", "smoke", parameters, where=where)
+
+
+@pytest.mark.parametrize("name", ["7", "07", "07_tiny", "tiny"])
+def test_notebooks_are_found_by_number_and_by_name(tiny, name):
+    where = tiny("pass")
+    assert notebooks.find(name, where) == where / "text" / "07_tiny.py"
+
+
+def test_an_unknown_notebook_names_the_nearest(tiny):
+    where = tiny("pass")
+    with pytest.raises(ValueError, match="unknown notebook '07_tiney': did you mean '07_tiny'"):
+        runner.plan("07_tiney", where=where)
+
+
+def test_a_failing_cell_is_shown_with_its_source(tiny):
+    outcome, _ = run(tiny("divisor = 0\n1 / divisor"))
+    assert "divisor = 0\n1 / divisor" in outcome.error
+    assert "ZeroDivisionError: division by zero" in outcome.error
+    assert "\x1b" not in outcome.error
+    assert outcome.task.output.is_file()
+
+
+def test_a_missing_record_is_a_failure(tiny):
+    outcome, _ = run(tiny("pass", record=False))
+    assert "it wrote no record" in outcome.error
+
+
+def test_a_record_of_an_earlier_run_does_not_count(tiny):
+    assert run(tiny("pass"))[0].error is None
+    assert "it wrote no record" in run(tiny("pass", record=False))[0].error
+
+
+def test_a_record_with_a_hole_is_a_failure(tiny):
+    outcome, _ = run(
+        tiny(
+            """
+        import os, pathlib
+        pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text('{"notebook": "07_tiny"}')
+    """,
+            record=False,
+        )
+    )
+    assert "preset is missing" in outcome.error
+
+
+def test_an_error_swallowed_by_a_widget_is_found(tiny):
+    where = tiny("""
+        from ipywidgets import interact
+        def view(x=(0, 3)):
+            raise KeyError("hidden")
+        interact(view);
+    """)
+    outcome, _ = run(where)
+    assert "an error was swallowed in a widget" in outcome.error
+    assert "KeyError: 'hidden'" in outcome.error
+
+
+def test_a_dead_kernel_is_a_failure_of_its_notebook_alone(tiny):
+    where = tiny("import os\nos._exit(1)", name="07_dead")
+    tiny("pass", name="08_fine")
+    tasks = [runner.plan(number, "smoke", runs=where.parent / "runs", where=where) for number in "78"]
+    errors = {outcome.task.source.stem: outcome.error for outcome in runner.run(tasks, jobs=2)}
+    assert errors["08_fine"] is None
+    assert "Kernel died" in errors["07_dead"]
+
+
+def test_progress_is_one_line_per_notebook(tiny):
+    where = tiny("pass")
+    tiny("1 / 0", name="08_broken")
+    tasks = [runner.plan(number, "smoke", runs=where.parent / "runs", where=where) for number in "78"]
+    tasks[0].folder.mkdir(parents=True)
+    records.path(tasks[0].folder).write_text(RECORD)
+    console = Console(file=StringIO(), width=40)
+    progress.follow(tasks, 2, console)
+    broken, fine = sorted(console.file.getvalue().splitlines())
+    assert broken.startswith("failed")
+    assert "08_broken-smoke" in broken
+    assert fine.startswith("ok")
+    assert fine.endswith("(1:15 last time)")
+
+
+def test_an_estimate_is_printed_while_the_notebook_runs(tiny):
+    where = tiny(
+        "import os, pathlib\npathlib.Path(os.environ['HETLIB_RUN_DIR'], 'estimate.txt').write_text('about 3 h')"
+    )
+    console = Console(file=StringIO(), width=80)
+    progress.follow([runner.plan("7", "smoke", runs=where.parent / "runs", where=where)], 1, console)
+    assert console.file.getvalue().splitlines()[0] == "07_tiny: about 3 h"

@@ -1,0 +1,134 @@
+"""The line between two networks: its ends to the bit, its middle by hand, and its barrier."""
+
+import copy
+from math import isnan, nan
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from hetlib.merging import barrier, between, curve
+
+
+def network(seed, width=3):
+    model, generator = nn.Sequential(nn.Conv2d(2, width, 3), nn.BatchNorm2d(width)), torch.Generator().manual_seed(seed)
+    for value in model.state_dict().values():
+        value.copy_(torch.randn(value.shape, generator=generator).abs() * 9 + seed + 1)
+    return model
+
+
+def state(model):
+    return copy.deepcopy(model.state_dict())
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class TestCurve:
+    def test_the_ends_are_the_networks_to_the_bit(self):
+        a, b = network(0), network(1)
+        first, _, last = curve(a, b, state, steps=3)
+        assert_same(last, b.state_dict())
+        assert_same(first, a.state_dict() | {"1.num_batches_tracked": b[1].num_batches_tracked})
+
+    def test_in_between_parameters_and_floating_buffers_are_mixed(self):
+        a, b = network(0), network(1)
+        (found,) = curve(a, b, state, steps=[0.25])
+        for name, value in found.items():
+            one, other = a.state_dict()[name], b.state_dict()[name]
+            expected = other if name.endswith("tracked") else 0.75 * one + 0.25 * other
+            torch.testing.assert_close(value, expected)
+
+    @pytest.mark.parametrize(
+        ("steps", "shares"), [(2, [0, 1]), (5, [0, 0.25, 0.5, 0.75, 1]), ([0.9, -1.0, 2], [0.9, -1, 2]), ([], [])]
+    )
+    def test_points_are_scored_in_order(self, steps, shares):
+        zero, one = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(zero.weight)
+        nn.init.ones_(one.weight)
+        assert curve(zero, one, lambda model: model.weight.item(), steps) == pytest.approx(shares)
+
+    def test_eleven_points_by_default(self):
+        assert len(curve(network(0), network(1), id)) == 11
+
+    def test_every_point_is_finished_before_it_is_scored(self):
+        def clear(model):
+            nn.init.zeros_(model[1].running_mean)
+
+        for found in curve(network(0), network(1), state, 3, finish=clear):
+            assert not found["1.running_mean"].any()
+
+    def test_every_point_is_a_network_of_its_own(self):
+        a, b = network(0), network(1).eval()
+        before = state(a), state(b)
+        points = curve(a, b, lambda model: model, 3, finish=lambda model: model.add_module("more", nn.ReLU()))
+        assert len({id(point) for point in points}) == 3
+        assert all(point.training and hasattr(point, "more") for point in points)
+        assert all(parameter.requires_grad for parameter in points[1].parameters())
+        assert not hasattr(a, "more")
+        assert_same(state(a), before[0])
+        assert_same(state(b), before[1])
+
+    def test_the_dtype_is_the_firsts(self):
+        found = between(network(0).bfloat16(), network(1).double(), 0.5)
+        assert found[0].weight.dtype == torch.bfloat16
+        expected = (network(0)[0].weight + network(1)[0].weight) / 2
+        torch.testing.assert_close(found[0].weight.float(), expected, rtol=2e-2, atol=0)
+
+    def test_shared_tensors_stay_shared(self):
+        def build():
+            model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+            model[1].weight = model[0].weight
+            return model
+
+        a, b = build(), build()
+        found = between(a, b, 0.5)
+        assert found[0].weight is found[1].weight
+        torch.testing.assert_close(found[0].weight, (a[0].weight + b[0].weight) / 2)
+
+    def test_bad_input_is_named(self):
+        with pytest.raises(ValueError, match="steps: 1 has no room for both ends"):
+            curve(network(0), network(1), id, 1)
+        with pytest.raises(ValueError, match=r"0\.weight is \(3, 2, 3, 3\) and \(4, 2, 3, 3\)"):
+            curve(network(0), network(1, width=4), id)
+        with pytest.raises(ValueError, match=r"1\.weight is \(3,\) and missing"):
+            curve(network(0), network(1)[:1], id)
+
+
+class TestBarrier:
+    @pytest.mark.parametrize(
+        ("losses", "at", "height"),
+        [
+            ([1.0, 5.0, 2.0], None, 3.5),
+            ([1.0, 1.5, 2.0], None, 0.0),
+            ([1.0, 0.2, 2.0], None, 0.0),
+            ([1.0, 1.0, 3.0, 3.0], None, 2 / 3),
+            ([1.0, 5.0, 2.0], [0.0, 0.9, 1.0], 3.1),
+            ([0.3, 0.4], None, 0.0),
+        ],
+    )
+    def test_is_the_height_above_the_line_between_the_ends(self, losses, at, height):
+        assert barrier(losses, at) == pytest.approx(height)
+        assert barrier(torch.tensor(losses), at) == pytest.approx(height)
+
+    @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12), st.floats(-5, 5), st.floats(-5, 5))
+    def test_a_line_laid_on_top_changes_nothing(self, losses, shift, slope):
+        tilted = [loss + shift + slope * i for i, loss in enumerate(losses)]
+        assert barrier(losses) >= 0
+        assert barrier(tilted) == pytest.approx(barrier(losses), abs=1e-9)
+
+    def test_nan_is_not_hidden(self):
+        assert isnan(barrier([1.0, nan, 1.0]))
+        assert isnan(barrier([nan, 1.0, 1.0]))
+
+    @pytest.mark.parametrize(
+        ("losses", "at"), [([], None), ([1.0], None), ([1.0, 2.0], [0.0]), ([1.0, 2.0, 1.0], [0.0, 1.0, 0.5])]
+    )
+    def test_bad_input_is_named(self, losses, at):
+        with pytest.raises(ValueError, match="two at least, places ascending"):
+            barrier(losses, at)

@@ -1,0 +1,234 @@
+"""Crossover: channels of a support network's features in place of the target's own, while it trains."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from hetlib import tlv, zoo
+from hetlib.data import Images, load, normalise
+from hetlib.tlv import support_features
+from hetlib.training import Recipe, fit
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestCrossover:
+    def test_replaced_channels_pass_no_gradient(self):
+        features = draw(4, 6).requires_grad_()
+        mixed = tlv.crossover(features, draw(4, 5, seed=1), 0.5, torch.tensor([0.1, 0.9, 0.1, 0.9, 0.4]))
+        mixed.sum().backward()
+        assert features.grad.sum(0).tolist() == [0, 4, 0, 4, 0, 4]
+
+    def test_every_image_by_itself(self):
+        uniform = torch.tensor([[0.0, 0.9], [0.9, 0.0]])
+        mixed = tlv.crossover(torch.zeros(2, 2), torch.ones(2, 2), 0.5, uniform)
+        assert mixed.tolist() == [[1, 0], [0, 1]]
+
+    @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+    def test_the_share_of_replaced_channels_is_p(self, p):
+        torch.manual_seed(0)
+        mixed = tlv.crossover(torch.zeros(1, 20_000), torch.ones(1, 20_000), p)
+        assert float(mixed.mean()) == pytest.approx(p, abs=0.01)
+
+    @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+    def test_p_is_a_probability(self, p):
+        with pytest.raises(ValueError, match="p must be a probability"):
+            tlv.crossover(draw(2, 3), draw(2, 3), p)
+
+    def test_shapes_are_named(self):
+        with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 3\)"):
+            tlv.crossover(draw(2, 3), draw(3, 3), 0.1)
+        with pytest.raises(ValueError, match=r"uniform must be \(3,\) or \(2, 3\), got \(4,\)"):
+            tlv.crossover(draw(2, 3), draw(2, 4), 0.1, torch.rand(4))
+
+
+class TestCrossoverModule:
+    @pytest.fixture
+    def pair(self):
+        torch.manual_seed(0)
+        return zoo.build("resnet8", width=0.5).train(), zoo.build("vgg8", width=0.25).eval()
+
+    def head_inputs(self, model):
+        seen = []
+        heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        heads[-1].register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0].detach()))
+        return seen
+
+    @pytest.mark.parametrize(("mask", "rows"), [("batch", 1), ("image", 8)])
+    def test_channels_come_from_the_support(self, pair, mask, rows):
+        target, support = pair
+        model, seen = tlv.Crossover(target, support, p=0.5, mask=mask), self.head_inputs(target)
+        images = draw(8, 3, 32, 32)
+        model(images)
+        pretrained = tlv.pooled_features(support, images)
+        replaced = seen[0] == pretrained[:, : seen[0].shape[1]]
+        assert 0.2 < replaced.float().mean() < 0.8
+        assert len(replaced.unique(dim=0)) == rows
+
+    def test_evaluation_is_the_target_alone_and_so_are_parameters(self, pair):
+        target, support = pair
+        model = tlv.Crossover(target, support)
+        images = draw(2, 3, 32, 32)
+        assert torch.equal(model.eval()(images), target.eval()(images))
+        names = {name.removeprefix("target.") for name in model.state_dict()}
+        assert names == {*target.state_dict(), "_extra_state"}
+        model.train()
+        assert all(parameter.requires_grad for parameter in support.parameters()), (
+            "the copy is frozen, not what was given"
+        )
+        model(images).sum().backward()
+        assert all(parameter.grad is None for parameter in support.parameters())
+        assert all(parameter.grad is not None for parameter in target.parameters())
+
+    def test_controls_replace_by_nothing_of_the_image(self, pair):
+        target, support = pair
+        images = draw(8, 3, 32, 32)
+        model, seen = tlv.Crossover(target, support, p=1, source="zeros"), self.head_inputs(target)
+        model(images)
+        assert seen[-1][:, : tlv.pooled_features(support, images).shape[1]].count_nonzero() == 0
+
+    def test_features_given_are_features_of_the_support(self, pair):
+        target, support = pair
+        pixels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images = Images("toy", "train", pixels, torch.arange(8), tuple("abcdefgh"), (0.5,) * 3, (0.2,) * 3)
+        model, batch = tlv.Crossover(target, support, p=0.5), normalise(pixels, images.mean, images.std)
+        features = support_features(support, images, batch_size=3, precision="fp32")
+        outputs = []
+        for given in (None, features):
+            torch.manual_seed(1)
+            outputs.append(model(batch, given))
+        torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("schedule", "expected"), [("constant", [0.4] * 3), ("falling", [0.4, 0.2, 0.0]), ("rising", [0.0, 0.2, 0.4])]
+    )
+    def test_schedule_goes_by_batches_of_training(self, pair, schedule, expected):
+        model, images = tlv.Crossover(*pair, p=0.4, schedule=schedule, steps=2), draw(2, 3, 32, 32)
+        found = []
+        for _ in range(3):
+            found.append(model.probability)
+            model.train()(images)
+            model.eval()(images)
+        assert found == pytest.approx(expected)
+
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_interrupted_training_ends_in_the_same_numbers(self, pair, tmp_path, cached):
+        images = load("shapes-target", count=64)
+        recipe = Recipe(epochs=3, batch_size=16, augment=not cached, precision="fp32")
+        rows = support_features(pair[1], images) if cached else None
+
+        def train(path, epochs):
+            torch.manual_seed(0)
+            model = tlv.Crossover(zoo.build("resnet8", 12, width=0.25), pair[1], p=0.3, schedule="falling", steps=12)
+            stop = lambda history: history.epochs == epochs
+            fit(model, images, None, recipe, alongside=rows, checkpoint=tmp_path / path, on_epoch=stop)
+            return model.state_dict()
+
+        train("cut", 1)
+        whole, resumed = train("whole", 3), train("cut", 3)
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+        assert int(whole["_extra_state"]) == 12
+
+    def test_an_evaluation_after_a_failed_batch_is_the_targets(self, pair):
+        model = tlv.Crossover(*pair, p=1.0)
+        with pytest.raises(ValueError, match="resnet8 takes images of 3 channels"):
+            model(draw(2, 4, 32, 32), draw(2, 8))
+        model.eval()
+        images = draw(2, 3, 32, 32)
+        assert torch.equal(model(images), model.target(images))
+
+    def test_half_precision_support(self, pair):
+        target, support = pair
+        model, images = tlv.Crossover(target, support, p=0.5), draw(4, 3, 32, 32)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model(images).isfinite().all()
+        double = tlv.Crossover(target, support, p=0.5).double()
+        assert next(support.parameters()).dtype == torch.float32, "a copy was converted"
+        assert double(images.double()).dtype == torch.float64
+
+    def test_bad_settings_are_named(self, pair):
+        target, support = pair
+        for how, says in (
+            ({"p": 2}, "p must be"),
+            ({"mask": "img"}, "unknown mask"),
+            ({"source": "x"}, "unknown source"),
+            ({"schedule": "up"}, "unknown schedule"),
+            ({"schedule": "rising"}, "needs the number of steps"),
+        ):
+            with pytest.raises(ValueError, match=says):
+                tlv.Crossover(target, support, **how)
+        with pytest.raises(ValueError, match="Conv2d has no linear layer"):
+            tlv.Crossover(nn.Conv2d(3, 3, 1), support)
+        with pytest.raises(ValueError, match="no module of Linear gives a feature map"):
+            tlv.pooled_features(nn.Linear(4, 2), draw(1, 4))
+
+    def test_pools_before_the_classifier_do_not_count(self):
+        model, images = torchvision.models.vgg11().eval(), draw(2, 3, 96, 96)
+        torch.testing.assert_close(tlv.pooled_features(model, images), model.features(images).mean((2, 3)))
+
+    def test_the_supports_own_mode_is_restored(self, pair):
+        support = pair[1].train()
+        support_features(support, load("shapes-target", count=12))
+        assert all(module.training for module in support.modules())
+
+    @pytest.mark.parametrize(
+        ("name", "width"), [("vgg11", 512), ("resnet18", 512), ("mobilenet_v2", 1280), ("densenet121", 1024)]
+    )
+    def test_features_of_torchvisions_networks(self, name, width):
+        model = getattr(torchvision.models, name)().eval()
+        assert tlv.pooled_features(model, draw(2, 3, 64, 64)).shape == (2, width)
+
+
+class Unused(nn.Module):
+    """A network whose last registered linear layer is never run."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.spare = net, nn.Linear(4, 4)
+
+    def forward(self, images):
+        return self.net(images)
+
+
+class TestMisuse:
+    @pytest.fixture
+    def pair(self):
+        torch.manual_seed(0)
+        return zoo.build("resnet8", 12, width=0.25), zoo.build("vgg8", 12, width=0.25).eval()
+
+    @pytest.mark.parametrize("change", [{"p": 0.9}, {"mask": "image"}, {"source": "zeros"}, {"support": 1}])
+    def test_a_checkpoint_of_other_settings_is_refused(self, pair, tmp_path, change):
+        target, support = pair
+        images, recipe = load("shapes-target", count=24), Recipe(epochs=2, batch_size=12, precision="fp32")
+        start = {name: value.clone() for name, value in target.state_dict().items()}
+        fit(tlv.Crossover(target, support), images, recipe=recipe, checkpoint=tmp_path / "run", on_epoch=lambda _: True)
+        target.load_state_dict(start)
+        other = zoo.build("vgg8", 12, width=0.25) if change.pop("support", None) else support
+        with pytest.raises(ValueError, match="trained a network with other layers or settings"):
+            fit(tlv.Crossover(target, other, **change), images, recipe=recipe, checkpoint=tmp_path / "run")
+
+    def test_a_support_that_is_the_target_leaves_it_trainable(self, pair):
+        model = tlv.Crossover(pair[0], pair[0])
+        model(draw(2, 3, 32, 32)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.target.parameters())
+
+    def test_a_head_that_is_not_run_is_told(self, pair):
+        model = tlv.Crossover(Unused(pair[0]), pair[1])
+        with pytest.raises(ValueError, match="the last linear layer of Unused ran 0 times"):
+            model(draw(2, 3, 32, 32))
+        assert model.eval()(draw(2, 3, 32, 32)).isfinite().all()
+
+    def test_cached_features_of_a_wrong_form_are_named(self, pair):
+        with pytest.raises(ValueError, match=r"got \(2, 64\) and \(7,\)"):
+            tlv.Crossover(*pair)(draw(2, 3, 32, 32), draw(7))
+
+    def test_names_are_checked(self, pair):
+        with pytest.raises(ValueError, match="unknown precision 'fp61'"):
+            support_features(pair[1], load("shapes-target", count=12), precision="fp61")
+
+    def test_the_type_is_that_of_the_features(self):
+        mixed = tlv.crossover(draw(2, 3).bfloat16(), draw(2, 3), 0.5)
+        assert mixed.dtype == torch.bfloat16
