@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hetlib import files
-from hetlib.lab.machine import git, versions
+from hetlib.lab.records import git, versions
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ cache_app = typer.Typer(help="See and clean what runs keep for the next: trained
 app.add_typer(cache_app, name="cache")
 console = Console()
 
-Preset = Annotated[str, typer.Option(help="smoke (seconds), classroom (minutes, a laptop) or paper (hours, a GPU).")]
+PRESETS = "smoke (seconds), classroom (minutes, a laptop), reduced (hours, no GPU) or paper (hours, a GPU)."
+Preset = Annotated[str, typer.Option(help=PRESETS)]
 Jobs = Annotated[int, typer.Option(min=1, help="How many notebooks run at a time.")]
 Runs = Annotated[Path, typer.Option(help="Folder that gets one folder per run.")]
 Names = Annotated[list[str] | None, typer.Option("--notebook", "-n", help="Only this one; may be given often.")]
@@ -85,7 +86,7 @@ def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) ->
 @app.command()
 def exercises(to: Annotated[Path, typer.Option(help="Folder that gets exercises/ and solutions/.")] = Path("build")):
     """Write every notebook with its solutions taken out, and once more with them."""
-    from hetlib.lab.stubs import write_exercises
+    from hetlib.lab.exercises import write_exercises
 
     for path in write_exercises(to):
         console.print(str(path))
@@ -154,8 +155,7 @@ def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> No
 @cache_app.command("ls")
 def list_cache() -> None:
     """List what is kept, what was of use most recently first."""
-    from hetlib.lab.cache import Cache
-    from hetlib.lab.tidy import kept
+    from hetlib.lab.cache import Cache, kept
 
     _show(kept(Cache()), f"kept in {Cache().root}")
 
@@ -166,8 +166,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove what is old or damaged; what is in use at the moment stays."""
-    from hetlib.lab.cache import Cache
-    from hetlib.lab.tidy import sweep
+    from hetlib.lab.cache import Cache, sweep
 
     _show(sweep(Cache(), days, dry_run), "would go" if dry_run else "removed")
 
@@ -186,11 +185,14 @@ def _run(
     names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path, resume: bool = False
 ) -> list:
     """Run notebooks with a line of progress each; leave with status 1 if one fails."""
-    from hetlib.lab import progress, runner
-    from hetlib.lab.journal import Journal
+    from hetlib.lab import runner
 
     tasks = list(dict.fromkeys(runner.plan(name, preset, parameters, runs) for name in names))
-    outcomes = progress.follow(tasks, jobs, console, Journal(tasks, runs) if resume else None)
+    kept = [task for task in tasks if resume and task.done]
+    for task in kept:
+        again = f"nothing it depends on has changed; {task.command} runs it again"
+        console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
+    outcomes = runner.follow([task for task in tasks if task not in kept], jobs, console)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed:
         console.rule(f"[red]{outcome.task.source.stem} failed")

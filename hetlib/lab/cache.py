@@ -1,34 +1,29 @@
 """What was expensive to compute, kept under a key made of its configuration and of the code that computes it."""
 
-import ast
-import errno
 import hashlib
-import inspect
 import json
 import logging
 import os
 import shutil
-import tempfile
-import textwrap
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, is_dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hetlib import files
+from hetlib.lab.code import sources
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 SHOWN = 2
 """Labels of reused results that are named in one line."""
+DAMAGED = "damaged"
 log = logging.getLogger("hetlib.cache")
 
 
@@ -50,7 +45,6 @@ class Cache:
         self.root = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib").expanduser()
         self.reused: list[str] = []
         self.computed: list[str] = []
-        self._complained = False
 
     @property
     def hits(self) -> int:
@@ -88,7 +82,7 @@ class Cache:
         TypeError
             If the configuration holds something that has no plain form, or the source of a part cannot be read.
         """
-        code = sorted(text for part in uses for text in _sources(part))
+        code = sorted(text for part in uses for text in sources(part))
         return hashlib.sha256(_canonical([config, code, torch.__version__]).encode()).hexdigest()
 
     def path(self, key: str) -> Path:
@@ -113,8 +107,7 @@ class Cache:
         """Find a result, or compute and keep it.
 
         Of several processes that ask for one key, one computes and the others wait and read. A damaged entry is named
-        in a warning and computed anew; where nothing can be kept, one warning says so and the result is returned all
-        the same.
+        in a warning and computed anew.
 
         Parameters
         ----------
@@ -132,6 +125,11 @@ class Cache:
             On the CPU.
         facts : dict
             As JSON gives them back (tuples are lists), whether found or computed.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or read-only; the message names the file.
         """
         key = self.key(config, uses)
         found = self._find(key, quiet=True)
@@ -153,76 +151,124 @@ class Cache:
             if meta.get("key") != key:
                 raise files.DamagedFile(f"{path} holds the result of another key")
             with suppress(OSError):
-                os.utime(path)  # when it was last of use, for `gc`
+                os.utime(path)  # when it was last used, for `gc`
             return tensors, meta["facts"]
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except files.DamagedFile as error:
             if not quiet:
                 warnings.warn(f"{error}; it is computed anew", stacklevel=4)
             return None
 
     def _compute(self, key: str, compute: Callable, about: dict[str, Any]) -> Result:
         scratch = self.root / "scratch" / key
-        try:
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            tensors, facts = compute(scratch)
-        except OSError as error:
-            if error.errno not in DISK_TROUBLE and str(self.root) not in str(error):
-                raise  # not the cache's disk
-            self._complain(error)
-            tensors, facts = _elsewhere(scratch, compute)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        tensors, facts = compute(scratch)
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         facts = json.loads(_canonical(facts))
-        try:
-            files.save_tensors(self.path(key), tensors, about | {"facts": facts})
-            _remove(scratch)
-        except OSError as error:
-            self._complain(error)
+        files.save_tensors(self.path(key), tensors, about | {"facts": facts})
+        _remove(scratch)
         return tensors, facts
 
     @contextmanager
     def locked(self, key: str, timeout: float = -1) -> Iterator[None]:
         """Hold a key's lock, alone among all processes; `TimeoutError` after `timeout` seconds, if not negative."""
-        from filelock import FileLock, Timeout
+        from filelock import FileLock
 
         lock = FileLock(self.root / "locks" / key)
-        try:
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout)
-        except Timeout:
-            raise
-        except (OSError, NotImplementedError) as error:
-            self._complain(error)
-        try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        with lock.acquire(timeout):
             yield
-        finally:
-            lock.release()
-
-    def _complain(self, error: Exception) -> None:
-        if not self._complained:
-            self._complained = True
-            warnings.warn(
-                f"the cache {self.root} cannot be written: results are computed, but not kept ({error})",
-                stacklevel=5,
-            )
 
 
-def _elsewhere(scratch: Path, compute: Callable) -> Any:
-    with tempfile.TemporaryDirectory(prefix="hetlib-") as folder:
-        spare = Path(folder) / "scratch"
-        if scratch.is_dir():
-            shutil.copytree(scratch, spare)
-        elif scratch.is_file():
-            shutil.copyfile(scratch, spare)
-        return compute(spare)
+@dataclass(frozen=True)
+class Kept:
+    """One file or folder in a cache: its key (empty for half a file), what it is, its MiB, and its last use.
+
+    `used` is in seconds since 1970.
+    """
+
+    key: str
+    label: str
+    mib: float
+    used: float
+    path: Path
+
+    @property
+    def days(self) -> float:
+        """For how many days it was not used."""
+        return (time.time() - self.used) / 86400
+
+
+def kept(cache: Cache) -> list[Kept]:
+    """Everything in a cache, the last used first: results, interrupted computations, halves of killed writes."""
+    found = []
+    for path in (*cache.root.glob("entries/*"), *cache.root.glob("scratch/*")):
+        with suppress(FileNotFoundError):  # another process removed it
+            states = [file.stat() for file in (path, *path.rglob("*")) if file.is_file()] or [path.stat()]
+            half, used = path.suffix == ".part", max(state.st_mtime for state in states)
+            size = sum(state.st_size for state in states) / 2**20
+            each = Kept("" if half else path.stem, "half a file" if half else _label(path), size, used, path)
+            if not half or each.days * 24 > 1:  # a younger one may be in the writing
+                found.append(each)
+    return sorted(found, key=lambda each: each.used, reverse=True)
+
+
+def sweep(cache: Cache, days: float = 30, dry: bool = False) -> list[Kept]:
+    """Remove what was not used for some days, and damaged results of any age; what another process uses stays.
+
+    Parameters
+    ----------
+    cache : Cache
+        What to clean.
+    days : float
+        How long something may lie unused; 0 empties the cache.
+    dry : bool
+        Only say what would go.
+
+    Returns
+    -------
+    list of Kept
+        What went.
+
+    Raises
+    ------
+    ValueError
+        If `days` is negative.
+    OSError
+        If a file cannot be removed.
+    """
+    if not days >= 0:
+        raise ValueError(f"days must not be negative, got {days}")
+    old = [each for each in kept(cache) if days == 0 or each.days >= days or each.label == DAMAGED]
+    return [each for each in old if dry or _removed(cache, each)]
+
+
+def _label(path: Path) -> str:
+    """What an entry's header says it is; the tensors are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.parent.name == "scratch":
+        return "interrupted"
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["meta"])["label"] or "without a name"
+    except (SafetensorError, KeyError, ValueError):
+        return DAMAGED
+
+
+def _removed(cache: Cache, each: Kept) -> bool:
+    """Remove one thing unless its key is locked, and say whether it went."""
+    try:
+        with cache.locked(each.key or "halves", timeout=0):
+            _remove(each.path)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _canonical(value: Any) -> str:
@@ -235,31 +281,3 @@ def _plain(value: Any) -> Any:
     raise TypeError(
         f"{value!r} ({type(value).__name__}) has no plain form: use numbers, text, lists, dicts or dataclasses"
     )
-
-
-def _sources(part: Any) -> Iterator[str]:
-    """The code of a module, class or function, or of every module of a package, without comments and docstrings."""
-    try:
-        if isinstance(part, ModuleType):
-            file = Path(part.__file__ or "")
-            for module in sorted(file.parent.rglob("*.py")) if hasattr(part, "__path__") else [file]:
-                yield _bare(module.read_text(encoding="utf-8"))
-        else:
-            yield _bare(textwrap.dedent(inspect.getsource(part)))
-    except (AttributeError, OSError, SyntaxError, TypeError, UnicodeError) as error:
-        raise TypeError(f"the source of {part!r} cannot be read: pass its module, or a plain function") from error
-
-
-@lru_cache(maxsize=256)
-def _bare(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return ast.dump(tree)

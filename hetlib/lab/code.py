@@ -1,10 +1,15 @@
 """Which code a result depends on."""
 
 import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 LAUNCHES = {"hetlib.kernels.fill_triton", "hetlib.kernels.sinkhorn_triton"}
 NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.transfer.report", *LAUNCHES}
@@ -49,3 +54,31 @@ def _imported(module: ModuleType) -> list[str]:
 def _is_module(package: str, name: str) -> bool:
     """Whether what is imported from somewhere is a module, and not something in one."""
     return hasattr(import_module(package), "__path__") and find_spec(name) is not None
+
+
+def sources(part: Any) -> Iterator[str]:
+    """The code of a module, class or function, or of every module of a package, without comments and docstrings."""
+    try:
+        if isinstance(part, ModuleType):
+            file = Path(part.__file__ or "")
+            for module in sorted(file.parent.rglob("*.py")) if hasattr(part, "__path__") else [file]:
+                yield _bare(module.read_text(encoding="utf-8"))
+        else:
+            yield _bare(textwrap.dedent(inspect.getsource(part)))
+    except (AttributeError, OSError, SyntaxError, TypeError, UnicodeError) as error:
+        raise TypeError(f"the source of {part!r} cannot be read: pass its module, or a plain function") from error
+
+
+@lru_cache(maxsize=256)
+def _bare(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)

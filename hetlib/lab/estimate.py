@@ -9,11 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from hetlib.files import write
-from hetlib.lab import machine, records
+from hetlib.lab import records
 from hetlib.lab.cache import Cache
 from hetlib.lab.presets import Run
-from hetlib.lab.train import Job, default_processes, unique_and_missing, wrapped
+from hetlib.lab.train import Job, begin_worker, default_processes, unique_and_missing, wrapped
 from hetlib.training import fit
 
 STEPS, TESTED = 8, 1024
@@ -37,7 +39,7 @@ class Estimate:
     trainings, found : int
         How many have to run, and how many results are kept from earlier.
     seconds : float
-        Until the last one ends.
+        Until the last one ends, if no process ever waits.
     processes : int
         How many run at a time.
     mib, free_mib : float
@@ -57,12 +59,11 @@ class Estimate:
     def __str__(self) -> str:
         if not self.trainings:
             return f"nothing to train: all {self.found} results are kept from earlier runs"
-        text = (
-            f"{self.trainings} trainings to run, {self.found} found: about {_duration(self.seconds)} on {self.device}"
-        )
-        text += (
-            f", {self.processes} at a time, {self.mib / 1024:.1f} GiB of memory ({self.free_mib / 1024:.1f} GiB free)"
-        )
+        minutes = math.ceil(self.seconds / 60)
+        duration = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+        memory = f"{self.mib / 1024:.1f} GiB of memory ({self.free_mib / 1024:.1f} GiB free)"
+        text = f"{self.trainings} trainings to run, {self.found} found: about {duration} on {self.device}"
+        text += f", {self.processes} at a time, {memory}"
         if self.mib > self.free_mib:
             text += "; that is more than is free: set HETLIB_PROCESSES lower, or stop what else runs"
         return text
@@ -71,10 +72,9 @@ class Estimate:
 
 
 def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
-    """Before a run at preset "paper": say how long its trainings will take and how much memory they want.
+    """Before a run of hours: say how long its trainings will take and how much memory they want.
 
-    Every kind of training that is not kept yet is probed for a few steps, in a process of its own. The sum is left
-    beside the run's record too, where ``hetlib run`` finds and prints it.
+    The sum is left in the run's folder too, where ``hetlib run`` finds and prints it.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
     Returns
     -------
     Estimate or None
-        None at the other presets, whose budgets are known: minutes.
+        None at presets "smoke" and "classroom", whose budgets are known: minutes.
     """
-    if run.preset != "paper":
+    if run.preset in ("smoke", "classroom"):
         return None
     found = measure(jobs, run.cache, run.device)
     write(records.note(run.folder), str(found))
@@ -96,7 +96,7 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
 
 
 def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
-    """Estimate trainings from a few steps of each kind.
+    """Estimate trainings: each kind that is not kept yet is probed for a few steps, in a process of its own.
 
     Parameters
     ----------
@@ -111,29 +111,20 @@ def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
     -------
     Estimate
     """
-    counted: set[str] = set()
-    waves = []
-    for wave in _waves(jobs):
-        unique, missing = unique_and_missing(wave, cache)
-        waves.append([job for key, job in missing.items() if key not in counted])
-        counted |= unique.keys()
-    costs = _probe_all({_kind(job): job for wave in waves for job in wave}, device)
-    most, seconds = 0, 0.0
-    for wave in waves:
-        processes = min(default_processes(device), len(wave))
-        each = [costs[_kind(job)].seconds for job in wave]
-        # The last training of a wave runs alone while other cores wait for it.
-        seconds += max(sum(each) / processes, max(each)) if each else 0.0
-        most = max(most, processes)
-    mib = most * max((cost.mib for cost in costs.values()), default=0.0)
-    left = sum(map(len, waves))
-    return Estimate(left, len(counted) - left, seconds, most, mib, machine.free_memory(device), device)
+    unique, missing = unique_and_missing([each for job in jobs for each in _with_needs(job)], cache)
+    costs = _probe_all({_kind(job): job for job in missing.values()}, device)
+    each = [costs[_kind(job)].seconds for job in missing.values()]
+    processes = min(default_processes(device), len(each))
+    seconds = max(sum(each) / processes, max(each)) if each else 0.0
+    mib = processes * max((cost.mib for cost in costs.values()), default=0.0)
+    found = len(unique) - len(missing)
+    return Estimate(len(missing), found, seconds, processes, mib, _free_memory(device), device)
 
 
-def _waves(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    if needed := [each for job in jobs for each in job.needs]:
-        yield from _waves(needed)
-    yield jobs
+def _with_needs(job: Job) -> Iterator[Job]:
+    for each in job.needs:
+        yield from _with_needs(each)
+    yield job
 
 
 def _kind(job: Job) -> str:
@@ -141,10 +132,10 @@ def _kind(job: Job) -> str:
 
     A support in crossover and a teacher run in every step, so their kinds count too.
     """
-    elsewhere = {"seed", "source", "partners", "transfer", "method", "teacher", "distil"}
-    facts: dict[str, Any] = {name: fact for name, fact in job.description.items() if name not in elsewhere}
-    beside = {"support": job.source if job.crossover is not None else None, "teacher": job.teacher}
-    facts |= {role: _kind(each) for role, each in beside.items() if each is not None}
+    free = {"seed", "source", "partners", "transfer", "method", "teacher", "distil"}
+    facts: dict[str, Any] = {name: fact for name, fact in job.description.items() if name not in free}
+    running = {"support": job.source if job.crossover is not None else None, "teacher": job.teacher}
+    facts |= {role: _kind(each) for role, each in running.items() if each is not None}
     return json.dumps(facts, sort_keys=True)
 
 
@@ -153,7 +144,7 @@ def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
         return {}
     # A process each, because a process's highest memory never falls again.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=machine.begin_worker, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, context, initializer=begin_worker, max_tasks_per_child=1) as pool:
         costs = {kind: pool.submit(probe, job, device) for kind, job in kinds.items()}
         return {kind: future.result() for kind, future in costs.items()}
 
@@ -184,9 +175,13 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     evaluation = max(0.0, times[3] - times[2] - epoch)
     evaluations = math.ceil(recipe.epochs / recipe.evaluate_every)
     seconds = recipe.epochs * epoch * len(train) / len(few) + evaluations * evaluation * len(test) / len(tested)
-    return Cost(seconds, machine.peak_memory(device))
+    return Cost(seconds, records.peak_memory(device))
 
 
-def _duration(seconds: float) -> str:
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+def _free_memory(device: str) -> float:
+    """Memory in MiB that is free for new work: the GPU's for "cuda", else this computer's."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] / 2**20
+    import psutil
+
+    return psutil.virtual_memory().available / 2**20

@@ -12,9 +12,8 @@ from typing import Any
 
 from hetlib.errors import unknown
 from hetlib.lab import notebooks
-from hetlib.lab.machine import headless
 from hetlib.lab.panel import BUTTONS, Panel
-from hetlib.lab.presets import SEEDS, Run
+from hetlib.lab.presets import SEEDS, Run, headless
 from hetlib.lab.toggles import Toggle, checked
 from hetlib.lab.train import Job, Stopped, history_of, train
 from hetlib.training import History

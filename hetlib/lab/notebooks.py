@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from hetlib.errors import unknown
 from hetlib.files import write
 
-PRESETS = ("smoke", "classroom", "paper")
+PRESETS = ("smoke", "classroom", "reduced", "paper")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

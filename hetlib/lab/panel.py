@@ -7,8 +7,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from hetlib.lab.machine import headless
-from hetlib.lab.progress import clock
+from hetlib.lab.presets import headless
+from hetlib.lab.runner import clock
 from hetlib.lab.train import Job, Stopped
 from hetlib.training import History
 

@@ -13,14 +13,31 @@ import torch
 from hetlib import files
 from hetlib.data import Images
 from hetlib.errors import unknown
-from hetlib.lab import figures, machine, records
+from hetlib.lab import figures, records
 from hetlib.lab.cache import Cache
 from hetlib.lab.notebooks import PRESETS
 from hetlib.training import use_bf16
 
-SEEDS = {"smoke": 1, "classroom": 3, "paper": 5}
+SEEDS = {"smoke": 1, "classroom": 3, "reduced": 3, "paper": 5}
 
 T = TypeVar("T")
+
+
+def unattended() -> bool:
+    """Whether the runner said, by ``$HETLIB_HEADLESS``, that it shows the progress itself."""
+    return os.environ.get("HETLIB_HEADLESS", "0") != "0"
+
+
+def headless() -> bool:
+    """Whether nobody can click: the runner said so by ``$HETLIB_HEADLESS``, or this is not a notebook's kernel.
+
+    Papermill executes in a kernel like any other, so a kernel alone proves no reader.
+    """
+    if unattended():
+        return True
+    from IPython import get_ipython
+
+    return not hasattr(get_ipython(), "kernel")
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,9 +78,10 @@ class Run:
     folder: Path
     begun: float = field(default_factory=time.perf_counter)
 
-    def choose(self, *, smoke: T, classroom: T, paper: T) -> T:
-        """The value for the preset of this run."""
-        return {"smoke": smoke, "classroom": classroom, "paper": paper}[self.preset]
+    def choose(self, *, smoke: T, classroom: T, paper: T, reduced: T | None = None) -> T:
+        """The value for the preset of this run; "reduced" takes the paper's unless it has its own."""
+        reduced = paper if reduced is None else reduced
+        return {"smoke": smoke, "classroom": classroom, "reduced": reduced, "paper": paper}[self.preset]
 
     def record(
         self, metrics: Mapping[str, Any], data: tuple[Images, Images] | Mapping[str, Any], **facts: Any
@@ -101,7 +119,7 @@ class Run:
             precision=self.precision,
             threads=self.threads,
             seconds=time.perf_counter() - self.begun,
-            peak_mib=machine.peak_memory(self.device),
+            peak_mib=records.peak_memory(self.device),
             facts=facts | {"cache": {"computed": self.cache.computed, "reused": self.cache.reused}},
         )
         files.write(records.path(self.folder), record.to_json())
@@ -135,12 +153,12 @@ def start(
     ----------
     notebook : str
         Its name, as "01_hmt".
-    preset : {"smoke", "classroom", "paper"}
+    preset : {"smoke", "classroom", "reduced", "paper"}
         How big the run is.
     data : str, optional
         A data set instead of the preset's own.
     seeds : int or sequence of int, optional
-        How many seeds, from 0 on, or which; by default 1, 3 and 5 for the three presets.
+        How many seeds, from 0 on, or which; by default 1, 3, 3 and 5 for the four presets.
     cache : Cache or path-like, optional
         Where results are kept; by default as `Cache`.
     precision : {"auto", "fp32", "bf16"}

@@ -2,18 +2,69 @@
 
 import json
 import os
+import platform
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hetlib import files
 from hetlib.data import Images
-from hetlib.lab import machine
 
+PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
 LARGEST = 1e150
+"""Larger values overflow where they are squared."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, and what the processor can compute with."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return found | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
+
+
+def git() -> tuple[str | None, bool | None]:
+    """Commit of hetlib's own source and whether tracked files differ from it; (None, None) outside a checkout."""
+    changed = changed_files()
+    return (None, None) if changed is None else (_git("rev-parse", "HEAD"), any(line[:2] != "??" for line in changed))
+
+
+def changed_files() -> list[str] | None:
+    """Files of hetlib's checkout that differ from its commit, as ``git status`` prints them; None outside a checkout.
+
+    What stands in ``results/`` is not code and does not count.
+    """
+    try:
+        # An environment inside some other project's checkout must not lend its commit to an installed hetlib.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)results").splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    ran = subprocess.run(("git", *arguments), cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return ran.stdout.rstrip()
+
+
+def peak_memory(device: str) -> float:
+    """Highest memory so far in MiB: allocated on the GPU for "cuda", else of this process or its largest child."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 @dataclass(frozen=True)
@@ -50,6 +101,10 @@ class Record:
         When it was recorded, ISO 8601 in UTC.
     facts : dict
         What else the notebook wants remembered.
+    command : str or None
+        The command line that made it; None in a record made by a script.
+    key : str or None
+        Made of the notebook, its parameters and hetlib's code, once the run has ended well.
     """
 
     notebook: str
@@ -63,11 +118,13 @@ class Record:
     threads: int
     seconds: float
     peak_mib: float
-    versions: dict[str, str] = field(default_factory=machine.versions)
-    commit: str | None = field(default_factory=lambda: machine.git()[0])
-    dirty: bool | None = field(default_factory=lambda: machine.git()[1])
+    versions: dict[str, str] = field(default_factory=versions)
+    commit: str | None = field(default_factory=lambda: git()[0])
+    dirty: bool | None = field(default_factory=lambda: git()[1])
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
     facts: dict[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    key: str | None = None
 
     def __post_init__(self):
         if problems := _problems(asdict(self)):
@@ -160,7 +217,7 @@ def _problems(content: Any) -> list[str]:
     """What keeps `content` from being a record, field by field."""
     if not isinstance(content, Mapping):
         return [f"expected an object, found {type(content).__name__}"]
-    problems = [f"{name} is missing" for name in _FIELDS if name not in content]
+    problems = [f"{name} is missing" for name in _FIELDS if name not in content and name not in OPTIONAL]
     problems += [f"{name} is no field of a record" for name in content if name not in _FIELDS]
     for name, (wanted, right) in _FIELDS.items():
         if name in content and not right(content[name]):
@@ -181,34 +238,12 @@ def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
     return []
 
 
-def _name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int
-
-
-def _count(value: Any) -> bool:
-    return _whole(value) and value >= 0
-
-
-def _amount(value: Any) -> bool:
-    # Larger ones overflow where they are squared.
-    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
-
-
 def _object(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return False
     return isinstance(value, Mapping)
-
-
-def _data(value: Any) -> bool:
-    checks = {"name": _name, "checksum": _name, "train": _count, "test": _count}
-    return isinstance(value, Mapping) and set(value) == set(checks) and all(checks[k](value[k]) for k in checks)
 
 
 def _date(value: Any) -> bool:
@@ -218,21 +253,34 @@ def _date(value: Any) -> bool:
         return False
 
 
+_name = lambda value: isinstance(value, str) and bool(value)
+_name_or_null = lambda value: value is None or _name(value)
+_count = lambda value: type(value) is int and value >= 0
+_amount = lambda value: type(value) in (int, float) and -LARGEST < value < LARGEST
+_size = lambda value: _amount(value) and value >= 0
+_DATA = {"name": _name, "checksum": _name, "train": _count, "test": _count}
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "notebook": ("a name", _name),
     "preset": ("a name", _name),
     "parameters": ("an object of plain values", _object),
-    "seeds": ("a list of whole numbers", lambda value: isinstance(value, list) and all(map(_whole, value))),
+    "seeds": ("a list of whole numbers", lambda value: isinstance(value, list) and all(type(n) is int for n in value)),
     "metrics": ("an object", lambda value: isinstance(value, Mapping)),
-    "data": ("{'name', 'checksum', 'train', 'test'}", _data),
+    "data": (
+        "{'name', 'checksum', 'train', 'test'}",
+        lambda value: _object(value) and set(value) == set(_DATA) and all(_DATA[key](value[key]) for key in _DATA),
+    ),
     "device": ("a name", _name),
     "precision": ("a name", _name),
     "threads": ("a number of threads", _count),
-    "seconds": ("a number of seconds", lambda value: _amount(value) and value >= 0),
-    "peak_mib": ("a number of MiB", lambda value: _amount(value) and value >= 0),
+    "seconds": ("a number of seconds", _size),
+    "peak_mib": ("a number of MiB", _size),
     "versions": ("an object of plain values", _object),
-    "commit": ("a commit or null", lambda value: value is None or _name(value)),
+    "commit": ("a commit or null", _name_or_null),
     "dirty": ("true, false or null", lambda value: value in (None, True, False)),
     "date": ("an ISO 8601 time with its zone", _date),
     "facts": ("an object of plain values", _object),
+    "command": ("a command line or null", _name_or_null),
+    "key": ("a key or null", _name_or_null),
 }
+OPTIONAL = {"command", "key"}
+"""Fields that older records do not have."""

@@ -1,35 +1,62 @@
-"""Runs notebooks through papermill, several at a time, and believes none of them before looking."""
+"""Runs notebooks with papermill, several at a time, and checks each for errors and for the record it has to leave."""
 
 import contextlib
 import hashlib
 import json
 import os
-import sys
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import hetlib
+from hetlib import files
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
+from hetlib.lab.cache import Cache
 from hetlib.lab.notebooks import PRESETS
 
 
 @dataclass(frozen=True)
 class Task:
-    """A notebook about to run: its source, the parameters it takes, and the folder that gets all it writes."""
+    """A notebook about to run: its source, the parameters it takes, and the folder that gets all it writes.
+
+    `key` is made of the source, the parameters and hetlib's code as they were when the run was planned.
+    """
 
     source: Path
     parameters: dict[str, Any] = field(hash=False)
     folder: Path
+    key: str = ""
 
     @property
     def output(self) -> Path:
         """The executed notebook."""
         return self.folder / f"{self.source.stem}.ipynb"
+
+    @property
+    def command(self) -> str:
+        """The command line that runs it."""
+        name = self.source.stem if self.source.parent.name == "text" else str(self.source)
+        given = [("-p", key, str(value)) for key, value in self.parameters.items() if key != "PRESET"]
+        preset = ("--preset", self.parameters["PRESET"]) if "PRESET" in self.parameters else ()
+        return shlex.join(["hetlib", "run", name, *preset, *(word for words in given for word in words)])
+
+    @property
+    def done(self) -> bool:
+        """Whether a run with this key ended well, and its record and notebook are still there."""
+        try:
+            return records.read(records.path(self.folder)).key == self.key and self.output.is_file()
+        except (OSError, ValueError):
+            return False
 
 
 @dataclass(frozen=True)
@@ -87,7 +114,60 @@ def plan(
     if used not in PRESETS:
         raise unknown("preset", used, PRESETS)
     digest = hashlib.sha256(json.dumps(accepted, sort_keys=True).encode()).hexdigest()[:8]
-    return Task(source, accepted, Path(runs).resolve() / f"{source.stem}-{used}-{digest}")
+    key = Cache().key({"source": source.read_text(encoding="utf-8"), "parameters": accepted}, (hetlib,))
+    return Task(source, accepted, Path(runs).resolve() / f"{source.stem}-{used}-{digest}", key)
+
+
+def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:
+    """Run notebooks, `jobs` at a time, and show for each: cell i/n, what it is doing, elapsed and expected time.
+
+    A console that is a file or a pipe gets one line per finished notebook and nothing that moves. Returns the outcomes
+    in order of completion.
+    """
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    doing = TextColumn("[dim]{task.fields[expected]}  {task.fields[doing]}")
+    outcomes: list[Outcome] = []
+    estimated = set()
+    with Progress(*columns, doing, console=console, transient=True, disable=not console.is_terminal) as bar:
+        expected = {task: _expected(task) for task in tasks}
+        lines = {
+            task: bar.add_task(task.source.stem, start=False, doing="waiting", expected=expected[task])
+            for task in tasks
+        }
+
+        def show(step: Step) -> None:
+            if step.estimate and step.task not in estimated:
+                estimated.add(step.task)
+                console.print(f"{step.task.source.stem}: {step.estimate}", highlight=False, soft_wrap=True)
+            bar.start_task(lines[step.task])
+            bar.update(lines[step.task], completed=step.index, total=step.total, doing=escape(step.doing))
+
+        for outcome in run(tasks, jobs, show):
+            outcomes.append(outcome)
+            bar.remove_task(lines[outcome.task])
+            mark = "[red]failed[/]" if outcome.error else "[green]ok[/]"
+            line = f"{mark:15} {outcome.task.folder.name}  {clock(outcome.seconds)}  {expected[outcome.task]}"
+            console.print(line + _reuse(outcome), highlight=False, soft_wrap=True)
+    return outcomes
+
+
+def _expected(task: Task) -> str:
+    try:
+        return f"({clock(records.read(records.path(task.folder)).seconds)} last time)"
+    except (FileNotFoundError, ValueError):
+        return ""
+
+
+def _reuse(outcome: Outcome) -> str:
+    if outcome.error:
+        return ""
+    cache = records.read(records.path(outcome.task.folder)).facts.get("cache", {"computed": (), "reused": ()})
+    return f"  computed {len(cache['computed'])}, reused {len(cache['reused'])}" if any(cache.values()) else ""
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as "2:05"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def run(tasks: Sequence[Task], jobs: int = 1, on_step: Callable[[Step], None] | None = None) -> Iterator[Outcome]:
@@ -131,15 +211,17 @@ def _work(waiting: "Queue[Task]", said: "Queue[Step | Outcome]", cores: int) -> 
             task = waiting.get_nowait()
             begun = time.perf_counter()
             try:
-                error = _papermill(task, said.put, cores) or _record(task)
+                error = _papermill(task, said.put, cores) or _sign(task)
             except Exception as unforeseen:  # a full disk: whatever it is, the other notebooks go on
                 error = f"{type(unforeseen).__name__}: {unforeseen}"
             said.put(Outcome(task, time.perf_counter() - begun, error))
 
 
-def _record(task: Task) -> str | None:
+def _sign(task: Task) -> str | None:
+    """Add the key and the command to the record of a run that ended well, or say what is wrong with the record."""
+    path = records.path(task.folder)
     try:
-        records.read(records.path(task.folder))
+        files.write(path, replace(records.read(path), key=task.key, command=task.command).to_json())
     except FileNotFoundError:
         return f"it wrote no record into {task.folder}: a notebook has to end in `run.record(...)`"
     except ValueError as error:
@@ -155,6 +237,15 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     for stale in (task.output, records.path(task.folder), records.note(task.folder)):
         stale.unlink(missing_ok=True)
     notebook = notebooks.read(task.source)
+    total, heading = len(notebook.cells) + bool(task.parameters), "starting"
+
+    def on_cell(cell: Any, cell_index: int) -> None:
+        nonlocal heading
+        titles = [line.strip("# ") for line in cell.source.splitlines() if line[:1] == "#"]
+        heading = titles[0] if titles and cell.cell_type == "markdown" else heading
+        note = records.note(task.folder)
+        say(Step(task, cell_index + 1, total, heading, note.read_text(encoding="utf-8") if note.exists() else ""))
+
     try:
         ran = papermill.execute_notebook(
             notebook,
@@ -164,28 +255,12 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             kernel_manager_class=_kernel(task, cores),
             progress_bar=False,
             iopub_timeout=120,  # a busy machine is no error; the default is 4 seconds
-            on_cell_start=_Follower(task, len(notebook.cells) + bool(task.parameters), say),
+            on_cell_start=on_cell,
         )
     except PapermillExecutionError as error:
         failed = notebooks.faults(notebooks.read(task.output))
         return f"cell {error.exec_count} failed:\n\n{error.source}\n\n" + "\n".join(failed)
     return "\n".join(f"an error was swallowed in {fault}" for fault in notebooks.faults(ran)) or None
-
-
-class _Follower:
-    """Says where a notebook is, by its last heading."""
-
-    def __init__(self, task: Task, total: int, say: Callable[[Step], None]):
-        self.task, self.total, self.say = task, total, say
-        self.heading, self.estimate = "starting", ""
-
-    def __call__(self, cell: Any, cell_index: int) -> None:
-        lines = cell.source.splitlines()
-        titles = [line.strip("# ") for line in lines if cell.cell_type == "markdown" and line[:1] == "#"]
-        self.heading = titles[0] if titles else self.heading
-        with contextlib.suppress(FileNotFoundError):
-            self.estimate = records.note(self.task.folder).read_text(encoding="utf-8")
-        self.say(Step(self.task, cell_index + 1, self.total, self.heading, self.estimate))
 
 
 def _kernel(task: Task, cores: int) -> type:
@@ -212,5 +287,4 @@ def _kernel(task: Task, cores: int) -> type:
             # Of the kernel alone: other notebooks run in this process at the same time.
             return super().start_kernel(**options | {"cwd": str(folder), "env": defaults | os.environ | fixed})
 
-    assert ThisPython.kernel_spec.argv[0] == sys.executable
     return ThisPython

@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from hetlib import data
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
 from hetlib.lab.job import Job, uses
-from hetlib.lab.machine import begin_worker, headless, unattended
+from hetlib.lab.presets import headless, unattended
 from hetlib.tlv import Crossover, support_features
 from hetlib.training import Distilled, History, fit
 
@@ -202,6 +203,19 @@ def _in_processes(jobs: dict[str, Job], cache: Cache, device: str | torch.device
             # After an error nothing new is begun, and nobody waits to hear of it for what still trains.
             pool.shutdown(wait=len(done) == len(jobs), cancel_futures=True)
     return done
+
+
+def begin_worker() -> None:
+    """Prepare a process that trains: one thread, and none that outlives whoever waits for it."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any, list[str], list[str]]:

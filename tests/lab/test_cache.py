@@ -193,37 +193,26 @@ def test_an_error_of_the_computation_is_its_own(cache):
     assert cache.fetch({}, answer)[1]["loss"] == 0.5
 
 
-def test_a_cache_that_cannot_be_written_warns_once_and_computes(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
-    cache = Cache(tmp_path / "file" / "cache")
+    with pytest.raises(OSError, match="file/cache"):
+        Cache(tmp_path / "file" / "cache").fetch({}, answer)
 
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_a_checkpoint_is_kept(cache, monkeypatch):
     def compute(scratch):
-        files.write(scratch, "a checkpoint")
+        files.write(scratch, "epochs 1-9")
         return answer(scratch)
 
-    with pytest.warns(UserWarning, match="not kept") as caught:
-        results = [cache.fetch({"lr": lr}, compute) for lr in (0.1, 0.2)]
-    assert [facts["loss"] for _, facts in results] == [0.5, 0.5]
-    assert len(caught) == 1
-    assert cache.misses == 2
-
-
-def test_a_disk_that_fills_up_loses_no_epoch(cache, monkeypatch):
-    def fills(*_):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def compute(scratch):
-        done = scratch.read_text() if scratch.exists() else ""
-        if scratch.is_relative_to(cache.root):
-            files.write(scratch, "epochs 1-9")
-            fills()
-        assert done == "epochs 1-9"
-        return answer(scratch)
-
-    monkeypatch.setattr(files, "save_tensors", fills)
-    with pytest.warns(UserWarning, match="No space left") as caught:
-        assert cache.fetch({}, compute)[1]["loss"] == 0.5
-    assert len(caught) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", lambda _: full() if (cache.root / "scratch" / cache.key({})).exists() else 0)
+        with pytest.raises(OSError, match=rf"could not write {cache.path(cache.key({}))} .No space left"):
+            cache.fetch({}, compute)
+    assert not cache.has(cache.key({}))
+    assert cache.fetch({}, lambda scratch: ({}, {"from": scratch.read_text()}))[1] == {"from": "epochs 1-9"}
 
 
 def slowly(scratch):

@@ -22,12 +22,12 @@ JOBS = [replace(SOURCE, seed=seed, source=SOURCE if fed else None) for seed in (
 def known_costs(monkeypatch):
     monkeypatch.setenv("HETLIB_PROCESSES", "2")
     monkeypatch.setattr(ESTIMATE, "_probe_all", lambda kinds, device: dict.fromkeys(kinds, Cost(60.0, 512.0)))
-    monkeypatch.setattr(ESTIMATE.machine, "free_memory", lambda device: 2048.0)
+    monkeypatch.setattr(ESTIMATE, "_free_memory", lambda device: 2048.0)
 
 
-def test_sources_are_counted_once_and_come_first(known_costs, tmp_path):
-    # One source alone, then four different heirs, two at a time.
-    expected = Estimate(5, 0, 60.0 + 120.0, 2, 1024.0, 2048.0, "cpu")
+def test_what_is_needed_is_counted_once(known_costs, tmp_path):
+    # One source and four different heirs, two at a time.
+    expected = Estimate(5, 0, 150.0, 2, 1024.0, 2048.0, "cpu")
     assert measure(JOBS, Cache(tmp_path)) == expected
 
 
@@ -70,9 +70,10 @@ def test_too_little_memory_is_said():
     assert "more than" not in str(Estimate(60, 2, 59.0, 2, 512.0, 1024.0, "cpu"))
 
 
-def test_only_the_paper_preset_is_estimated_and_the_runner_is_told(known_costs, monkeypatch, tmp_path):
+@pytest.mark.parametrize("preset", ["reduced", "paper"])
+def test_only_runs_of_hours_are_estimated_and_the_runner_finds_it(known_costs, monkeypatch, tmp_path, preset):
     monkeypatch.setenv("HETLIB_RUN_DIR", str(tmp_path / "run"))
     assert ESTIMATE.estimate(JOBS, start("01_hmt", "classroom", cache=tmp_path)) is None
     assert not (tmp_path / "run").exists()
-    found = ESTIMATE.estimate(JOBS, start("01_hmt", "paper", cache=tmp_path))
+    found = ESTIMATE.estimate(JOBS, start("01_hmt", preset, cache=tmp_path))
     assert records.note(tmp_path / "run").read_text() == str(found)

@@ -24,10 +24,14 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("HETLIB_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(("preset", "seeds"), [("smoke", (0,)), ("classroom", (0, 1, 2)), ("paper", (0, 1, 2, 3, 4))])
+@pytest.mark.parametrize(
+    ("preset", "seeds"), [("smoke", (0,)), ("classroom", (0, 1, 2)), ("reduced", (0, 1, 2)), ("paper", (0, 1, 2, 3, 4))]
+)
 def test_presets_choose(preset, seeds):
     run = lab.start("01_hmt", preset)
-    assert run.choose(smoke="smoke", classroom="classroom", paper="paper") == preset
+    values = {"smoke": "smoke", "classroom": "classroom", "paper": "paper"}
+    assert run.choose(**values, reduced="reduced") == preset
+    assert run.choose(**values) == preset.replace("reduced", "paper")
     assert run.seeds == seeds
     assert run.folder.name == f"01_hmt-{preset}"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hetlib import files
-from hetlib.lab import machine, records
+from hetlib.lab import records
 from hetlib.lab.statistics import interval
 
 RECORD = records.Record(
@@ -47,7 +47,7 @@ def test_names_are_safe_for_any_file_system(tmp_path):
 def test_defaults_describe_this_machine():
     given = {k: v for k, v in asdict(RECORD).items() if k not in ("versions", "commit", "dirty", "date", "facts")}
     record = records.Record(**given)
-    assert set(record.versions) == {"python", "torch", "torchvision", "hetlib", "numpy"}
+    assert set(record.versions) == {"python", "torch", "torchvision", "hetlib", "numpy", "processor"}
     assert record.date.endswith("+00:00")
     assert (record.commit is None) == (record.dirty is None)
 
@@ -92,6 +92,16 @@ def test_missing_and_unknown_fields_are_named_with_their_file(tmp_path):
         records.read_all(tmp_path)
 
 
+def test_older_records_have_neither_command_nor_key(tmp_path):
+    content = asdict(RECORD)
+    del content["command"], content["key"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert records.read(tmp_path / "a.json") == RECORD
+    (tmp_path / "a.json").write_text(json.dumps(content | {"command": 3}))
+    with pytest.raises(ValueError, match="command must be a command line or null, got 3"):
+        records.read(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize(("text", "message"), [("{", "no JSON"), ("[]", "expected an object, found list")])
 def test_files_that_are_no_records(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
@@ -116,24 +126,27 @@ def test_interval_of_one_and_of_none():
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
-    package = tmp_path / "hetlib" / "machine.py"
+    package = tmp_path / "hetlib" / "records.py"
     files.write(package, "")
-    monkeypatch.setattr(machine, "__file__", str(package))
-    assert machine.git() == (None, None)
+    monkeypatch.setattr(records, "__file__", str(package))
+    assert records.git() == (None, None)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert machine.git() == (None, None), "the file is not tracked"
+    assert records.git() == (None, None), "the file is not tracked"
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "-qm", "one"], check=True)
-    commit, dirty = machine.git()
+    commit, dirty = records.git()
     assert len(commit) == 40
     assert dirty is False
     package.write_text("x = 1")
-    assert machine.git() == (commit, True)
+    assert records.git() == (commit, True)
+    files.write(tmp_path / "new.py", "")
+    files.write(tmp_path / "results" / "a.json", "{}")
+    assert records.changed_files() == [" M hetlib/records.py", "?? new.py"]
 
 
 def test_peak_memory_is_plausible():
-    assert 50 < machine.peak_memory("cpu") < 64_000
+    assert 50 < records.peak_memory("cpu") < 64_000
 
 
 @pytest.mark.parametrize("values", [[], [10**400], [1.7e308], [float("inf")]])

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from hetlib.lab import notebooks, progress, records, runner
+from hetlib.lab import notebooks, records, runner
 from tests.conftest import RECORD
 
 
@@ -125,7 +125,7 @@ def test_progress_is_one_line_per_notebook(tiny):
     tasks[0].folder.mkdir(parents=True)
     records.path(tasks[0].folder).write_text(RECORD)
     console = Console(file=StringIO(), width=40)
-    progress.follow(tasks, 2, console)
+    runner.follow(tasks, 2, console)
     broken, fine = sorted(console.file.getvalue().splitlines())
     assert broken.startswith("failed")
     assert "08_broken-smoke" in broken
@@ -138,5 +138,5 @@ def test_an_estimate_is_printed_while_the_notebook_runs(tiny):
         "import os, pathlib\npathlib.Path(os.environ['HETLIB_RUN_DIR'], 'estimate.txt').write_text('about 3 h')"
     )
     console = Console(file=StringIO(), width=80)
-    progress.follow([runner.plan("7", "smoke", runs=where.parent / "runs", where=where)], 1, console)
+    runner.follow([runner.plan("7", "smoke", runs=where.parent / "runs", where=where)], 1, console)
     assert console.file.getvalue().splitlines()[0] == "07_tiny: about 3 h"

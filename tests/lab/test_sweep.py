@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from hetlib import cli
-from hetlib.lab import tidy
-from hetlib.lab.cache import Cache
-from hetlib.lab.tidy import kept, sweep
+from hetlib.lab.cache import Cache, kept, sweep
 
 DAY = 86400
 
@@ -99,7 +97,7 @@ def test_the_command_line_lists_and_cleans(cache, capsys):
     assert "4 things" in say("gc")
     assert say("gc").startswith("0 things, 0.0 MiB removed")
     assert "2 things" in say("ls")
-    assert tidy.kept(cache)
+    assert kept(cache)
 
 
 def test_zero_days_mean_all_whatever_the_clock_says(cache):
