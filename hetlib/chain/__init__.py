@@ -1,8 +1,10 @@
 """Networks read as ordered chains of layers: their graph, their coupled channels, and what their layers put out."""
 
 from hetlib.chain.channels import Group, Member
-from hetlib.chain.outputs import evaluating, full_precision, neurons, read_both, records
-from hetlib.chain.read import Chain, Layer, Shortcut, chain, convolutions
+from hetlib.chain.layers import Chain, Layer, convolutions
+from hetlib.chain.outputs import Network, eval_chain, evaluating, full_precision, layer_outputs, neurons
+from hetlib.chain.read import chain
+from hetlib.chain.residuals import Shortcut
 from hetlib.chain.trace import Call
 
 __all__ = [
@@ -11,12 +13,13 @@ __all__ = [
     "Group",
     "Layer",
     "Member",
+    "Network",
     "Shortcut",
     "chain",
     "convolutions",
+    "eval_chain",
     "evaluating",
     "full_precision",
+    "layer_outputs",
     "neurons",
-    "read_both",
-    "records",
 ]

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hetlib.chain.read import Chain, Layer, chain
+from hetlib.chain.layers import Chain, Layer
+from hetlib.chain.read import chain
 from hetlib.chain.trace import Call
+
+Network = nn.Module | Chain
+"""A network, or what `chain` read from it: who has read it hands that on, so that it is not traced again."""
 
 
 @contextmanager
@@ -32,13 +36,15 @@ def full_precision() -> Iterator[None]:
         yield
 
 
-def read_both(one: nn.Module, other: nn.Module) -> tuple[Chain, Chain]:
-    """Two networks as `chain` reads them in evaluation mode: without what a forward draws only in training."""
-    with evaluating(one, other):
-        return chain(one), chain(other)
+def eval_chain(network: Network) -> Chain:
+    """Read a network in evaluation mode, without what a forward draws only in training; a `Chain` stays as it is."""
+    if isinstance(network, Chain):
+        return network
+    with evaluating(network):
+        return chain(network)
 
 
-def records(model: nn.Module, images: Tensor, *, found: Chain | None = None) -> Iterator[tuple[Layer, Tensor]]:
+def layer_outputs(found: Chain, images: Tensor) -> Iterator[tuple[Layer, Tensor]]:
     """Run a network and stop at each of its layers.
 
     Only what the rest of the network still needs is held at a time, so all images can go through in one batch. Use a
@@ -46,12 +52,10 @@ def records(model: nn.Module, images: Tensor, *, found: Chain | None = None) -> 
 
     Parameters
     ----------
-    model : nn.Module
-        Anything `hetlib.chain.chain` reads; run in the mode it is in.
+    found : Chain
+        The network as `hetlib.chain.chain` reads it; run in the mode it is in.
     images : Tensor of shape (N, ...)
         Its inputs.
-    found : Chain, optional
-        The network as `chain` reads it, where that is at hand.
 
     Yields
     ------
@@ -69,14 +73,13 @@ def records(model: nn.Module, images: Tensor, *, found: Chain | None = None) -> 
     """
     if not len(images):
         raise ValueError("no images to compare layers or neurons on")
-    found = found or chain(model)
-    ends = block_ends(found)
+    ends = found.block_ends()
     layers = {ends.get(layer.name, layer.name): layer for layer in found.layers}
-    interpreter = fx.Interpreter(model, graph=found.graph)
+    interpreter = fx.Interpreter(found.model, graph=found.graph)
     interpreter.args_iter = iter([images])
     for node in found.graph.nodes:
-        silence = _silence(model, node, interpreter.env)
-        interpreter.env[node] = value = interpreter.run_node(node) if silence is None else silence
+        zeros = _zeros(found.model, node, interpreter.env)
+        interpreter.env[node] = value = interpreter.run_node(node) if zeros is None else zeros
         name = str(node.target) if node.op == "call_module" else node.name
         if name in layers:
             yield layers.pop(name), value
@@ -84,8 +87,8 @@ def records(model: nn.Module, images: Tensor, *, found: Chain | None = None) -> 
             del interpreter.env[spent]
 
 
-def _silence(model: nn.Module, node: fx.Node, env: dict[fx.Node, Tensor]) -> Tensor | None:
-    """What a convolution of zeros puts out, as an inserted block has two of; None where it must be computed."""
+def _zeros(model: nn.Module, node: fx.Node, env: dict[fx.Node, Tensor]) -> Tensor | None:
+    """What a convolution puts out whose weights are all 0, as in an inserted block; None for any other node."""
     conv = Call.of(model, node).module
     if not isinstance(conv, nn.Conv2d) or conv.bias is not None or conv.weight.any():
         return None
@@ -95,30 +98,6 @@ def _silence(model: nn.Module, node: fx.Node, env: dict[fx.Node, Tensor]) -> Ten
     if not same or (conv.padding != "same" and any(2 * p != d * (k - 1) for p, d, k in sides)):
         return None
     return come.new_zeros(len(come), conv.out_channels, *come.shape[2:])
-
-
-def block_ends(found: Chain) -> dict[str, str]:
-    """For every layer that ends a residual block, the node of the graph that adds the shortcut to it."""
-    names = {layer.name for layer in found.layers if layer.kind != "shortcut"}
-    nodes = {node.name: node for node in found.graph.nodes}
-    ends: dict[str, str] = {}
-    for shortcut in found.shortcuts:
-        addition = nodes[shortcut.end]
-        last = [end for operand in addition.all_input_nodes if (end := _source(found, operand)) in names]
-        start = _source(found, nodes[shortcut.start])
-        ends |= {name: addition.name for name in last if name != start}
-    return ends
-
-
-def _source(found: Chain, node: fx.Node) -> str:
-    """The layer, or else the addition or input, whose values come to a node unmixed."""
-    while True:
-        call = Call.of(found.model, node)
-        if isinstance(call.module, nn.Conv2d | nn.Linear):
-            return str(node.target)
-        if len(node.all_input_nodes) != 1:
-            return node.name
-        node = node.all_input_nodes[0]
 
 
 def neurons(value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, chain, evaluating
+from hetlib.chain import Chain, Network, eval_chain, evaluating
 from hetlib.clafusion.add_layers import add_layers
 from hetlib.clafusion.costs import layer_costs
 from hetlib.clafusion.hmt_variants import partners, stack
@@ -47,7 +47,7 @@ MAP_OPTIONS = ("mapping", "measure", "pins", "seed")
 
 
 def fuse(
-    models: Sequence[nn.Module],
+    models: Sequence[Network],
     images: Tensor,
     *,
     step: float = 0.5,
@@ -65,7 +65,7 @@ def fuse(
 
     Parameters
     ----------
-    models : sequence of nn.Module
+    models : sequence of nn.Module or Chain
         Two or more that classify the same images into the same classes. The deepest comes first; should it not, it is
         put there, with a warning. None is changed.
     images : Tensor of shape (N, ...)
@@ -118,16 +118,16 @@ def fuse(
     maps = [map_layers(first, other, images, **how) for other in others]
     if len(others) == 1 and balance == "merge":
         return transport_neurons(merge_layers(maps[0], images, relu), others[0], images, step, **plans)
-    balanced = [add_layers(found, images) for found in maps]
+    balanced = [eval_chain(add_layers(found, images)) for found in maps]
     if len(others) == 1:
         return transport_neurons(first, balanced[0], images, step, **plans)
     if scheme == "iterative":
-        fused = first
-        for other in balanced:
+        fused = transport_neurons(balanced[0], first, images, 0.5, **plans)
+        for other in balanced[1:]:
             fused = transport_neurons(other, fused, images, 0.5, **plans)
         return fused
     moved = [transport_neurons(other, first, images, 0.0, **plans) for other in balanced]
-    return average([first, *moved], images)
+    return average([first.model, *moved], images)
 
 
 def transfer(
@@ -174,30 +174,28 @@ def transfer(
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
-        first, second = _sorted([target, *sources] if len(sources) == 1 else sources)
-        made, taken = (
-            stack(first, second, images, hmt, **options),
-            partners(map_layers(first, second, images), **options),
-        )
-        method, done, giver = f"HMT, {hmt}", "stacked", second
+        first, giver = _sorted([target, *sources] if len(sources) == 1 else sources)
+        made, taken = stack(first, giver, images, hmt, **options), partners(map_layers(first, giver, images), **options)
+        method, done = f"HMT, {hmt}", "stacked"
         if hmt == "add":  # the shallow network is fed, and then has the deep one's layers
             giver, taken = first, {name: name for name in taken}
     elif len(sources) == 1:
-        _check_alike([chain(target), chain(sources[0])])
-        _check_images([target, sources[0]], images)
-        found = map_layers(target, sources[0], images, **options)
+        first, giver = eval_chain(target), eval_chain(sources[0])
+        _check_alike([first, giver])
+        _check_images([first, giver], images)
+        found = map_layers(first, giver, images, **options)
         made, taken = add_layers(found, images), found.pairs
-        method, done, giver = "CLAFusion, balanced", "taken", sources[0]
+        method, done = "CLAFusion, balanced", "taken"
     else:
         ranked = _sorted(sources)
         made, giver = fuse(ranked, images, **options), ranked[0]
         merged = options.get("balance") == "merge"
-        taken = {} if merged else {layer.name: layer.name for layer in chain(giver).layers}
+        taken = {} if merged else {layer.name: layer.name for layer in giver.layers}
         method, done = f"CLAFusion of {len(sources)} networks", "moved and averaged"
     _load(target, made)
-    given = {layer.name: tuple(layer.module.weight.shape) for layer in chain(giver).layers}
+    given = {layer.name: tuple(layer.module.weight.shape) for layer in giver.layers}
     rows = []
-    for layer in chain(target).layers:
+    for layer in eval_chain(target).layers:
         shape, origin = tuple(layer.module.weight.shape), taken.get(layer.name)
         rows.append(Row(layer.name, shape, origin, given[origin], done) if origin else Row(layer.name, shape))
     return TransferReport(method, tuple(rows), tuple(given.items()))
@@ -212,22 +210,22 @@ def _load(target: nn.Module, made: nn.Module) -> None:
     target.load_state_dict(state)
 
 
-def _sorted(models: Sequence[nn.Module]) -> list[nn.Module]:
-    """The deepest first."""
+def _sorted(models: Sequence[Network]) -> list[Chain]:
+    """Networks of one task, read, and the deepest first."""
     if len(models) < 2:
         raise ValueError(f"{len(models)} network cannot be fused: it takes two or more")
-    chains = [chain(model) for model in models]
+    chains = [eval_chain(model) for model in models]
     _check_alike(chains)
     depths = [len(found.layers) for found in chains]
     deepest = depths.index(max(depths))
     if deepest == 0:
-        return [*models]
+        return chains
     warnings.warn(
         f"the first network has {depths[0]} layers and network {deepest + 1} has {depths[deepest]}: the deepest is "
         "taken for the first, and step weighs the others",
         stacklevel=3,
     )
-    return [models[deepest], *models[:deepest], *models[deepest + 1 :]]
+    return [chains[deepest], *chains[:deepest], *chains[deepest + 1 :]]
 
 
 def _check_alike(chains: Sequence[Chain]) -> None:
@@ -245,15 +243,15 @@ def _check_alike(chains: Sequence[Chain]) -> None:
                 raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
 
 
-def _check_images(models: Sequence[nn.Module], images: Tensor) -> None:
+def _check_images(chains: Sequence[Chain], images: Tensor) -> None:
     if not len(images):
         raise ValueError("no images to compare layers or neurons on")
     if not images.isfinite().all():
         raise ValueError("the images hold NaN or infinity")
-    for number, model in enumerate(models, 1):
+    for number, found in enumerate(chains, 1):
         try:
-            with evaluating(model):
-                model(images[:1])
+            with evaluating(found.model):
+                found.model(images[:1])
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"

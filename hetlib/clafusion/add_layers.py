@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import Call, Chain, Layer, evaluating, neurons
-from hetlib.clafusion.blocks import Block, shortcut_kind
-from hetlib.clafusion.mapping import SHORTCUTS, CrossMap
+from hetlib.clafusion.blocks import Block
+from hetlib.clafusion.mapping import CrossMap, described
 
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
@@ -63,7 +63,7 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
             near = partners.get(place, near)
             if place in partners:
                 width = _outputs(near.last)
-                _adopt_bare(balanced, _bare(found.deep, unit), found.shallow.model, _bare(found.shallow, near))
+                _adopt_shortcut(balanced, found.deep, unit, found.shallow, near)
             elif unit.is_block:
                 _check_bare(found.deep, unit)
                 _silence(balanced, unit, near, width)
@@ -129,37 +129,24 @@ def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) 
         balanced.set_submodule(layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
 
 
-def _adopt_bare(balanced: nn.Module, names: list[str], shallow: nn.Module, donors: list[str]) -> None:
-    """Take over what pads or pools on a shortcut without layers: it may know the widths."""
+def _adopt_shortcut(balanced: nn.Module, deep: Chain, unit: Block, shallow: Chain, partner: Block) -> None:
+    """Copy the modules that pad or pool on the partner's shortcut: they may hold a number of channels."""
+    pairs = (deep, deep.shortcut_of(unit.block)), (shallow, shallow.shortcut_of(partner.block))
+    names, donors = (found.modules_on(shortcut) if shortcut else () for found, shortcut in pairs)
     if len(names) != len(donors):
         raise ValueError(
             f"{UNLIKE}: one shortcut has {', '.join(names) or 'nothing'}, its partner {len(donors)} modules"
         )
     for name, donor in zip(names, donors, strict=True):
-        balanced.set_submodule(name, deepcopy(shallow.get_submodule(donor)))
-
-
-def _bare(found: Chain, unit: Block) -> list[str]:
-    """The modules on a block's shortcut, where none of them has weights."""
-    if shortcut_kind(found, unit) != "plain":
-        return []
-    shortcut = next(shortcut for shortcut in found.shortcuts if shortcut.block == unit.block)
-    nodes = {node.name: node for node in found.graph.nodes}
-    for here in nodes[shortcut.end].all_input_nodes:
-        names: dict[str, None] = {}
-        while here.name != shortcut.start and len(here.all_input_nodes) == 1:
-            names[next(reversed(here.meta["nn_module_stack"]), "")] = None
-            here = here.all_input_nodes[0]
-        if not any([*found.model.get_submodule(name).parameters()] for name in names):
-            return [*names]
-    return []
+        balanced.set_submodule(name, deepcopy(shallow.model.get_submodule(donor)))
 
 
 def _check_bare(found: Chain, unit: Block) -> None:
     """Raise if a block that shall be idle has anything on its shortcut."""
-    if (kind := shortcut_kind(found, unit)) != "identity":
+    shortcut = found.shortcut_of(unit.block)
+    if shortcut is None or shortcut.kind != "identity":
         raise ValueError(
-            f"{unit.name} has no partner, but {SHORTCUTS[kind]}: only a block with a bare shortcut can be idle"
+            f"{unit.name} has no partner, but {described(shortcut)}: only a block with a bare shortcut can be idle"
         )
 
 

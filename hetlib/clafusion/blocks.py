@@ -26,7 +26,7 @@ class Block:
 
     @property
     def last(self) -> Layer:
-        """The layer whose output stands for the unit; `hetlib.activations` records a block's sum there."""
+        """The layer whose output stands for the unit; `hetlib.chain.layer_outputs` gives a block's sum there."""
         return [layer for layer in self.layers if layer.kind != "shortcut"][-1]
 
     @property
@@ -45,11 +45,6 @@ class Block:
         parts = zip(*(layer.name.split(".") for layer in self.layers), strict=False)
         shared = [first for first, *rest in parts if all(other == first for other in rest)]
         return ".".join(shared) or self.last.name
-
-
-def shortcut_kind(found: Chain, unit: Block) -> str | None:
-    """What is on a block's shortcut, as `hetlib.chain.Shortcut` tells it; None of a layer outside of any."""
-    return {shortcut.block: shortcut.kind for shortcut in found.shortcuts}.get(-1 if unit.block is None else unit.block)
 
 
 def groups(found: Chain) -> list[list[Block]]:

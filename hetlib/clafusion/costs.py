@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hetlib.chain import Chain, evaluating, neurons, read_both, records
+from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
 from hetlib.clafusion.blocks import Block, corresponding, groups
 from hetlib.errors import unknown
 from hetlib.kernels import transport_plan
@@ -17,12 +17,12 @@ from hetlib.kernels.costs import cost_matrix
 MEASURES = ("cka", "debiased", "neurons", "wasserstein", "cca", "index")
 
 
-def layer_costs(deep: nn.Module, shallow: nn.Module, images: Tensor, measure: str = "cka") -> list[Tensor]:
+def layer_costs(deep: Network, shallow: Network, images: Tensor, measure: str = "cka") -> list[Tensor]:
     """What it costs to pair the units of two networks, group by group.
 
     Parameters
     ----------
-    deep, shallow : nn.Module
+    deep, shallow : nn.Module or Chain
         Two networks of as many groups (`groups`).
     images : Tensor of shape (N, ...)
         What both are run on, once and in evaluation mode.
@@ -49,12 +49,12 @@ def layer_costs(deep: nn.Module, shallow: nn.Module, images: Tensor, measure: st
     """
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
-    chains = read_both(deep, shallow)
+    chains = eval_chain(deep), eval_chain(shallow)
     runs = corresponding(*chains)
     if measure in ("neurons", "index"):
         sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]
         return [(rows[:, None] - columns).square() for rows, columns in zip(*sizes, strict=True)]
-    with evaluating(deep, shallow):
+    with evaluating(*(found.model for found in chains)):
         seen = [_represented(found, images, measure) for found in chains]
     kept = [[[now[unit.last.name] for unit in run] for run in side] for now, side in zip(seen, runs, strict=True)]
     return [_dissimilarity(rows, columns, measure).double() for rows, columns in zip(*kept, strict=True)]
@@ -68,7 +68,7 @@ def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor
     wanted = {unit.last.name for run in groups(found) for unit in run}
     by_gram = measure in ("cka", "debiased")
     kept = {}
-    for layer, value in records(found.model, images, found=found):
+    for layer, value in layer_outputs(found, images):
         if layer.name not in wanted:
             continue
         if not value.isfinite().all():

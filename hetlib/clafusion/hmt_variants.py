@@ -5,6 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from hetlib.chain import Network, eval_chain
 from hetlib.clafusion.add_layers import add_layers
 from hetlib.clafusion.mapping import CrossMap, map_layers
 from hetlib.clafusion.transport import transport_neurons
@@ -17,8 +18,8 @@ ORDERS = ("align", "chain", "random")
 
 
 def stack(
-    deep: nn.Module,
-    shallow: nn.Module,
+    deep: Network,
+    shallow: Network,
     images: Tensor,
     variant: str = "only",
     order: str = "align",
@@ -30,7 +31,7 @@ def stack(
 
     Parameters
     ----------
-    deep, shallow : nn.Module
+    deep, shallow : nn.Module or Chain
         Neither is changed.
     images : Tensor of shape (N, ...)
         As `map_layers` takes them.
@@ -59,15 +60,16 @@ def stack(
     """
     if variant not in VARIANTS:
         raise unknown("HMT variant", variant, VARIANTS)
+    deep, shallow = eval_chain(deep), eval_chain(shallow)
     pairs = partners(map_layers(deep, shallow, images), order, seed)
     if variant == "add":
-        fed = deepcopy(shallow)
-        _copy_(deep, fed, {mine: theirs for theirs, mine in pairs.items()})
+        fed = deepcopy(shallow.model)
+        _copy_(deep.model, fed, {mine: theirs for theirs, mine in pairs.items()})
         return add_layers(map_layers(deep, fed, images), images)
-    fed = deepcopy(deep)
-    _copy_(shallow, fed, pairs)
+    fed = deepcopy(deep.model)
+    _copy_(shallow.model, fed, pairs)
     if variant == "average":
-        return average([fed, deep], images)
+        return average([fed, deep.model], images)
     return fed if variant == "only" else transport_neurons(fed, deep, images, 0.5)
 
 

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hetlib.chain import Chain, read_both
-from hetlib.clafusion.blocks import Block, check_modules, corresponding, shortcut_kind
+from hetlib.chain import Chain, Network, Shortcut, eval_chain
+from hetlib.clafusion.blocks import Block, check_modules, corresponding
 from hetlib.clafusion.costs import MEASURES, layer_costs
 from hetlib.errors import unknown
 from hetlib.match import align, legal_maps
 
 MAPPINGS = ("align", "chain", "random")
 SHORTCUTS = {
-    None: "no shortcut",
     "identity": "a bare shortcut",
     "projection": "a projection",
     "plain": "a shortcut that pads or pools",
@@ -80,8 +79,8 @@ class CrossMap:
 
 
 def map_layers(
-    deep: nn.Module,
-    shallow: nn.Module,
+    deep: Network,
+    shallow: Network,
     images: Tensor,
     *,
     mapping: str | Sequence[int] = "align",
@@ -93,7 +92,7 @@ def map_layers(
 
     Parameters
     ----------
-    deep, shallow : nn.Module
+    deep, shallow : nn.Module or Chain
         Two networks of as many groups (`groups`).
     images : Tensor of shape (N, ...)
         What they are compared on; not looked at where the pins leave a single map.
@@ -128,14 +127,14 @@ def map_layers(
         mapping = [int(place) for place in mapping]
     elif mapping not in MAPPINGS:
         raise unknown("mapping", mapping, MAPPINGS)
-    chains = read_both(deep, shallow)
+    chains = eval_chain(deep), eval_chain(shallow)
     for found in chains:
         check_modules(found)
     ours, theirs = corresponding(*chains)
     legal = [_legal(a, b, pins) for a, b in zip(ours, theirs, strict=True)]
     costs: list[Tensor | None] = [None] * len(legal)
     if mapping == "align" and max(legal, default=1) > 1:
-        costs = [*layer_costs(deep, shallow, images, measure)]
+        costs = [*layer_costs(*chains, images, measure)]
     if isinstance(mapping, str):
         sides, generator = zip(ours, theirs, costs, strict=True), torch.Generator().manual_seed(seed)
         picks = [_picked(a, b, mapping, cost, _pins(b, pins), generator) for a, b, cost in sides]
@@ -153,6 +152,11 @@ def map_layers(
     return CrossMap(alignments, pairs, *chains)
 
 
+def described(shortcut: Shortcut | None) -> str:
+    """A block's shortcut, in words for errors."""
+    return SHORTCUTS[shortcut.kind] if shortcut else "no shortcut"
+
+
 def _legal(deep: Sequence[Block], shallow: Sequence[Block], pins: tuple[int, int]) -> int:
     count = legal_maps(len(deep), len(shallow), _pins(shallow, pins))
     if not count:
@@ -164,12 +168,13 @@ def _legal(deep: Sequence[Block], shallow: Sequence[Block], pins: tuple[int, int
 
 
 def _paired(chains: tuple[Chain, Chain], deep: Block, shallow: Block) -> dict[str, str]:
-    kinds = [shortcut_kind(found, unit) for found, unit in zip(chains, (deep, shallow), strict=True)]
+    shortcuts = [found.shortcut_of(unit.block) for found, unit in zip(chains, (deep, shallow), strict=True)]
+    words = [described(shortcut) for shortcut in shortcuts]
     here, there = ([layer.kind == "shortcut" for layer in unit.layers] for unit in (deep, shallow))
-    if here != there or kinds[0] != kinds[1]:
+    if here != there or words[0] != words[1]:
         raise ValueError(
-            f"{deep.name} of the deep network has {len(here)} layers and {SHORTCUTS[kinds[0]]}, {shallow.name} of the "
-            f"shallow one {len(there)} and {SHORTCUTS[kinds[1]]}: they cannot be paired. Blocks that change the "
+            f"{deep.name} of the deep network has {len(here)} layers and {words[0]}, {shallow.name} of the "
+            f"shallow one {len(there)} and {words[1]}: they cannot be paired. Blocks that change the "
             "resolution pair with each other if the first unit of each group is pinned, pins=(1, ...)"
         )
     return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import evaluating, full_precision, records
+from hetlib.chain import evaluating, full_precision, layer_outputs
 from hetlib.clafusion.add_layers import RELU_LIKE, followers, put
 from hetlib.clafusion.mapping import CrossMap
 from hetlib.errors import unknown
@@ -55,7 +55,7 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     if unlike := [layer.name for layer in idle if not followers(found.deep, layer) <= {*RELU_LIKE, "dropout"}]:
         raise ValueError(f"no ReLU follows {', '.join(unlike)}: what stands in for one would be wrong")
     with evaluating(found.deep.model):
-        seen = records(found.deep.model, images, found=found.deep)
+        seen = layer_outputs(found.deep, images)
         active = {layer.name: _active(value, relu) for layer, value in seen if layer.name not in found.pairs}
     merged = deepcopy(found.shallow.model)
     with full_precision():

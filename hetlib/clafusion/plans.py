@@ -3,11 +3,11 @@
 from collections import Counter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hetlib.chain import Chain, evaluating, neurons, read_both, records
+from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
 from hetlib.clafusion.blocks import check_modules
-from hetlib.clafusion.weights import feeds_of, transport_inputs
+from hetlib.clafusion.weights import transport_inputs
 from hetlib.errors import unknown
 from hetlib.kernels import transport_plan
 from hetlib.kernels.costs import METRICS, cost_matrix
@@ -22,8 +22,8 @@ BATCH = 50
 
 @torch.no_grad()
 def neuron_plans(
-    source: nn.Module,
-    target: nn.Module,
+    source: Network,
+    target: Network,
     images: Tensor,
     *,
     by: str = "activations",
@@ -39,7 +39,7 @@ def neuron_plans(
 
     Parameters
     ----------
-    source, target : nn.Module
+    source, target : nn.Module or Chain
         Two networks with the same layers, at any widths.
     images : Tensor of shape (N, ...)
         What both are run on; not looked at by weights.
@@ -80,7 +80,7 @@ def neuron_plans(
         raise unknown("metric", metric, METRICS)
     if tie and by == "weights":
         raise ValueError("plans by weights are made one after the other and cannot be tied: take hetlib.rebasin")
-    chains = read_both(source, target)
+    chains = eval_chain(source), eval_chain(target)
     for found in chains:
         check_modules(found)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
@@ -108,7 +108,7 @@ def _streams(found: Chain, tie: bool) -> list[int]:
         if split := [name for name in names if counts[name] > 1 or name not in whole]:
             raise ValueError(f"the channels of {', '.join(split)} belong to different streams: they cannot be tied")
         return [group[name] for name in names]
-    feeds, streams = feeds_of(found), list(range(len(found.layers)))
+    feeds, streams = found.feeds(), list(range(len(found.layers)))
     for i, layer in enumerate(found.layers):
         if layer.kind == "depthwise":  # its channels are those that come in
             if not feeds[i]:
@@ -127,7 +127,7 @@ def _by_activations(
     batches = images.split(BATCH) if squared else [images]
     with evaluating(source.model, target.model):
         for batch in batches:
-            sides = (records(found.model, batch, found=found) for found in (source, target))
+            sides = (layer_outputs(found, batch) for found in (source, target))
             for (layer, one), (_, other) in zip(*sides, strict=True):
                 if layer.name not in stream:
                     continue
@@ -145,7 +145,7 @@ def _by_activations(
 
 
 def _by_weights(source: Chain, target: Chain, streams: list[int], metric: str, reg: float | None) -> list[Tensor]:
-    feeds = feeds_of(source)
+    feeds = source.feeds()
     plans: list[Tensor] = []
     for i, stream in enumerate(streams):
         if stream != i:

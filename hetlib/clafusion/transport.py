@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, read_both
+from hetlib.chain import Chain, Network, eval_chain
 from hetlib.clafusion.plans import neuron_plans
-from hetlib.clafusion.weights import feeds_of, fuse_weights, transport_outputs
+from hetlib.clafusion.weights import fuse_weights, transport_outputs
 from hetlib.merging.average import average_, update_bn
 
 
 def transport_neurons(
-    source: nn.Module,
-    target: nn.Module,
+    source: Network,
+    target: Network,
     images: Tensor,
     step: float = 0.0,
     *,
@@ -25,7 +25,7 @@ def transport_neurons(
 
     Parameters
     ----------
-    source, target : nn.Module
+    source, target : nn.Module or Chain
         With the same layers, at any widths. Neither is changed.
     images : Tensor of shape (N, ...)
         As `neuron_plans` takes them; batch norms take their statistics from them.
@@ -48,16 +48,17 @@ def transport_neurons(
     ValueError
         As `neuron_plans` and `fuse_weights` do; where two shapes differ, the layer is named with both.
     """
-    chains = read_both(source, target)
+    chains = eval_chain(source), eval_chain(target)
+    source, target = (found.model for found in chains)
     if naive and options:
         raise ValueError(f"an average without transport takes no {', '.join(options)}")
-    plans = [] if naive else neuron_plans(source, target, images, **options)
+    plans = [] if naive else neuron_plans(*chains, images, **options)
     fused = deepcopy(target).requires_grad_()
     if naive:
         average_(fused, [(source, 1 - step), (target, step)])
     else:
         ours, theirs = ([layer.module.weight for layer in found.layers] for found in chains)
-        feeds = feeds_of(chains[0])
+        feeds = chains[0].feeds()
         names = [layer.name for layer in chains[1].layers]
         parts = fuse_weights(ours, theirs, plans, step, feeds=feeds, input_side=input_side, names=names)
         for i, (layer, weight) in enumerate(zip(chains[1].layers, parts, strict=True)):

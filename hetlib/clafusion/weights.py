@@ -1,12 +1,11 @@
 """Weights that follow transported neurons, and the average of two networks that is taken once they do."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from hetlib.chain import Call, Chain, full_precision
+from hetlib.chain import full_precision
 from hetlib.errors import unknown
 
 Feeds = Sequence[Sequence[int]]
@@ -120,52 +119,3 @@ def _guessed(weights: Sequence[Tensor]) -> list[tuple[int, ...]]:
         feeds.append(before)
         before = (i,)
     return feeds
-
-
-def feeds_of(found: Chain) -> list[tuple[int, ...]]:
-    """For every layer of a network, the numbers of the layers whose neurons it takes in.
-
-    A sum with a bare shortcut has the neurons of the block's last layer, as in the released code; a sum with a
-    projection those of both.
-
-    Raises
-    ------
-    ValueError
-        If a layer is grouped, or takes in several layers' channels side by side; it is named.
-    """
-    number = {layer.name: i for i, layer in enumerate(found.layers)}
-    starts = {shortcut.end: shortcut.start for shortcut in found.shortcuts if shortcut.kind != "projection"}
-    calls = {str(node.target): node for node in reversed(found.graph.nodes) if str(node.target) in number}
-    return [_fed(found, calls[layer.name], number, starts) for layer in found.layers]
-
-
-def _fed(found: Chain, node: fx.Node, number: dict[str, int], starts: dict[str, str]) -> tuple[int, ...]:
-    module: Any = found.model.get_submodule(str(node.target))
-    groups = getattr(module, "groups", 1)
-    if groups > 1 and not groups == module.in_channels == module.out_channels:
-        raise ValueError(f"{node.target} is a grouped convolution, {module}: its channels cannot be moved singly")
-    found_numbers: list[int] = []
-    waiting = list(node.all_input_nodes)
-    while waiting:
-        here = waiting.pop(0)
-        if str(here.target) in number and here.op == "call_module":
-            found_numbers.append(number[str(here.target)])
-            continue
-        call = Call.of(found.model, here)
-        if call.name in ("cat", "concat", "stack", "chunk", "split"):
-            raise ValueError(f"{node.target} takes in channels from {here.name} ({call.name}), which is not followed")
-        above = list(here.all_input_nodes)
-        if here.name in starts and len(above) > 1:
-            above = [source for source in above if not _reaches(source, starts[here.name], found, number)] or above[:1]
-        waiting += above
-    return tuple(dict.fromkeys(found_numbers))
-
-
-def _reaches(node: fx.Node, start: str, found: Chain, number: dict[str, int]) -> bool:
-    """Whether a branch goes up to `start` without meeting a layer: then it is the shortcut."""
-    while node.name != start:
-        is_layer = node.op == "call_module" and str(node.target) in number
-        if is_layer or len(node.all_input_nodes) != 1:
-            return False
-        node = node.all_input_nodes[0]
-    return True

@@ -28,8 +28,7 @@ def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = Fals
     """Linear CKA of every layer of one network with every layer of another.
 
     All Grams are held at once, (len(xs) + len(ys)) N^2 numbers, on a CPU half of that. Where the activations are too
-    many to hold together, keep the `gram` of each instead and `compare` those; for more than some thousand samples
-    see `hetlib.kernels.streaming`.
+    many to hold together, keep the `gram` of each instead and `compare` those.
 
     Parameters
     ----------

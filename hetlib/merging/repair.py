@@ -65,7 +65,7 @@ def repair(
     found = chain(repaired)
     for parent in parents:
         _check(found, chain(parent))
-    moments = [_moments(parent, images) for parent in parents]
+    moments = [_moments(parent, images, [layer.name for layer in found.layers[:-1]]) for parent in parents]
     bare = {layer.name: layer.module for layer in found.layers[:-1] if layer.norm is None}
 
     def reset(name: str, value: Tensor) -> Tensor | None:
@@ -113,10 +113,9 @@ def _check(found: Chain, other: Chain) -> None:
             raise ValueError(f"{one.name}: {here} in the fused network and {there} in a parent: move it first")
 
 
-def _moments(model: nn.Module, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+def _moments(model: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Mean and standard deviation of each channel, (2, channels), of what modules put out when first called."""
     seen: dict[str, Tensor] = {}
-    names = [layer.name for layer in chain(model).layers[:-1]] if names is None else names
 
     def note(name: str, value: Tensor) -> None:
         if name not in seen:

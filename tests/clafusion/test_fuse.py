@@ -7,7 +7,6 @@ from torch import nn
 from hetlib import zoo
 from hetlib.chain import chain
 from hetlib.clafusion import add_layers, fuse, fuse_weights, map_layers, merge_layers, neuron_plans
-from hetlib.clafusion.weights import feeds_of
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +115,7 @@ def test_residual_networks_as_released(case):
         assert (balanced(images) - shallow(images)).abs().max() == 0
     released = fuse_weights(stack(found, "W0"), stack(found, "balanced"), stack(found, "plan"))
     close(released, stack(found, "fused"))
-    given = fuse_weights(weights(deep), weights(balanced), stack(found, "plan"), feeds=feeds_of(chain(deep)))
+    given = fuse_weights(weights(deep), weights(balanced), stack(found, "plan"), feeds=chain(deep).feeds())
     close(given, stack(found, "fused"))
     with torch.no_grad():
         torch.testing.assert_close(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hetlib import zoo
-from hetlib.chain import chain, evaluating
+from hetlib.chain import chain, eval_chain, evaluating, read
 from hetlib.clafusion import (
     add_layers,
     fuse,
@@ -171,6 +171,35 @@ def test_each_network_is_run_once_where_there_is_one_map():
         model.conv1.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     fuse([deep, shallow], images)
     assert calls == [1, 1, 2, 2, 4, 4], "looks at whether they take images and balance, and the run"
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The networks that are traced, in order."""
+    models, trace = [], read.trace
+    monkeypatch.setattr(read, "trace", lambda model, example: models.append(model) or trace(model, example))
+    return models
+
+
+@pytest.mark.parametrize("options", [{}, {"by": "weights", "tie": False}, {"tie": True}, {"pins": (1, 0)}])
+def test_each_network_is_traced_once(traced, options):
+    deep, shallow, images = plain("resnet34"), plain("resnet18", 1), pictures(4, 3, 16, 16)
+    fuse([deep, shallow], images, **options)
+    assert traced[:2] == [deep, shallow]
+    assert len(traced) == 3, "the third is the balanced network"
+    fuse([deep, shallow, copy.deepcopy(shallow)], images)
+    assert len(traced) == 3 + 5
+
+
+def test_a_chain_in_place_of_a_network_is_not_traced(traced):
+    deep, shallow = (eval_chain(plain(name)) for name in ("resnet34", "resnet18"))
+    images = pictures(4, 3, 16, 16)
+    traced.clear()
+    balanced = eval_chain(add_layers(map_layers(deep, shallow, images), images))
+    layer_costs(deep, shallow, images)
+    neuron_plans(deep, balanced, images)
+    transport_neurons(deep, balanced, images)
+    assert traced == [balanced.model]
 
 
 # Maps

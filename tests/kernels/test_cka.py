@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hetlib.kernels import cka
 from hetlib.kernels.cca import cca
 from hetlib.kernels.cka import compare, gram, linear_cka
-from hetlib.kernels.streaming import MinibatchCKA
 
 samples, features, seeds = st.integers(4, 12), st.integers(1, 9), st.integers(0, 2**16)
 widths = st.lists(features, min_size=1, max_size=3)
@@ -229,54 +228,6 @@ class TestGrams:
             compare([k], [k * nan])
         with pytest.warns(RuntimeWarning, match=r"^ks\[0\]: no variation"):
             assert compare([k * 0], [k]).item() == 0
-
-
-class TestMinibatchCKA:
-    def running(self, xs, ys, *sizes):
-        running = MinibatchCKA()
-        for batches in zip(*(layer.split(sizes) for layer in (*xs, *ys)), strict=True):
-            grams = [gram(batch, debiased=True) for batch in batches]
-            running.update(grams[: len(xs)], grams[len(xs) :])
-        return running
-
-    def test_one_batch_is_the_debiased_estimate(self):
-        xs, ys = [related(20, 6), related(20, 40, 1)], [related(20, 8, 2), related(20, 3, 3), related(20, 5, 4)]
-        torch.testing.assert_close(self.running(xs, ys, 20).value(), linear_cka(xs, ys, debiased=True))
-
-    @given(st.lists(st.integers(4, 9), min_size=1, max_size=4), seeds)
-    def test_averages_the_unbiased_estimates_of_the_batches(self, sizes, seed):
-        x, y = related(sum(sizes), 5, seed), related(sum(sizes), 3, seed + 1)
-        parts = list(zip(x.split(sizes), y.split(sizes), strict=True))
-        mean = lambda i, j: sum(len(part[0]) * plain_hsic(part[i], part[j], True) for part in parts)
-        expected = max(-1, min(1, mean(0, 1) / (mean(0, 0) * mean(1, 1)) ** 0.5))
-        assert self.running([x], [y], *sizes).value().item() == pytest.approx(expected, abs=1e-6)
-
-    def test_streaming_agrees_with_all_samples_at_once(self):
-        x, y = related(2000, 20), related(2000, 30, 1)
-        whole, streamed = linear_cka([x], [y], debiased=True), self.running([x], [y], *[40] * 50).value()
-        assert 0.2 < whole.item() < 0.9
-        torch.testing.assert_close(streamed, whole, rtol=0, atol=0.02)
-
-    def test_a_layer_that_never_varied_is_named(self):
-        x = draw(8, 3)
-        running = self.running([x, x * 0], [x], 4, 4)
-        with pytest.warns(RuntimeWarning, match=r"^ks\[1\]: no variation") as caught:
-            found = running.value()
-        assert caught[0].filename == __file__
-        torch.testing.assert_close(found, torch.tensor([[1.0], [0.0]], dtype=torch.float64))
-
-    def test_a_refused_batch_leaves_the_sums_alone(self):
-        k, running = gram(draw(6, 3), debiased=True), MinibatchCKA()
-        with pytest.raises(ValueError, match="no batch yet"):
-            running.value()
-        running.update([k], [k])
-        with pytest.raises(ValueError, match=r"\(2, 1\) pairs of layers after \(1, 1\)"):
-            running.update([k, k], [k])
-        with pytest.raises(ValueError, match="debiased=True"):
-            running.update([k], [gram(draw(6, 3))])
-        with pytest.raises(ValueError, match=r"^ls\[0\]: values that are not finite"):
-            running.update([k], [k * nan])
-        assert running.value().item() == pytest.approx(1)
 
 
 class TestCCA:

@@ -1,0 +1,198 @@
+"""What is read from a network: its layers in order, and answers to what other code asks of its graph."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import fx, nn
+
+from hetlib.chain.channels import Group
+from hetlib.chain.follow import coupled_axes
+from hetlib.chain.residuals import Shortcut
+from hetlib.chain.trace import Call
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Conv2d or Linear of a network.
+
+    Attributes
+    ----------
+    name : str
+        Dotted name of the module.
+    module : Conv2d or Linear
+        The module itself.
+    kind : {"conv", "depthwise", "shortcut", "linear"}
+        "shortcut" is a convolution (or Linear) on the shorter branch into an addition, whatever it is called.
+    stage : int
+        Index of the resolution of the layer's output, counted in strides: a layer opens a new stage if it or a pool
+        before it is strided (so a bottleneck with its stride on the 3x3 begins in the stage before). The Linear
+        layers of a convolutional network are a stage of their own, the last.
+    block : int or None
+        Index of the innermost residual block around the layer, None outside of any.
+    norm : str or None
+        Name of the batch norm that takes the layer's output directly.
+    """
+
+    name: str
+    module: nn.Conv2d | nn.Linear
+    kind: Literal["conv", "depthwise", "shortcut", "linear"]
+    stage: int
+    block: int | None
+    norm: str | None
+
+
+def convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    """HMT's chain: every Conv2d in registration order whose name has no component `downsample`.
+
+    For a ResNet whose shortcuts bear that name this is the main path, for any other network all its convolutions,
+    called or not, whatever its graph. Nothing is traced.
+    """
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and "downsample" not in name.split(".")
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """What `chain` reads from a network.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The network.
+    graph : torch.fx.Graph
+        Its trace.
+    layers : tuple of Layer
+        Every Conv2d and Linear that is called, in execution order; one that is called twice stands at its first call.
+    shortcuts : tuple of Shortcut
+        In execution order of their additions.
+    """
+
+    model: nn.Module = field(repr=False)
+    graph: fx.Graph = field(repr=False)
+    layers: tuple[Layer, ...]
+    shortcuts: tuple[Shortcut, ...]
+
+    def convolutions(self) -> tuple[Layer, ...]:
+        """HMT's chain, as its released code has it: see the function `convolutions`. Called layers only."""
+        layers = {layer.name: layer for layer in self.layers}
+        return tuple(layers[name] for name, _ in convolutions(self.model) if name in layers)
+
+    def longest(self) -> tuple[Layer, ...]:
+        """Convolutions on the path from input to output that has most of them (HMT's abstract, never released).
+
+        Projection shortcuts are left out; of equally long paths, the one registered first is taken.
+        """
+        layers = {layer.name: layer for layer in self.layers if layer.kind in ("conv", "depthwise")}
+        order = {name: number for number, (name, _) in enumerate(self.model.named_modules())}
+        rank = lambda path: (len(path), [-order[name] for name in path])
+        paths: dict[fx.Node, tuple[str, ...]] = {}
+        for node in self.graph.nodes:
+            path = max((paths[source] for source in node.all_input_nodes), key=rank, default=())
+            paths[node] = (*path, str(node.target)) if node.op == "call_module" and node.target in layers else path
+        return tuple(layers[name] for name in paths[self.graph.output_node()])
+
+    @cached_property
+    def axes(self) -> tuple[Group, ...]:
+        """Groups of channel axes that must be permuted together, fixed ones included."""
+        return coupled_axes(self.model, self.graph)
+
+    @cached_property
+    def nodes(self) -> dict[str, fx.Node]:
+        """The nodes of the graph by name."""
+        return {node.name: node for node in self.graph.nodes}
+
+    def shortcut_of(self, block: int | None) -> Shortcut | None:
+        """The shortcut of a residual block, by the block's index; None for None, which is outside of any."""
+        return None if block is None else self.shortcuts[block]
+
+    def modules_on(self, shortcut: Shortcut) -> tuple[str, ...]:
+        """Names of the modules on a "plain" shortcut, from its end to its start; none on any other shortcut."""
+        if shortcut.kind != "plain":
+            return ()
+        for here in self.nodes[shortcut.end].all_input_nodes:
+            names: dict[str, None] = {}
+            while here.name != shortcut.start and len(here.all_input_nodes) == 1:
+                names[next(reversed(here.meta["nn_module_stack"]), "")] = None
+                here = here.all_input_nodes[0]
+            if not any([*self.model.get_submodule(name).parameters()] for name in names):
+                return tuple(names)
+        return ()
+
+    def block_ends(self) -> dict[str, str]:
+        """For every layer that ends a residual block, the node of the graph that adds the shortcut to it."""
+        names = {layer.name for layer in self.layers if layer.kind != "shortcut"}
+        ends: dict[str, str] = {}
+        for shortcut in self.shortcuts:
+            start = self._origin(self.nodes[shortcut.start])
+            operands = self.nodes[shortcut.end].all_input_nodes
+            last = [origin for node in operands if (origin := self._origin(node)) in names]
+            ends |= {name: shortcut.end for name in last if name != start}
+        return ends
+
+    def feeds(self) -> list[tuple[int, ...]]:
+        """For every layer, the numbers of the layers whose neurons it takes in; none for the network's input.
+
+        A sum with a bare shortcut has the neurons of the block's last layer, as in CLAFusion's released code; a sum
+        with a projection has those of both.
+
+        Raises
+        ------
+        ValueError
+            If a layer is grouped, or takes in several layers' channels side by side; it is named.
+        """
+        calls = {str(node.target): node for node in reversed(self.graph.nodes) if self._is_layer(node)}
+        return [self._feeding(calls[layer.name]) for layer in self.layers]
+
+    def _feeding(self, node: fx.Node) -> tuple[int, ...]:
+        """The numbers of the layers that one layer takes in.
+
+        Search upwards from the layer's input, breadth first, and stop on every branch at the first layer. At an
+        addition, the operand that comes straight from where a shortcut without layers starts is left out.
+        """
+        module: Any = self.model.get_submodule(str(node.target))
+        groups = getattr(module, "groups", 1)
+        if groups > 1 and not groups == module.in_channels == module.out_channels:
+            raise ValueError(f"{node.target} is a grouped convolution, {module}: its channels cannot be moved singly")
+        starts = {shortcut.end: shortcut.start for shortcut in self.shortcuts if shortcut.kind != "projection"}
+        found: list[int] = []
+        waiting = list(node.all_input_nodes)
+        while waiting:
+            here = waiting.pop(0)
+            if self._is_layer(here):
+                found.append(self._numbers[str(here.target)])
+                continue
+            call = Call.of(self.model, here)
+            if call.name in ("cat", "concat", "stack", "chunk", "split"):
+                raise ValueError(
+                    f"{node.target} takes in channels from {here.name} ({call.name}), which is not followed"
+                )
+            above = list(here.all_input_nodes)
+            if here.name in starts and len(above) > 1:
+                above = [source for source in above if not self._is_shortcut(source, starts[here.name])] or above[:1]
+            waiting += above
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {layer.name: number for number, layer in enumerate(self.layers)}
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and str(node.target) in self._numbers
+
+    def _is_shortcut(self, node: fx.Node, start: str) -> bool:
+        """Whether a branch goes up to `start` without meeting a layer."""
+        while node.name != start:
+            if self._is_layer(node) or len(node.all_input_nodes) != 1:
+                return False
+            node = node.all_input_nodes[0]
+        return True
+
+    def _origin(self, node: fx.Node) -> str:
+        """The layer, or else the addition or input, whose values come to a node unmixed."""
+        while not self._is_layer(node) and len(node.all_input_nodes) == 1:
+            node = node.all_input_nodes[0]
+        return str(node.target) if self._is_layer(node) else node.name
