@@ -22,11 +22,10 @@ def run() -> list[Bar]:
     features = support_features(support, data)
     assert_same_step(support, data)
     plain, crossed = zoo.build("torchvision/resnet18"), zoo.build("torchvision/resnet18")
-    model = Crossover(crossed, support)
     without, cached, run_each_time = milliseconds(
         lambda: fit(plain, data, recipe=RECIPE),
-        lambda: fit(model, data, recipe=RECIPE, alongside=features),
-        lambda: fit(model, data, recipe=RECIPE),
+        lambda: fit(crossed, data, recipe=RECIPE, objective=Crossover(None), rows=features),
+        lambda: fit(crossed, data, recipe=RECIPE, objective=Crossover(support)),
         repeats=9,
     )
     name, bare = f"crossover in ResNet-18's step, {STEPS} steps of {BATCH} at 32x32", "without crossover"
@@ -39,8 +38,8 @@ def run() -> list[Bar]:
 def assert_same_step(support: torch.nn.Module, data: Images) -> None:
     """Assert that a batch loses as much with features worked out before as with the support run on the spot."""
     losses = []
-    for rows in (None, support_features(support, data, precision="fp32")):
+    rows = support_features(support, data, precision="fp32")
+    for how in ({"objective": Crossover(support, p=0.5)}, {"objective": Crossover(None, p=0.5), "rows": rows}):
         torch.manual_seed(0)
-        model = Crossover(zoo.build("torchvision/resnet18"), support, p=0.5)
-        losses += fit(model, data, recipe=RECIPE.changed(precision="fp32"), alongside=rows).loss
+        losses += fit(zoo.build("torchvision/resnet18"), data, recipe=RECIPE.changed(precision="fp32"), **how).loss
     assert abs(losses[0] - losses[1]) < 1e-5 * losses[0], f"losses {losses} differ"

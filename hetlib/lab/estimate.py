@@ -15,7 +15,7 @@ from hetlib.files import write
 from hetlib.lab import records
 from hetlib.lab.cache import Cache
 from hetlib.lab.presets import Run
-from hetlib.lab.train import Job, begin_worker, default_processes, unique_and_missing, wrapped
+from hetlib.lab.train import Job, begin_worker, default_processes, objective_of, unique_and_missing
 from hetlib.training import fit
 
 STEPS, TESTED = 8, 1024
@@ -169,8 +169,8 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     tested = test.subset(range(min(len(test), TESTED)))
     times = [time.perf_counter()]
     short = recipe.changed(epochs=3, evaluate_every=3)
-    model, facts = wrapped(job, job.build().to(device), few, lambda other: other.build().to(device))
-    fit(model, few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **facts)
+    facts = objective_of(job, few, lambda other: other.build().to(device))
+    fit(job.build().to(device), few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **facts)
     epoch = times[2] - times[1]
     evaluation = max(0.0, times[3] - times[2] - epoch)
     evaluations = math.ceil(recipe.epochs / recipe.evaluate_every)

@@ -13,7 +13,7 @@ from hetlib.data import Images
 from hetlib.errors import unknown
 from hetlib.lab.code import code_of
 from hetlib.tlv import Crossover
-from hetlib.training import Distilled, Recipe
+from hetlib.training import Distillation, Recipe
 
 METHODS = ("hmt", "tlv", "baselines", "clafusion")
 LATER = ("partners", "teacher", "distil")
@@ -43,12 +43,12 @@ class Job:
     method : str
         The module of hetlib whose `transfer` is called; "clafusion" fuses, and is given the training images too.
     crossover : dict or None
-        Keyword arguments for `hetlib.tlv.Crossover` round this network, with that of `source` as its support;
+        Keyword arguments for `hetlib.tlv.Crossover` in training, with the network of `source` as its support;
         None trains without.
     partners : tuple of Job
         Further trainings, whose networks "clafusion" fuses with that of `source`.
     teacher, distil : Job and dict, optional
-        The training whose network teaches this one, and alpha and temperature for `hetlib.training.Distilled`.
+        The training whose network teaches this one, and alpha and temperature for `hetlib.training.Distillation`.
 
     Raises
     ------
@@ -77,13 +77,13 @@ class Job:
         if self.crossover is not None:
             if self.source is None:
                 raise ValueError(f"{self.label}: crossover needs a source, whose features are crossed over")
-            Crossover(nn.Linear(1, 1), nn.Identity(), steps=1, **self.crossover)  # a wrong setting is told at once
+            Crossover(None, steps=1, **self.crossover)  # a wrong setting is told at once
         if self.partners and (self.method != "clafusion" or not self.fed):
             raise ValueError(f"{self.label}: partners need a source, and the method 'clafusion' to be fused with it")
         if (self.teacher is None) != (self.distil is None):
             raise ValueError(f"{self.label}: teacher and distil (alpha and temperature) need each other")
         if self.distil is not None:
-            Distilled(nn.Identity(), nn.Identity(), **self.distil)
+            Distillation(nn.Identity(), **self.distil)
 
     @property
     def label(self) -> str:

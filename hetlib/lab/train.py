@@ -20,7 +20,7 @@ from hetlib.lab.cache import Cache
 from hetlib.lab.job import Job, uses
 from hetlib.lab.presets import headless, unattended
 from hetlib.tlv import Crossover, support_features
-from hetlib.training import Distilled, History, fit
+from hetlib.training import Distillation, History, Objective, cross_entropy, fit
 
 
 class Stopped(Exception):
@@ -62,39 +62,35 @@ def start(job: Job, cache: Cache) -> nn.Module:
     return model
 
 
-def wrapped(
-    job: Job, model: nn.Module, images: Images, network: Callable[[Job], nn.Module]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """A network as a job trains it on some images: in crossover with its source, taught by its teacher, or bare.
+def objective_of(job: Job, images: Images, network: Callable[[Job], nn.Module]) -> dict[str, Any]:
+    """What a job minimises on some images: in crossover with its source, taught by its teacher, or cross-entropy.
 
     Parameters
     ----------
     job : Job
         Says which.
-    model : nn.Module
-        The network.
     images : Images
         What it is trained on.
     network : callable
-        Gives the network of another job, on the device of `model`.
+        Gives the network of another job.
 
     Returns
     -------
-    model : nn.Module
-        The network, or the `Crossover` or `Distilled` round it.
-    facts : dict
-        For `hetlib.training.fit`: a support's features, worked out once, where training does not augment its images.
+    dict
+        For `hetlib.training.fit`: the objective, and a support's features where training does not augment its images.
     """
-    facts: dict[str, Any] = {}
-    if job.source is not None and job.crossover is not None:
-        support = network(job.source)
-        if not job.recipe.augment:
-            facts["alongside"] = support_features(support, images, precision=job.recipe.precision)
-        steps = job.recipe.epochs * math.ceil(len(images) / job.recipe.batch_size)
-        model = Crossover(model, support, steps=steps, **job.crossover)
+    objective: Objective = cross_entropy
     if job.teacher is not None and job.distil is not None:
-        model = Distilled(model, network(job.teacher), **job.distil)
-    return model, facts
+        objective = Distillation(network(job.teacher), **job.distil)
+    if job.source is None or job.crossover is None:
+        return {"objective": objective}
+    support, cached = network(job.source), not job.recipe.augment
+    steps = job.recipe.epochs * math.ceil(len(images) / job.recipe.batch_size)
+    rows = [support_features(support, images, precision=job.recipe.precision)] if cached else []
+    return {
+        "objective": Crossover(None if cached else support, steps=steps, inner=objective, **job.crossover),
+        "rows": rows,
+    }
 
 
 def history_of(job: Job, cache: Cache) -> History | None:
@@ -227,11 +223,11 @@ def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any,
 def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
     def compute(scratch: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
-        model, facts = wrapped(job, network, images, lambda other: train(other, cache).model.to(device))
+        facts = objective_of(job, images, lambda other: train(other, cache).model.to(device))
         if "validation" in data.splits(job.data):
             facts["validation"] = job.load("validation")
         how = {"seed": job.seed, "checkpoint": scratch, "on_epoch": on_epoch}
-        history = fit(model, images, test, job.recipe, **how, **facts)
+        history = fit(network, images, test, job.recipe, **how, **facts)
         if history.epochs < job.recipe.epochs:
             raise Stopped(f"{job.label}: stopped after {history.epochs} of {job.recipe.epochs} epochs")
         return network.cpu().state_dict(), {"history": asdict(history)}

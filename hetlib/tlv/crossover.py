@@ -5,7 +5,6 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 
 from hetlib.data import Images, normalise
 from hetlib.errors import unknown
-from hetlib.files import checksum
-from hetlib.training import use_bf16
+from hetlib.training import Frozen, Objective, cross_entropy, use_bf16
 
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 MASKS = ("batch", "image")
@@ -69,19 +67,18 @@ def _check_probability(p: float) -> None:
 
 
 class Crossover(nn.Module):
-    """A network in training, whose last features are crossed over with those of a frozen support network.
+    """An objective with crossover: the network's last features are crossed over with those of a frozen support network.
 
-    Immediately before the target's last linear layer, channels of its features are replaced by channels of the
-    support's, anew for every batch. In evaluation mode this is the target and nothing else. Like dropout it draws from
-    torch's global generator, so `hetlib.training.fit` resumes it to the bit.
+    While the objective `inner` runs the network, channels of the features in front of its last linear layer are
+    replaced by channels of the support's, anew for every batch. Evaluation does not come here, so it is the network's
+    alone. Like dropout, this draws from torch's global generator, so `hetlib.training.fit` resumes it to the bit.
 
     Parameters
     ----------
-    target : nn.Module
-        The network that is trained; ends in a linear layer, which this hooks.
-    support : nn.Module
-        The network whose features are mixed in, see `pooled_features`; a frozen copy of it is kept. If it has fewer
-        features (D) than the target (C), only the first D of these are ever replaced.
+    support : nn.Module or None
+        The network whose features are mixed in, see `pooled_features`; a frozen copy of it is kept and run in every
+        batch. None: its features of each image are the first of the `rows`, see `support_features`. If it has fewer
+        features (D) than the network (C), only the first D of these are ever replaced.
     p : float
         Probability of each channel to be replaced.
     mask : {"batch", "image"}
@@ -93,12 +90,14 @@ class Crossover(nn.Module):
         How the probability goes over `steps` batches: p throughout, from p to 0, or from 0 to p.
     steps : int, optional
         Batches of the whole training; a schedule that is not constant needs it.
+    inner : callable
+        The objective that runs the network, once, such as a `hetlib.training.Distillation`.
 
     Raises
     ------
     ValueError
-        If the target has no linear layer, `p` is no probability, a name is unknown, or a schedule lacks its steps; in
-        training, if the target's last linear layer does not run exactly once in a pass.
+        If `p` is no probability, a name is unknown, or a schedule lacks its steps; in training, if the network has no
+        linear layer, or its last one does not run exactly once in a batch, or the features are missing.
 
     References
     ----------
@@ -108,18 +107,15 @@ class Crossover(nn.Module):
 
     def __init__(
         self,
-        target: nn.Module,
-        support: nn.Module,
+        support: nn.Module | None,
         p: float = 0.1,
         mask: str = "batch",
         source: str = "features",
         schedule: str = "constant",
         steps: int | None = None,
+        inner: Objective = cross_entropy,
     ):
         super().__init__()
-        heads = [module for module in target.modules() if isinstance(module, nn.Linear)]
-        if not heads:
-            raise ValueError(f"{type(target).__name__} has no linear layer to cross features over in front of")
         choices = (("mask", mask, MASKS), ("source", source, SOURCES), ("schedule", schedule, tuple(SCHEDULES)))
         for kind, name, names in choices:
             if name not in names:
@@ -127,63 +123,70 @@ class Crossover(nn.Module):
         if schedule != "constant" and (steps is None or steps < 1):
             raise ValueError(f"a {schedule} p needs the number of steps of the training, got steps={steps}")
         _check_probability(p)
-        self.target, self.p, self.mask, self.source = target, p, mask, source
+        self.support = None if support is None else Frozen(support)
+        self.p, self.mask, self.source, self.inner = p, mask, source, inner
         self.schedule, self.steps, self._step = schedule, steps or 1, 0
-        # Not a submodule: it is neither trained nor saved, and `train()` must not wake its batch norms and dropouts.
-        self._support = (deepcopy(support).eval().requires_grad_(False),)
-        self._features: Tensor | None = None
-        self._calls = 0
-        heads[-1].register_forward_pre_hook(self._cross)
 
     @property
     def probability(self) -> float:
         """The probability of the next batch in training."""
         return self.p * SCHEDULES[self.schedule](min(1.0, self._step / self.steps))
 
-    def forward(self, images: Tensor, features: Tensor | None = None) -> Tensor:
-        """Run the target, in training with crossover.
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor, *rows: Tensor) -> Tensor:
+        """The loss of a batch.
 
         Parameters
         ----------
+        model : nn.Module
+            Ends in a linear layer.
         images : Tensor of shape (B, channels, height, width)
-        features : Tensor of shape (B, D), optional
-            The support's features of these images, see `support_features`; by default the support is run.
+        labels : Tensor of shape (B,)
+        *rows : Tensor of shape (B, ...)
+            Without a support, its features of these images (B, D); then what `inner` takes.
 
         Returns
         -------
-        Tensor of shape (B, classes)
+        Tensor of shape ()
         """
-        if not self.training:
-            return self.target(images)
-        self._features, self._calls = pooled_features(self._support[0], images) if features is None else features, 0
-        try:
-            output = self.target(images)
-        finally:
-            self._features = None
-        if self._calls != 1:
-            name = type(self.target).__name__
-            raise ValueError(f"the last linear layer of {name} ran {self._calls} times in a pass, not once")
-        self._step += 1
-        return output
+        name, heads = type(model).__name__, [module for module in model.modules() if isinstance(module, nn.Linear)]
+        if not heads:
+            raise ValueError(f"{name} has no linear layer to cross features over in front of")
+        if self.support is not None:
+            pretrained = pooled_features(self.support.network, images)
+        elif rows:
+            pretrained, rows = rows[0], rows[1:]
+        else:
+            raise ValueError("crossover without a support network needs its features, as the first of the rows")
+        calls: list[nn.Module] = []
 
-    def _cross(self, head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        (features,), pretrained = inputs, self._features
-        if pretrained is None:
-            return inputs
-        self._calls += 1
+        def cross(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            calls.append(head)
+            return (self._crossed(inputs[0], pretrained),)
+
+        hook = heads[-1].register_forward_pre_hook(cross)
+        try:
+            loss = self.inner(model, images, labels, *rows)
+        finally:
+            hook.remove()
+        if len(calls) != 1:
+            raise ValueError(f"the last linear layer of {name} ran {len(calls)} times in a batch, not once")
+        self._step += 1
+        return loss
+
+    def _crossed(self, features: Tensor, pretrained: Tensor) -> Tensor:
         if self.source == "mean":
             pretrained = pretrained.mean(0, keepdim=True).expand_as(pretrained)
         elif self.source == "zeros":
             pretrained = torch.zeros_like(pretrained)
         shared = min(features.shape[-1], pretrained.shape[-1])
         rows = () if self.mask == "batch" else (len(features),)
-        return (crossover(features, pretrained, self.probability, torch.rand(*rows, shared)),)
+        return crossover(features, pretrained, self.probability, torch.rand(*rows, shared))
 
     def extra_repr(self) -> str:
-        """All settings, and the support by its checksum: they tell one training from another."""
-        support = checksum(self._support[0].state_dict())[:16]
+        """All settings: they tell one training from another."""
         settings = (self.p, self.mask, self.source, self.schedule, self.steps)
-        return "p={}, mask={}, source={}, schedule={}, steps={}".format(*settings) + f", support={support}"
+        inner = "" if isinstance(self.inner, nn.Module) else f", inner={self.inner.__qualname__}"
+        return "p={}, mask={}, source={}, schedule={}, steps={}".format(*settings) + inner
 
     def get_extra_state(self) -> Tensor:
         """How many batches the schedule has seen."""
@@ -192,10 +195,6 @@ class Crossover(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Go on from there."""
         self._step = int(state)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Crossover":
-        self._support[0]._apply(fn)
-        return super()._apply(fn, recurse)
 
 
 @torch.no_grad()
@@ -216,7 +215,7 @@ def support_features(support: nn.Module, data: Images, batch_size: int = 500, pr
     Returns
     -------
     Tensor of shape (len(data), D)
-        float32: what `Crossover` takes beside a batch, and `hetlib.training.fit` as `alongside`.
+        float32: what a `Crossover` without a support takes, given to `hetlib.training.fit` as `rows`.
     """
     device, was_training = next(support.parameters(), torch.empty(0)).device, support.training
     support.eval()

@@ -1,8 +1,20 @@
 """Training and evaluation: one loop for every network and every paper, and what it can minimise."""
 
 from hetlib.training.evaluate import evaluate, use_bf16
-from hetlib.training.loop import fit
-from hetlib.training.objectives import Distilled, distillation_loss
+from hetlib.training.loop import Loop, fit
+from hetlib.training.objectives import Distillation, Frozen, Objective, cross_entropy, distillation_loss
 from hetlib.training.recipe import History, Recipe
 
-__all__ = ["Distilled", "History", "Recipe", "distillation_loss", "evaluate", "fit", "use_bf16"]
+__all__ = [
+    "Distillation",
+    "Frozen",
+    "History",
+    "Loop",
+    "Objective",
+    "Recipe",
+    "cross_entropy",
+    "distillation_loss",
+    "evaluate",
+    "fit",
+    "use_bf16",
+]

@@ -1,23 +1,22 @@
-"""Training and evaluation: one loop, resumable to the bit, for every network and every paper."""
+"""Training: one network's as an object, resumable to the bit, and a function that runs one to its end."""
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetlib.data import Images, augment, normalise
-from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
+from hetlib.files import checksum, save_tensors
+from hetlib.training import checkpoint as checkpoints
 from hetlib.training.evaluate import evaluate, use_bf16
+from hetlib.training.objectives import Objective, cross_entropy
+from hetlib.training.optimiser import memory_format, optimiser_of
+from hetlib.training.progress import progress_bar
 from hetlib.training.recipe import History, Recipe
-
-__all__ = ["History", "Recipe", "evaluate", "fit", "use_bf16"]
 
 
 def fit(
@@ -26,31 +25,37 @@ def fit(
     test: Images | None = None,
     recipe: Recipe | None = None,
     *,
+    objective: Objective | None = None,
+    rows: Tensor | Sequence[Tensor] = (),
+    batches: "Callable[[Loop], Sequence[Tensor]] | None" = None,
     seed: int = 0,
     validation: Images | None = None,
-    alongside: Tensor | None = None,
     checkpoint: str | PathLike | None = None,
     on_epoch: Callable[[History], bool | None] | None = None,
     progress: str = "",
     **changes: Any,
 ) -> History:
-    """Train a classifier in place, on the device its parameters are on, and tell its `History`.
+    """Train a classifier in place, on the device its parameters are on, and give its `History`.
 
     Parameters
     ----------
     model : nn.Module
-        Takes normalised images (batch, channels, height, width), gives logits. Modified in place. Its loss is
-        cross-entropy, unless it brings its own as a method ``training_loss(images, labels)``; see `hetlib.distill`.
+        Takes normalised images (batch, channels, height, width), gives logits. Modified in place.
     data, test : Images
         Training images, and test images to evaluate on (none: no evaluation).
     recipe : Recipe, optional
         Settings; keyword `changes` replace single ones, as in ``fit(model, data, epochs=3, lr=0.05)``.
+    objective : callable, optional
+        ``objective(model, images, labels, *rows)`` gives the loss of a batch; see `hetlib.training.objectives`. By
+        default `cross_entropy`. A module moves to the model's device, and its parameters are trained with the model's.
+    rows : Tensor or sequence of Tensor of shape (len(data), ...)
+        What the objective is given for each image beside its label.
+    batches : callable, optional
+        ``batches(loop)`` gives the batches of an epoch, as indices of images; by default `shuffled`.
     seed : int
         Of data order, augmentation and dropout. The global generators are left as they were.
     validation : Images, optional
         Held-out images, scored with the test images: they choose `History.selected`.
-    alongside : Tensor of shape (len(data), ...), optional
-        A row per training image, the model's last argument in training; see `hetlib.crossover`.
     checkpoint : path-like, optional
         Written after every epoch and resumed from, to exactly the same numbers; a damaged file is named and not used.
     on_epoch : callable, optional
@@ -58,209 +63,233 @@ def fit(
     progress : str
         Label of a progress bar with the time left; none by default.
 
+    Returns
+    -------
+    History
+
     Raises
     ------
     ValueError
-        For an unknown setting, a label without an output, rows `alongside` of another number, or another `checkpoint`.
+        For an unknown setting, a label without an output, another number of `rows`, or another training's `checkpoint`.
     OSError
         If the checkpoint cannot be written; the previous one is intact.
     """
     recipe = (recipe or Recipe()).changed(**changes)
-    if len(data) == 0:
-        raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
-    if alongside is not None and alongside.shape[:1] != (len(data),):
-        rows = len(alongside) if alongside.dim() else "no"
-        raise ValueError(f"alongside has {rows} rows, {data.name} ({data.split}) has {len(data)} images")
-    if validation is not None and test is None:
-        raise ValueError("validation chooses the epoch whose test score counts: it needs test images as well")
-    _check_labels(model, data, test, validation)
-    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
-    with torch.random.fork_rng(devices=devices), _bar(progress, recipe.epochs) as tick:
-        torch.manual_seed(seed)
-        loop = _Loop(model, data, recipe, seed, validation, alongside)
-        if checkpoint is not None:
-            loop.resume(Path(checkpoint))
+    how: dict[str, Any] = {"objective": objective, "rows": rows, "batches": batches}
+    loop = Loop(model, data, test, recipe, seed=seed, validation=validation, **how)
+    if checkpoint is not None:
+        loop.resume(checkpoint)
+    with progress_bar(progress, recipe.epochs) as tick:
         tick(loop.history)
-        while loop.history.epochs < recipe.epochs:
+        while not loop.finished:
             loop.epoch()
-            due = loop.history.epochs % recipe.evaluate_every == 0 or loop.history.epochs == recipe.epochs
-            if test is not None and due:
-                loop.evaluate(test)
+            if loop.due:
+                loop.evaluate()
             if checkpoint is not None:
-                loop.save(Path(checkpoint))
+                loop.save(checkpoint)
             tick(loop.history)
             if on_epoch is not None and on_epoch(loop.history):
                 break
     return loop.history
 
 
-def _check_labels(model: nn.Module, data: Images, *scored: Images | None) -> None:
-    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if empty := [f"{images.name} ({images.split})" for images in scored if images is not None and not len(images)]:
-        raise ValueError(f"{' and '.join(empty)} holds no images to score")
-    highest = max(int(images.labels.max()) for images in (data, *scored) if images is not None)
-    if heads and highest >= heads[-1].out_features:
-        raise ValueError(
-            f"{data.name} has label {highest}, but {type(model).__name__} ends in {heads[-1].out_features} outputs"
-        )
+def shuffled(loop: "Loop") -> Sequence[Tensor]:
+    """An epoch's batches: every image once, in an order drawn anew, `Recipe.batch_size` at a time."""
+    order = torch.randperm(len(loop.data), generator=loop.generator, device=loop.device)
+    return order.split(loop.recipe.batch_size)
 
 
-class _Loop:
-    """The state of one training: everything a checkpoint has to hold."""
+class Loop:
+    """One network's training, an epoch at a time.
+
+    Each loop has generators of its own: several whose epochs take turns in one process, as in grafting, come to the
+    same numbers as if each ran alone. Between epochs the network's weights may be changed in place.
+
+    Parameters
+    ----------
+    model, data, test, recipe, objective, rows, batches, seed, validation
+        As for `fit`.
+
+    Attributes
+    ----------
+    history : History
+        Of the epochs so far.
+    generator : torch.Generator
+        Draws order and augmentation, on the model's device.
+
+    Raises
+    ------
+    ValueError
+        As `fit`.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         data: Images,
-        recipe: Recipe,
-        seed: int,
-        validation: Images | None,
-        alongside: Tensor | None,
+        test: Images | None = None,
+        recipe: Recipe | None = None,
+        *,
+        objective: Objective | None = None,
+        rows: Tensor | Sequence[Tensor] = (),
+        batches: "Callable[[Loop], Sequence[Tensor]] | None" = None,
+        seed: int = 0,
+        validation: Images | None = None,
     ):
-        self.device = next(model.parameters()).device
-        self.layout = memory_format(model)
+        rows = (rows,) if isinstance(rows, Tensor) else tuple(rows)
+        _check(model, data, test, validation, rows)
+        self.recipe, self.history = recipe or Recipe(), History()
+        self.device, self.layout = next(model.parameters()).device, memory_format(model)
         self.model = model.to(memory_format=self.layout)
-        self.data, self.recipe, self.history = data.to(self.device), recipe, History()
-        self.validation, self.alongside = validation, () if alongside is None else (alongside.to(self.device),)
+        self.objective = cross_entropy if objective is None else objective
+        if isinstance(self.objective, nn.Module):
+            self.objective.to(self.device).to(memory_format=self.layout)
+        self.batches = shuffled if batches is None else batches
+        self.data, self.test, self.validation = data.to(self.device), test, validation
+        self.rows = tuple(each.to(self.device) for each in rows)
+        self.optimiser = optimiser_of(model, self.objective, self.recipe)
+        self.bf16 = use_bf16(self.recipe.precision, self.device.type)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.optimiser = _optimiser(model, recipe)
-        self.bf16 = use_bf16(recipe.precision, self.device.type)
-        self.identity: dict[str, Any] = {
-            "recipe": asdict(recipe)
-            | {"milestones": list(recipe.milestones), "precision": "bf16" if self.bf16 else "fp32"},
+        # What torch's global generators are set to while this network trains: dropout and crossover draw from them.
+        kinds = {"cpu", self.device.type} & {"cpu", "cuda"}
+        self._drawn = {kind: torch.Generator(kind).manual_seed(seed).get_state() for kind in kinds}
+        self.identity = checkpoints.plain(self._identity(seed))
+
+    def _identity(self, seed: int) -> dict[str, Any]:
+        images = [self.data] if self.validation is None else [self.data, self.validation]
+        return {
+            "recipe": asdict(self.recipe) | {"precision": "bf16" if self.bf16 else "fp32"},
             "seed": seed,
-            "data": [data.checksum, validation and validation.checksum]
-            + [checksum({"alongside": rows}) for rows in self.alongside],
-            "start": checksum(model.state_dict()),
-            "model": repr(model),  # what is in no tensor: the settings of its layers
+            "data": [each.checksum for each in images] + [checksum({"rows": each}) for each in self.rows],
+            "start": checksum(self.model.state_dict()),
+            "model": repr(self.model),  # what is in no tensor: the settings of its layers
+            "objective": checkpoints.describe(self.objective),
+            "batches": checkpoints.describe(self.batches),
         }
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs of the recipe are done."""
+        return self.history.epochs >= self.recipe.epochs
+
+    @property
+    def due(self) -> bool:
+        """Whether the recipe asks for an evaluation after the epoch that was the last so far."""
+        return self.test is not None and (self.history.epochs % self.recipe.evaluate_every == 0 or self.finished)
+
     def epoch(self) -> None:
-        self.model.train()
-        order = torch.randperm(len(self.data), generator=self.generator, device=self.device)
-        batches = order.split(self.recipe.batch_size)
-        total = torch.zeros((), device=self.device)
-        for number, chosen in enumerate(batches):
-            lr = self.recipe.lr_at(self.history.epochs * len(batches) + number, len(batches))
-            total += self._step(chosen, lr) * len(chosen)
-        self.history.loss.append(total.item() / len(self.data))
+        """Train for one epoch, and add it to the history."""
+        with self._own_draws():
+            for module in (self.model, self.objective):
+                if isinstance(module, nn.Module):
+                    module.train()
+            batches = self.batches(self)
+            total, seen = torch.zeros((), device=self.device), 0
+            for number, chosen in enumerate(batches):
+                lr = self.recipe.lr_at(self.history.epochs * len(batches) + number, len(batches))
+                total += self._step(chosen, lr) * len(chosen)
+                seen += len(chosen)
+        self.history.loss.append(total.item() / seen)
         self.history.lr.append(lr)
 
     def _step(self, chosen: Tensor, lr: float) -> Tensor:
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         images = self.data.images[chosen]
         if self.recipe.augment:
             images = augment(images, self.generator)
         images = normalise(images, self.data.mean, self.data.std, memory_format=self.layout)
+        rows = [each[chosen] for each in self.rows]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self._loss(images, self.data.labels[chosen], *(rows[chosen] for rows in self.alongside))
+            loss = self.objective(self.model, images, self.data.labels[chosen], *rows)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         return loss.detach()
 
-    def _loss(self, images: Tensor, labels: Tensor, *alongside: Tensor) -> Tensor:
-        own = getattr(self.model, "training_loss", None)
-        return own(images, labels, *alongside) if own else F.cross_entropy(self.model(images, *alongside), labels)
+    def evaluate(self) -> None:
+        """Score the network on the test images, and on the held-out ones if there are any, and add to the history."""
+        if self.test is None:
+            raise ValueError("this training was given no test images to evaluate on")
+        with self._own_draws():
+            scores = evaluate(self.model, self.test, precision=self.recipe.precision)
+            self.history.evaluated.append(self.history.epochs)
+            for name in ("top1", "top5", "top10"):
+                getattr(self.history, name).append(scores[name])
+            self.history.test_loss.append(scores["loss"])
+            if self.validation is not None:
+                held_out = evaluate(self.model, self.validation, precision=self.recipe.precision)
+                self.history.validation.append(held_out["top1"])
 
-    def evaluate(self, test: Images) -> None:
-        scores = evaluate(self.model, test, precision=self.recipe.precision)
-        self.history.evaluated.append(self.history.epochs)
-        for name in ("top1", "top5", "top10"):
-            getattr(self.history, name).append(scores[name])
-        self.history.test_loss.append(scores["loss"])
-        if self.validation is not None:
-            held_out = evaluate(self.model, self.validation, precision=self.recipe.precision)
-            self.history.validation.append(held_out["top1"])
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """Set torch's global generators to this training's, and back afterwards."""
+        cuda = [self.device] if "cuda" in self._drawn else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.set_rng_state(self._drawn["cpu"])
+            for device in cuda:
+                torch.cuda.set_rng_state(self._drawn["cuda"], device)
+            yield
+            self._drawn = {"cpu": torch.get_rng_state()}
+            for device in cuda:
+                self._drawn["cuda"] = torch.cuda.get_rng_state(device)
 
-    def save(self, path: Path) -> None:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items() if value is not None}
-        tensors |= {"generator.own": self.generator.get_state(), "generator.global": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
-        save_tensors(path, tensors, {"identity": self.identity, "history": asdict(self.history)})
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next epoch depends on: tensors by name, and facts that JSON can hold.
 
-    def resume(self, path: Path) -> None:
-        try:
-            tensors, facts = load_tensors(path)
-        except FileNotFoundError:
-            return
-        except DamagedFile as error:
-            warnings.warn(f"{error}; training starts again from its first epoch", stacklevel=3)
-            return
-        self._check(path, facts.get("identity", {}))
+        Trainings in lock step keep theirs in one file, so that after an interruption none is an epoch ahead.
+        """
+        own = self.objective.state_dict() if isinstance(self.objective, nn.Module) else {}
+        tensors = checkpoints.flat("model", self.model.state_dict()) | checkpoints.flat("objective", own)
+        tensors |= checkpoints.flat("optimiser", self.optimiser.state_dict()["state"])
+        tensors |= checkpoints.flat("generator", self._drawn | {"own": self.generator.get_state()})
+        return tensors, {"identity": self.identity, "history": asdict(self.history)}
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], path: str | PathLike = "") -> None:
+        """Go on from what `state` gave, maybe in another process; `path` says where it was kept.
+
+        Raises
+        ------
+        ValueError
+            If it is another training's; nothing is changed then.
+        """
+        checkpoints.check(str(path), facts.get("identity", {}), self.identity)
         self.history = History(**facts["history"])
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "generator": {}}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            parts[kind][rest] = value
-        self.model.load_state_dict(parts["model"])
-        state: dict[int, dict[str, Tensor]] = {}
-        parameters = self.optimiser.param_groups[0]["params"]
-        for name, value in parts["optimiser"].items():
-            index, _, rest = name.partition(".")
-            like = parameters[int(index)]
-            # Fused optimisers walk raw memory, so a moment has to lie in memory exactly as its parameter does.
-            laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
-            state.setdefault(int(index), {})[rest] = laid_out
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.generator.set_state(parts["generator"]["own"])
-        torch.set_rng_state(parts["generator"]["global"])
-        if "cuda" in parts["generator"]:
-            torch.cuda.set_rng_state(parts["generator"]["cuda"], self.device)
+        self.model.load_state_dict(checkpoints.under("model", tensors))
+        if isinstance(self.objective, nn.Module):
+            self.objective.load_state_dict(checkpoints.under("objective", tensors))
+        checkpoints.load_optimiser(self.optimiser, checkpoints.under("optimiser", tensors))
+        drawn = checkpoints.under("generator", tensors)
+        self.generator.set_state(drawn.pop("own"))
+        self._drawn = drawn
 
-    def _check(self, path: Path, found: dict[str, Any]) -> None:
-        wanted = self.identity | self.identity["recipe"]
-        found = found | found.get("recipe", {})
-        differences = {
-            "data": "trained on other data",
-            "start": "started from other weights",
-            "model": "trained a network with other layers or settings",
-        }
-        for name, what in differences.items():
-            if found.get(name) != wanted[name]:
-                raise ValueError(f"checkpoint {path} {what}; give another path, or delete it to start again")
-        if differing := [n for n in (*self.identity["recipe"], "seed") if found.get(n) != wanted[n]]:
-            pairs = ", ".join(f"{n} was {found.get(n)!r}, is {wanted[n]!r}" for n in differing)
-            raise ValueError(f"checkpoint {path} belongs to other settings: {pairs}; give another path or delete it")
+    def save(self, path: str | PathLike) -> None:
+        """Write a checkpoint; `OSError` if it cannot be written, and the previous one is intact."""
+        save_tensors(path, *self.state())
+
+    def resume(self, path: str | PathLike) -> None:
+        """Go on from a checkpoint if there is one; a damaged one is named in a warning and not used."""
+        if (found := checkpoints.read(path)) is not None:
+            self.restore(*found, path)
 
 
-def memory_format(model: nn.Module) -> torch.memory_format:
-    """The layout in which a network trains fastest without meeting a fault of oneDNN.
-
-    Channels last, except on the CPU for networks with a strided 1x1 convolution of fewer than 16 input channels, such
-    as the projection shortcuts of a very narrow ResNet: there oneDNN's gradient of the weight, in channels last, is
-    wrong or overwrites foreign memory (oneDNN issue 6035; seen in torch 2.14).
-    """
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    narrow = any(
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride != (1, 1)
-        and module.in_channels < 16
-        for module in model.modules()
-    )
-    return torch.contiguous_format if on_cpu and narrow else torch.channels_last
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
-
-
-@contextmanager
-def _bar(label: str, epochs: int) -> Iterator[Callable[[History], None]]:
-    if not label:
-        yield lambda history: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(label, total=epochs)
-        yield lambda history: bar.update(task, completed=history.epochs)
+def _check(
+    model: nn.Module, data: Images, test: Images | None, validation: Images | None, rows: tuple[Tensor, ...]
+) -> None:
+    if len(data) == 0:
+        raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
+    for each in rows:
+        if each.shape[:1] != (len(data),):
+            count = len(each) if each.dim() else "no"
+            raise ValueError(f"rows: a tensor has {count} rows, {data.name} ({data.split}) has {len(data)} images")
+    if validation is not None and test is None:
+        raise ValueError("validation chooses the epoch whose test score counts: it needs test images as well")
+    scored = [images for images in (test, validation) if images is not None]
+    if empty := [f"{images.name} ({images.split})" for images in scored if not len(images)]:
+        raise ValueError(f"{' and '.join(empty)} holds no images to score")
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    highest = max(int(images.labels.max()) for images in (data, *scored))
+    if heads and highest >= heads[-1].out_features:
+        raise ValueError(
+            f"{data.name} has label {highest}, but {type(model).__name__} ends in {heads[-1].out_features} outputs"
+        )

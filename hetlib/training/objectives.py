@@ -1,10 +1,14 @@
-"""Knowledge distillation, by which one network teaches another, and ensembles, in which many vote.
+"""What training minimises: objectives take the network and a batch and give the loss.
+
+An objective is called as ``objective(model, images, labels, *rows)``. It is an `nn.Module` where it has parameters of
+its own, which are then trained with the network's, or a network that it looks at, which is not trained (`Frozen`).
 
 Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015 (arXiv 1503.02531), on the scale of the code
 released with Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, 2021.
 """
 
 import hashlib
+from collections.abc import Callable
 from copy import deepcopy
 from math import isfinite
 from typing import Any
@@ -14,6 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetlib.files import checksum
+
+Objective = Callable[..., Tensor]
+"""``objective(model, images, labels, *rows) -> loss``: rows are what `hetlib.training.fit` has for each image."""
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy of a network's logits (B, C) with the labels (B,), in nats: what `fit` minimises."""
+    return F.cross_entropy(model(images), labels)
 
 
 def distillation_loss(
@@ -65,17 +77,55 @@ def _check(alpha: float, temperature: float) -> None:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
-class Distilled(nn.Module):
-    """A student in training, whose loss is `distillation_loss`; otherwise the student and nothing else.
+class Frozen(nn.Module):
+    """A copy of a network that an objective looks at: always in evaluation mode, and without gradients.
 
-    `hetlib.training.fit` trains it, and sees to it that teacher and student look at the same, augmented images.
+    The copy is neither among the parameters nor in the state dict of the objective that holds it, so that it is not
+    trained and not saved. It moves to another device or type with the objective.
 
     Parameters
     ----------
-    student : nn.Module
-        The network that is trained.
+    network : nn.Module
+        What is copied; it is left as it is.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The copy.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        # In a tuple it is no submodule, and `train()` does not reach its batch norms and dropouts.
+        self._network = (deepcopy(network).eval().requires_grad_(False),)
+
+    @property
+    def network(self) -> nn.Module:
+        """The copy."""
+        return self._network[0]
+
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """What the network gives."""
+        return self.network(*inputs)
+
+    def extra_repr(self) -> str:
+        """A checksum over the network's layers and weights: it tells one training's checkpoint from another's."""
+        content = repr(self.network) + checksum(self.network.state_dict())
+        return f"{type(self.network).__name__} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Frozen":
+        self.network._apply(fn)
+        return super()._apply(fn, recurse)
+
+
+class Distillation(nn.Module):
+    """The objective of a student: `distillation_loss` from a teacher that looks at the same, augmented images.
+
+    Parameters
+    ----------
     teacher : nn.Module
-        Gives logits of as many classes; a frozen copy of it, in evaluation mode, is kept.
+        Gives logits of as many classes as the student; a frozen copy of it is kept.
     alpha, temperature : float
         As for `distillation_loss`.
 
@@ -85,42 +135,16 @@ class Distilled(nn.Module):
         If alpha or temperature are out of range; in training, if the logits differ in shape.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, alpha: float, temperature: float):
+    def __init__(self, teacher: nn.Module, alpha: float, temperature: float):
         super().__init__()
         _check(alpha, temperature)
-        self.student, self.alpha, self.temperature = student, alpha, temperature
-        # Not a submodule: it is neither trained nor saved, and `train()` must not wake its batch norms and dropouts.
-        self._teacher = (deepcopy(teacher).eval().requires_grad_(False),)
+        self.teacher, self.alpha, self.temperature = Frozen(teacher), alpha, temperature
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The student's logits."""
-        return self.student(*inputs)
-
-    def training_loss(self, images: Tensor, labels: Tensor, *alongside: Tensor) -> Tensor:
-        """The loss of a batch.
-
-        Parameters
-        ----------
-        images : Tensor of shape (B, channels, height, width)
-            Normalised.
-        labels : Tensor of shape (B,)
-        *alongside : Tensor of shape (B, ...)
-            For a student that takes more than images, such as a `hetlib.crossover.Crossover`.
-
-        Returns
-        -------
-        Tensor of shape ()
-        """
-        with torch.no_grad():
-            taught = self._teacher[0](images)
-        return distillation_loss(self.student(images, *alongside), taught, labels, self.alpha, self.temperature)
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a student on normalised images (B, channels, height, width) with labels (B,)."""
+        taught = self.teacher(images)
+        return distillation_loss(model(images), taught, labels, self.alpha, self.temperature)
 
     def extra_repr(self) -> str:
-        """The settings, and the teacher by a checksum over its layers and weights: they tell one run from another."""
-        teacher = self._teacher[0]
-        digest = hashlib.sha256((repr(teacher) + checksum(teacher.state_dict())).encode()).hexdigest()[:16]
-        return f"alpha={self.alpha}, temperature={self.temperature}, teacher={digest}"
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Distilled":
-        self._teacher[0]._apply(fn)
-        return super()._apply(fn, recurse)
+        """The settings."""
+        return f"alpha={self.alpha}, temperature={self.temperature}"

@@ -31,6 +31,9 @@ class Recipe:
         "auto" takes bf16 where the device has instructions for it.
     evaluate_every : int
         Epochs between evaluations; the last epoch is always evaluated.
+    rates : tuple of (str, float)
+        Factors on the learning rate of the parameters whose name begins with a string. Names are those of
+        `named_parameters` after "model." or "objective."; the last pair that fits counts, and 1 where none does.
     """
 
     epochs: int = 10
@@ -45,6 +48,7 @@ class Recipe:
     augment: bool = True
     precision: str = "auto"
     evaluate_every: int = 1
+    rates: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         choices = {
@@ -59,6 +63,7 @@ class Recipe:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        object.__setattr__(self, "rates", tuple((name, factor) for name, factor in self.rates))
 
     def changed(self, **changes: Any) -> "Recipe":
         """The same recipe with some settings replaced; an unknown setting is named with its nearest neighbours."""
@@ -67,6 +72,10 @@ class Recipe:
             if name not in valid:
                 raise unknown("training setting", name, valid)
         return replace(self, **changes)
+
+    def rate_of(self, name: str) -> float:
+        """The factor on the learning rate of a parameter, by its name; see `rates`."""
+        return next((factor for start, factor in reversed(self.rates) if name.startswith(start)), 1.0)
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of 0-based optimiser step `step`."""

@@ -16,7 +16,7 @@ from hetlib.lab.cache import Cache
 from hetlib.lab.estimate import Cost
 from hetlib.lab.job import uses
 from hetlib.lab.train import Job, Stopped, start, train, train_all
-from hetlib.training import Distilled, Recipe, fit
+from hetlib.training import Distillation, Recipe, fit
 
 ESTIMATE = import_module("hetlib.lab.estimate")  # the face has a function of that name
 
@@ -257,9 +257,9 @@ def test_a_student_is_taught_by_another_job(cache):
     assert train(taught, cache).history == found.history
     assert "hetlib.training.objectives" in {module.__name__ for module in uses(taught)}
     assert taught.label == "plainnet5 on digits taught by plainnet5, seed 0"
-    expected = Distilled(alone.build(), train(plain(1), cache).model, 0.9, 4.0)
-    fit(expected, alone.load("train"), alone.load("test"), QUICK)
-    assert same(expected.student, found.model)
+    student, objective = alone.build(), Distillation(train(plain(1), cache).model, 0.9, 4.0)
+    fit(student, alone.load("train"), alone.load("test"), QUICK, objective=objective)
+    assert same(student, found.model)
 
 
 def test_a_taught_student_can_be_in_crossover_too(cache):

@@ -15,6 +15,9 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+LABELS = torch.arange(8)
+
+
 class TestCrossover:
     def test_replaced_channels_pass_no_gradient(self):
         features = draw(4, 6).requires_grad_()
@@ -45,7 +48,7 @@ class TestCrossover:
             tlv.crossover(draw(2, 3), draw(2, 4), 0.1, torch.rand(4))
 
 
-class TestCrossoverModule:
+class TestObjective:
     @pytest.fixture
     def pair(self):
         torch.manual_seed(0)
@@ -54,100 +57,112 @@ class TestCrossoverModule:
     def head_inputs(self, model):
         seen = []
         heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        heads[-1].register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0].detach()))
+        heads[-1].register_forward_hook(lambda head, inputs, output: seen.append(inputs[0].detach()))
         return seen
 
     @pytest.mark.parametrize(("mask", "rows"), [("batch", 1), ("image", 8)])
     def test_channels_come_from_the_support(self, pair, mask, rows):
         target, support = pair
-        model, seen = tlv.Crossover(target, support, p=0.5, mask=mask), self.head_inputs(target)
+        objective, seen = tlv.Crossover(support, p=0.5, mask=mask), self.head_inputs(target)
         images = draw(8, 3, 32, 32)
-        model(images)
+        objective(target, images, LABELS)
         pretrained = tlv.pooled_features(support, images)
         replaced = seen[0] == pretrained[:, : seen[0].shape[1]]
         assert 0.2 < replaced.float().mean() < 0.8
         assert len(replaced.unique(dim=0)) == rows
 
-    def test_evaluation_is_the_target_alone_and_so_are_parameters(self, pair):
+    def test_afterwards_the_network_is_as_it_was_and_the_support_was_never_trained(self, pair):
         target, support = pair
-        model = tlv.Crossover(target, support)
+        objective = tlv.Crossover(support)
         images = draw(2, 3, 32, 32)
-        assert torch.equal(model.eval()(images), target.eval()(images))
-        names = {name.removeprefix("target.") for name in model.state_dict()}
-        assert names == {*target.state_dict(), "_extra_state"}
-        model.train()
+        before = target.eval()(images)
+        assert set(objective.state_dict()) == {"_extra_state"}
+        assert not list(objective.parameters())
+        objective(target, images, LABELS[:2]).backward()
+        assert torch.equal(target(images), before)
         assert all(parameter.requires_grad for parameter in support.parameters()), (
             "the copy is frozen, not what was given"
         )
-        model(images).sum().backward()
         assert all(parameter.grad is None for parameter in support.parameters())
         assert all(parameter.grad is not None for parameter in target.parameters())
 
     def test_controls_replace_by_nothing_of_the_image(self, pair):
         target, support = pair
         images = draw(8, 3, 32, 32)
-        model, seen = tlv.Crossover(target, support, p=1, source="zeros"), self.head_inputs(target)
-        model(images)
+        objective, seen = tlv.Crossover(support, p=1, source="zeros"), self.head_inputs(target)
+        objective(target, images, LABELS)
         assert seen[-1][:, : tlv.pooled_features(support, images).shape[1]].count_nonzero() == 0
 
     def test_features_given_are_features_of_the_support(self, pair):
         target, support = pair
         pixels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        images = Images("toy", "train", pixels, torch.arange(8), tuple("abcdefgh"), (0.5,) * 3, (0.2,) * 3)
-        model, batch = tlv.Crossover(target, support, p=0.5), normalise(pixels, images.mean, images.std)
+        images = Images("toy", "train", pixels, LABELS, tuple("abcdefgh"), (0.5,) * 3, (0.2,) * 3)
+        batch, seen = normalise(pixels, images.mean, images.std), self.head_inputs(target)
         features = support_features(support, images, batch_size=3, precision="fp32")
-        outputs = []
-        for given in (None, features):
+        for objective, rows in ((tlv.Crossover(support, p=0.5), ()), (tlv.Crossover(None, p=0.5), (features,))):
             torch.manual_seed(1)
-            outputs.append(model(batch, given))
-        torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+            objective(target.eval(), batch, LABELS, *rows)
+        torch.testing.assert_close(*seen, atol=1e-5, rtol=1e-5)
+
+    def test_what_is_left_of_the_rows_is_for_the_objective_inside(self, pair):
+        target, support = pair
+        images, seen = draw(8, 3, 32, 32), []
+
+        def inner(model, images, labels, *rows):
+            seen.append(rows)
+            return model(images).sum()
+
+        tlv.Crossover(support, inner=inner)(target, images, LABELS, LABELS + 1)
+        tlv.Crossover(None, inner=inner)(target, images, LABELS, tlv.pooled_features(support, images), LABELS + 1)
+        assert all(torch.equal(row, LABELS + 1) for (row,) in seen)
 
     @pytest.mark.parametrize(
         ("schedule", "expected"), [("constant", [0.4] * 3), ("falling", [0.4, 0.2, 0.0]), ("rising", [0.0, 0.2, 0.4])]
     )
     def test_schedule_goes_by_batches_of_training(self, pair, schedule, expected):
-        model, images = tlv.Crossover(*pair, p=0.4, schedule=schedule, steps=2), draw(2, 3, 32, 32)
+        target, support = pair
+        objective, images = tlv.Crossover(support, p=0.4, schedule=schedule, steps=2), draw(2, 3, 32, 32)
         found = []
         for _ in range(3):
-            found.append(model.probability)
-            model.train()(images)
-            model.eval()(images)
+            found.append(objective.probability)
+            objective(target, images, LABELS[:2])
+            target(images)
         assert found == pytest.approx(expected)
 
     @pytest.mark.parametrize("cached", [False, True])
     def test_interrupted_training_ends_in_the_same_numbers(self, pair, tmp_path, cached):
         images = load("shapes-target", count=64)
         recipe = Recipe(epochs=3, batch_size=16, augment=not cached, precision="fp32")
-        rows = support_features(pair[1], images) if cached else None
+        rows = [support_features(pair[1], images)] if cached else []
 
         def train(path, epochs):
             torch.manual_seed(0)
-            model = tlv.Crossover(zoo.build("resnet8", 12, width=0.25), pair[1], p=0.3, schedule="falling", steps=12)
-            stop = lambda history: history.epochs == epochs
-            fit(model, images, None, recipe, alongside=rows, checkpoint=tmp_path / path, on_epoch=stop)
-            return model.state_dict()
+            model = zoo.build("resnet8", 12, width=0.25)
+            objective = tlv.Crossover(None if cached else pair[1], p=0.3, schedule="falling", steps=12)
+            how = {"objective": objective, "rows": rows, "checkpoint": tmp_path / path}
+            fit(model, images, None, recipe, on_epoch=lambda history: history.epochs == epochs, **how)
+            return model.state_dict() | objective.state_dict()
 
         train("cut", 1)
         whole, resumed = train("whole", 3), train("cut", 3)
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
         assert int(whole["_extra_state"]) == 12
 
-    def test_an_evaluation_after_a_failed_batch_is_the_targets(self, pair):
-        model = tlv.Crossover(*pair, p=1.0)
+    def test_a_failed_batch_leaves_the_network_as_it_was(self, pair):
+        target, images = pair[0].eval(), draw(2, 3, 32, 32)
+        before = target(images)
         with pytest.raises(ValueError, match="resnet8 takes images of 3 channels"):
-            model(draw(2, 4, 32, 32), draw(2, 8))
-        model.eval()
-        images = draw(2, 3, 32, 32)
-        assert torch.equal(model(images), model.target(images))
+            tlv.Crossover(None, p=1.0)(target, draw(2, 4, 32, 32), LABELS[:2], draw(2, 8))
+        assert torch.equal(target(images), before)
 
     def test_half_precision_support(self, pair):
         target, support = pair
-        model, images = tlv.Crossover(target, support, p=0.5), draw(4, 3, 32, 32)
+        images, labels = draw(4, 3, 32, 32), LABELS[:4]
         with torch.autocast("cpu", torch.bfloat16):
-            assert model(images).isfinite().all()
-        double = tlv.Crossover(target, support, p=0.5).double()
+            assert tlv.Crossover(support, p=0.5)(target, images, labels).isfinite()
+        double = tlv.Crossover(support, p=0.5).double()
         assert next(support.parameters()).dtype == torch.float32, "a copy was converted"
-        assert double(images.double()).dtype == torch.float64
+        assert double(target.double(), images.double(), labels).dtype == torch.float64
 
     def test_bad_settings_are_named(self, pair):
         target, support = pair
@@ -159,9 +174,11 @@ class TestCrossoverModule:
             ({"schedule": "rising"}, "needs the number of steps"),
         ):
             with pytest.raises(ValueError, match=says):
-                tlv.Crossover(target, support, **how)
+                tlv.Crossover(support, **how)
         with pytest.raises(ValueError, match="Conv2d has no linear layer"):
-            tlv.Crossover(nn.Conv2d(3, 3, 1), support)
+            tlv.Crossover(support)(nn.Conv2d(3, 3, 1), draw(2, 3, 32, 32), LABELS[:2])
+        with pytest.raises(ValueError, match="without a support network needs its features"):
+            tlv.Crossover(None)(target, draw(2, 3, 32, 32), LABELS[:2])
         with pytest.raises(ValueError, match="no module of Linear gives a feature map"):
             tlv.pooled_features(nn.Linear(4, 2), draw(1, 4))
 
@@ -204,26 +221,24 @@ class TestMisuse:
         target, support = pair
         images, recipe = load("shapes-target", count=24), Recipe(epochs=2, batch_size=12, precision="fp32")
         start = {name: value.clone() for name, value in target.state_dict().items()}
-        fit(tlv.Crossover(target, support), images, recipe=recipe, checkpoint=tmp_path / "run", on_epoch=lambda _: True)
+        how = {"recipe": recipe, "checkpoint": tmp_path / "run"}
+        fit(target, images, objective=tlv.Crossover(support), on_epoch=lambda _: True, **how)
         target.load_state_dict(start)
         other = zoo.build("vgg8", 12, width=0.25) if change.pop("support", None) else support
-        with pytest.raises(ValueError, match="trained a network with other layers or settings"):
-            fit(tlv.Crossover(target, other, **change), images, recipe=recipe, checkpoint=tmp_path / "run")
+        with pytest.raises(ValueError, match="minimised another objective"):
+            fit(target, images, objective=tlv.Crossover(other, **change), **how)
 
-    def test_a_support_that_is_the_target_leaves_it_trainable(self, pair):
-        model = tlv.Crossover(pair[0], pair[0])
-        model(draw(2, 3, 32, 32)).sum().backward()
-        assert all(parameter.grad is not None for parameter in model.target.parameters())
+    def test_a_support_that_is_the_network_itself_leaves_it_trainable(self, pair):
+        tlv.Crossover(pair[0])(pair[0], draw(2, 3, 32, 32), LABELS[:2]).backward()
+        assert all(parameter.grad is not None for parameter in pair[0].parameters())
 
     def test_a_head_that_is_not_run_is_told(self, pair):
-        model = tlv.Crossover(Unused(pair[0]), pair[1])
         with pytest.raises(ValueError, match="the last linear layer of Unused ran 0 times"):
-            model(draw(2, 3, 32, 32))
-        assert model.eval()(draw(2, 3, 32, 32)).isfinite().all()
+            tlv.Crossover(pair[1])(Unused(pair[0]), draw(2, 3, 32, 32), LABELS[:2])
 
-    def test_cached_features_of_a_wrong_form_are_named(self, pair):
+    def test_given_features_of_a_wrong_form_are_named(self, pair):
         with pytest.raises(ValueError, match=r"got \(2, 64\) and \(7,\)"):
-            tlv.Crossover(*pair)(draw(2, 3, 32, 32), draw(7))
+            tlv.Crossover(None)(pair[0], draw(2, 3, 32, 32), LABELS[:2], draw(7))
 
     def test_names_are_checked(self, pair):
         with pytest.raises(ValueError, match="unknown precision 'fp61'"):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hetlib import data, zoo
 from hetlib.data import few_shot, load
 from hetlib.files import DamagedFile, load_tensors
-from hetlib.training import History, Recipe, evaluate, fit, use_bf16
+from hetlib.training import History, Recipe, cross_entropy, evaluate, fit, use_bf16
+from hetlib.training.loop import shuffled
 
 QUICK = Recipe(epochs=3, lr=0.05, augment=False, precision="fp32")
 
@@ -101,51 +102,73 @@ def test_held_out_images_are_checked_before_training(digits, tmp_path):
         fit(net(), train, test, QUICK, checkpoint=path, validation=held_out)
 
 
-def test_rows_alongside_reach_the_model_in_training_only(digits, tmp_path):
+def test_rows_reach_the_objective_in_the_order_of_their_images(digits, tmp_path):
+    train, path = digits[0], tmp_path / "run.safetensors"
+    number, features = torch.arange(len(train)), torch.randn(len(train), 3)
+
     class Listening(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.net, self.seen = net(), []
+            self.seen = []
 
-        def forward(self, images, rows=None):
-            self.seen.append(rows)
-            return self.net(images)
+        def forward(self, model, images, labels, *rows):
+            self.seen.append((labels, *rows))
+            return cross_entropy(model, images, labels)
 
-    model, rows = Listening(), torch.arange(len(digits[0]))
-    path = tmp_path / "run.safetensors"
-    fit(model, *digits, QUICK, epochs=1, alongside=rows, checkpoint=path)
-    given = [seen for seen in model.seen if seen is not None]
-    assert torch.equal(torch.cat(given).sort().values, rows)
-    assert model.seen[-1] is None
-    with pytest.raises(ValueError, match=r"alongside has 3 rows, digits \(train\) has 200 images"):
-        fit(model, *digits, QUICK, alongside=rows[:3])
+    listening = Listening()
+    fit(net(), *digits, QUICK, epochs=1, objective=listening, rows=[number, features], checkpoint=path)
+    labels, order, given = (torch.cat(each) for each in zip(*listening.seen, strict=True))
+    assert torch.equal(order.sort().values, number)
+    assert torch.equal(labels, train.labels[order])
+    assert torch.equal(given, features[order])
+    with pytest.raises(ValueError, match=r"rows: a tensor has 3 rows, digits \(train\) has 200 images"):
+        fit(net(), *digits, QUICK, objective=Listening(), rows=number[:3])
     with pytest.raises(ValueError, match="trained on other data"):
-        fit(Listening(), *digits, QUICK, epochs=1, alongside=rows + 1, checkpoint=path)
+        fit(net(), *digits, QUICK, epochs=1, objective=Listening(), rows=[number + 1, features], checkpoint=path)
+
+
+def doubled(model, images, labels, *rows):
+    assert model.training
+    assert all(torch.equal(labels, row) for row in rows)
+    return 2 * cross_entropy(model, images, labels)
 
 
 @pytest.mark.parametrize("rows", [False, True])
-def test_a_model_may_bring_its_own_loss(digits, rows):
-    class Doubled(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net, self.seen = net(), []
-
-        def forward(self, images):
-            assert not self.training, "only its loss is asked for in training"
-            return self.net(images)
-
-        def training_loss(self, images, labels, *alongside):
-            self.seen.append((labels, *alongside))
-            return 2 * torch.nn.functional.cross_entropy(self.net(images), labels)
-
-    model, plain = Doubled(), net()
-    given = {"alongside": digits[0].labels} if rows else {}
-    own = fit(model, *digits, QUICK, momentum=0, weight_decay=0, **given)
+def test_an_objective_is_what_is_minimised(digits, rows):
+    model, plain = net(), net()
+    given = {"rows": digits[0].labels} if rows else {}
+    own = fit(model, *digits, QUICK, momentum=0, weight_decay=0, objective=doubled, **given)
     usual = fit(plain, *digits, QUICK, momentum=0, weight_decay=0, lr=2 * QUICK.lr)
     assert own.loss == [2 * loss for loss in usual.loss]
     assert (own.top1, own.test_loss) == (usual.top1, usual.test_loss)
-    assert same(model.net, plain)
-    assert all(len(each) == 1 + rows and torch.equal(each[0], each[-1]) for each in model.seen)
+    assert same(model, plain)
+
+
+def test_rates_are_factors_on_the_learning_rate(digits):
+    start, model, plain = net(), net(), net()
+    last = [name for name, _ in start.named_parameters()][-1]
+    rates = (("model.", 0.0), (f"model.{last}", 1.0))
+    fit(model, *digits, QUICK, batch_size=500, epochs=1, rates=rates)
+    fit(plain, *digits, QUICK, batch_size=500, epochs=1)
+    for name, value in model.named_parameters():
+        expected = plain if name == last else start
+        assert torch.equal(value, expected.get_parameter(name)), name
+    with pytest.raises(ValueError, match=r"no parameter .* begins with 'objective.bridge'"):
+        fit(net(), *digits, QUICK, rates=[("objective.bridge", 0.1)])
+
+
+def every_image_twice(loop):
+    return [half for batch in shuffled(loop) for half in (batch, batch)]
+
+
+def test_batches_may_be_made_in_another_way(digits, tmp_path):
+    path, model = tmp_path / "run.safetensors", net()
+    history = fit(model, *digits, QUICK, schedule="one-cycle", batches=every_image_twice, checkpoint=path)
+    assert not same(model, net())
+    assert history.lr[-1] == pytest.approx(QUICK.lr * 1.25 / (3 * 4))  # three epochs of four steps
+    assert fit(net(), *digits, QUICK, schedule="one-cycle", batches=every_image_twice, checkpoint=path) == history
+    with pytest.raises(ValueError, match="took its batches in another way"):
+        fit(net(), *digits, QUICK, schedule="one-cycle", checkpoint=path)
 
 
 def test_dropout_resumes_too(digits, tmp_path):

@@ -1,7 +1,9 @@
 """Distillation: the loss is the released one, the teacher is left alone, and a resumed run ends in the same bits."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hetlib import zoo
 from hetlib.data import few_shot, load
 from hetlib.merging import Ensemble
 from hetlib.tlv import Crossover, support_features
-from hetlib.training import Distilled, Recipe, distillation_loss, evaluate, fit
+from hetlib.training import Distillation, Recipe, cross_entropy, distillation_loss, evaluate, fit
 
 QUICK = Recipe(epochs=3, lr=0.05, precision="fp32", batch_size=64)
 
@@ -104,20 +106,18 @@ class TestLoss:
         with pytest.raises(ValueError, match=message):
             distillation_loss(draw(2, 3), draw(2, 3), torch.zeros(2, dtype=torch.long), alpha, temperature)
         with pytest.raises(ValueError, match=message):
-            Distilled(net(), net(1), alpha, temperature)
+            Distillation(net(1), alpha, temperature)
 
     def test_logits_of_other_shapes_are_named(self):
         with pytest.raises(ValueError, match=r"got \(2, 3\) and \(2, 4\)"):
             distillation_loss(draw(2, 3), draw(2, 4), torch.zeros(2, dtype=torch.long), 0.5, 4)
 
 
-class TestDistilled:
-    def test_in_evaluation_it_is_the_student_alone(self, digits):
-        student = net()
-        model = Distilled(student, net(1, 0.25), 0.5, 4)
-        assert evaluate(model, digits[1]) == evaluate(student, digits[1])
-        assert {name.removeprefix("student.") for name in model.state_dict()} == set(student.state_dict())
-        assert len(list(model.parameters())) == len(list(student.parameters()))
+class TestDistillation:
+    def test_it_has_nothing_to_train_and_nothing_to_save(self, digits):
+        objective = Distillation(net(1, 0.25), 0.5, 4)
+        assert not list(objective.parameters())
+        assert not objective.state_dict()
 
     def test_the_teacher_sees_the_same_images_and_stays_as_it_is(self, digits):
         seen = {"student": [], "teacher": []}
@@ -125,36 +125,37 @@ class TestDistilled:
         for name, each in (("student", student), ("teacher", teacher)):
             each.register_forward_pre_hook(lambda module, inputs, name=name: seen[name].append(inputs[0].clone()))
         before = deepcopy(teacher)
-        model = Distilled(student, teacher, 0.5, 4)
-        fit(model, digits[0], recipe=QUICK, epochs=1)  # the teacher's copy has the same hook
+        objective = Distillation(teacher, 0.5, 4)
+        fit(student, digits[0], recipe=QUICK, epochs=1, objective=objective)  # the teacher's copy has the same hook
+        copy = objective.teacher.network
         assert len(seen["student"]) == 4
         assert all(map(torch.equal, seen["student"], seen["teacher"]))
-        assert not model._teacher[0].training
-        assert same(model._teacher[0], before)
+        assert not any(module.training for module in copy.modules())
+        assert same(copy, before)
         assert same(teacher, before)
         assert teacher.training
-        assert all(parameter.grad is None for parameter in model._teacher[0].parameters())
+        assert all(parameter.requires_grad for parameter in teacher.parameters())
+        assert all(parameter.grad is None for parameter in copy.parameters())
 
     def test_without_a_teachers_weight_it_trains_to_the_same_bits(self, digits):
         plain, taught = net(), net()
         history = fit(plain, *digits, QUICK)
-        assert fit(Distilled(taught, net(1), 0.0, 4), *digits, QUICK) == history
+        assert fit(taught, *digits, QUICK, objective=Distillation(net(1), 0.0, 4)) == history
         assert same(plain, taught)
 
     def test_the_student_learns_from_the_teacher_alone(self, digits):
         teacher, student = net(1, 0.25), net()
         fit(teacher, *digits, QUICK, epochs=20, augment=False, schedule="one-cycle")
         blind = replace(digits[0], labels=torch.zeros_like(digits[0].labels))
-        fit(Distilled(student, teacher, 1.0, 4.0), blind, recipe=QUICK, epochs=30, augment=False, lr=0.5)
+        fit(student, blind, recipe=QUICK, objective=Distillation(teacher, 1.0, 4.0), epochs=30, augment=False, lr=0.5)
         assert evaluate(student, digits[1])["top1"] > 80
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_an_interrupted_run_ends_in_the_same_bits(self, digits, tmp_path, precision):
         def run(path, epochs=None):
-            student = net()
-            model = Distilled(student, net(1, 0.25), 0.7, 4)
-            stop = lambda history: history.epochs == epochs
-            return student, fit(model, *digits, QUICK, precision=precision, checkpoint=tmp_path / path, on_epoch=stop)
+            student, objective = net(), Distillation(net(1, 0.25), 0.7, 4)
+            how = {"objective": objective, "precision": precision, "checkpoint": tmp_path / path}
+            return student, fit(student, *digits, QUICK, on_epoch=lambda history: history.epochs == epochs, **how)
 
         whole, expected = run("whole")
         run("cut", 1)
@@ -162,38 +163,47 @@ class TestDistilled:
         assert history == expected
         assert same(whole, resumed)
 
-    @pytest.mark.parametrize("change", ["alpha", "temperature", "weights", "votes", "none"])
-    def test_a_checkpoint_of_other_teaching_is_refused(self, digits, tmp_path, change):
+    @pytest.mark.parametrize("change", ["alpha", "temperature", "weights", "votes", "none", "same"])
+    def test_a_checkpoint_of_another_objective_is_refused(self, digits, tmp_path, change):
         teacher, path = Ensemble([net(1), net(2)]), tmp_path / "run"
-        fit(Distilled(net(), teacher, 0.5, 4.0), digits[0], recipe=QUICK, checkpoint=path, on_epoch=lambda _: True)
+        how = {"recipe": QUICK, "checkpoint": path, "on_epoch": lambda _: True}
+        fit(net(), digits[0], objective=Distillation(teacher, 0.5, 4.0), **how)
         others = {
-            "alpha": Distilled(net(), teacher, 0.6, 4.0),
-            "temperature": Distilled(net(), teacher, 0.5, 5.0),
-            "weights": Distilled(net(), Ensemble([net(1), net(3)]), 0.5, 4.0),
-            "votes": Distilled(net(), Ensemble([net(1), net(2)], [1, 2]), 0.5, 4.0),
-            "none": net(),
+            "alpha": Distillation(teacher, 0.6, 4.0),
+            "temperature": Distillation(teacher, 0.5, 5.0),
+            "weights": Distillation(Ensemble([net(1), net(3)]), 0.5, 4.0),
+            "votes": Distillation(Ensemble([net(1), net(2)], [1, 2]), 0.5, 4.0),
+            "none": None,
+            "same": Distillation(deepcopy(teacher), 0.5, 4.0),
         }
-        with pytest.raises(ValueError, match=r"started from other weights|trained a network with other layers"):
-            fit(others[change], digits[0], recipe=QUICK, checkpoint=path)
+        refused = nullcontext() if change == "same" else pytest.raises(ValueError, match="minimised another objective")
+        with refused:
+            fit(net(), digits[0], objective=others[change], **how)
 
     def test_a_student_that_is_its_own_teacher_stays_trainable(self, digits):
         student = net()
-        fit(Distilled(student, student, 0.5, 4), digits[0], recipe=QUICK, epochs=1)
+        fit(student, digits[0], recipe=QUICK, epochs=1, objective=Distillation(student, 0.5, 4))
         assert not same(student, net())
 
     @pytest.mark.parametrize("cached", [False, True])
     def test_a_student_in_crossover_is_taught_too(self, digits, cached):
         recipe, support = QUICK.changed(augment=False), net(2, 0.25)
-        rows = support_features(support, digits[0], precision="fp32") if cached else None
-        student = net()
-        history = fit(Distilled(Crossover(student, support, 0.3), net(1), 0.5, 4), *digits, recipe, alongside=rows)
-        assert not same(student, net())
-        assert history.top1[-1] == evaluate(student, digits[1], precision="fp32")["top1"]
+        rows = [support_features(support, digits[0], precision="fp32")] if cached else []
+        taught = Distillation(net(1), 0.5, 4)
+        ends = []
+        for inner in (taught, cross_entropy):
+            student, objective = net(), Crossover(None if cached else support, 0.3, inner=inner)
+            history = fit(student, *digits, recipe, objective=objective, rows=rows)
+            assert history.top1[-1] == evaluate(student, digits[1], precision="fp32")["top1"]
+            ends.append(student)
+        fit(alone := net(), *digits, recipe, objective=taught)
+        assert not any(same(a, b) for a, b in combinations([*ends, alone], 2))
 
-    def test_the_teacher_follows_the_student_to_another_type(self):
+    def test_the_teacher_follows_the_objective_to_another_type(self):
         teacher = net(1)
-        model = Distilled(net(), teacher, 0.5, 4).double()
-        assert model.training_loss(draw(2, 1, 8, 8).double(), torch.tensor([0, 1])).dtype == torch.float64
+        objective = Distillation(teacher, 0.5, 4).double()
+        loss = objective(net().double(), draw(2, 1, 8, 8).double(), torch.tensor([0, 1]))
+        assert loss.dtype == torch.float64
         assert next(teacher.parameters()).dtype == torch.float32
 
 
