@@ -2,9 +2,11 @@
 
 import ast
 import base64
+import re
 import struct
 import textwrap
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pytest
@@ -44,9 +46,42 @@ def text(tmp_path):
     return path
 
 
+BUDGET = {
+    "cells": (35, 70),
+    "words": (1800, 3500),
+    "median cell": (1, 8),
+    "longest cell": (1, 25),
+    "figures": (6, 12),
+    "bytes": (1, 1_200_000),
+}
+"""Sizes that keep a notebook readable. They remind its author: move an explorer too many, cut a paragraph too many."""
+
+
+def measure(notebook):
+    """Sizes of a notebook: cells, words, lines of the median and the longest code cell, figures, bytes."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in code]
+    prose = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|<[^>]*>|\]\([^)]*\)", " ", prose, flags=re.DOTALL)
+    return {
+        "cells": len(notebook.cells),
+        "words": len(re.findall(r"\w[\w'’-]*", prose)),
+        "median cell": median(lines),
+        "longest cell": max(lines),
+        "figures": sum("image/png" in output.get("data", ()) for _, output in notebooks.outputs(notebook)),
+        "bytes": len(nbformat.writes(notebook).encode()),
+    }
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_text_and_notebook_are_in_step_and_within_budget(name):
+def test_text_and_notebook_are_in_step(name):
     assert notebooks.check(FOLDER / "text" / f"{name}.py", FOLDER / f"{name}.ipynb") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_within_its_budget(name):
+    sizes = measure(notebooks.read(FOLDER / f"{name}.ipynb"))
+    assert {what: size for what, size in sizes.items() if not BUDGET[what][0] <= size <= BUDGET[what][1]} == {}
 
 
 def test_no_notebook_is_without_text():
@@ -134,25 +169,23 @@ def test_text_and_notebook_that_differ_are_seen(text, tmp_path):
     text.write_text(TEXT.replace("42", "43"))
     assert "differ in cell 3" in " ".join(notebooks.check(text, published))
     text.write_text(TEXT + "\n# %%\n1\n")
-    assert "6 cells in the text, 5 in the notebook" in " ".join(notebooks.check(text, published))
+    assert "differ in cell 5)" in " ".join(notebooks.check(text, published))
     text.write_text(TEXT.replace('tags=["parameters"]', ""))
     assert "differ in cell 1" in " ".join(notebooks.check(text, published))
     published.unlink()
     assert notebooks.check(text, published) == ["run `make notebooks` (05_small.ipynb is missing)"]
 
 
-def test_errors_and_budgets_are_seen(text, tmp_path):
+def test_errors_are_seen(text, tmp_path):
     notebook = notebooks.read(text)
     notebook.cells[-1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="x", traceback=["E: x"])]
     complaints = notebooks.check(text, notebooks.save(tmp_path / "05_small.ipynb", notebook))
-    assert "error in cell 4: E: x" in complaints
-    assert "5 cells, allowed are 35 to 60" in complaints
-    assert "0 figures, allowed are 5 to 9" in complaints
+    assert complaints == ["error in cell 4: E: x"]
 
 
 def test_measures_count_prose_and_code(text):
-    size = notebooks.measure(notebooks.read(text))
-    assert (size["cells"], size["words"], size["lines of code"], size["longest cell"]) == (5, 3, 7, 4)
+    sizes = measure(notebooks.read(text))
+    assert (sizes["cells"], sizes["words"], sizes["longest cell"]) == (5, 3, 4)
 
 
 def test_publishing_leaves_out_what_needs_a_live_kernel(text):
@@ -222,7 +255,6 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
     ("cell", "says"),
     [
         ('# %% tags=["parameters"]\nX = f(3)\n', "parameter X has no plain literal"),
-        ('# %% tags=["parameters"]\nX = = 3\n', "the parameters cell is no Python"),
         ("# %%\nX = 3\n", "no cell tagged `parameters`"),
     ],
 )

@@ -1,26 +1,16 @@
 """One self-contained page about all runs: tables beside the published numbers, then every run with its figures."""
 
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hetlib.files import write
 from hetlib.lab import notebooks, records
 from hetlib.lab.records import Record
-from hetlib.lab.statistics import html_table, interval, measured
-from hetlib.lab.tables import HEAD, NOTES, Row, compare, fold, published
+from hetlib.lab.statistics import interval, measured
+from hetlib.lab.tables import HEAD, NOTES, SCRIPT, compare, fold, published
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-h2 { border-bottom: 2px solid #0072B2; margin-top: 2em; } h3 { margin-bottom: .2em; }
-table { border-collapse: collapse; margin: 1em 0; font-size: 90%; } td, th { padding: .25em .7em; text-align: left; }
-th { background: #F4F4F4; } td + td { white-space: nowrap; }
-tr { border-bottom: 1px solid #ddd; } td svg { display: block; }
-img { max-width: 100%; display: block; margin: 1em 0; } nav a { margin-right: 1.2em; }
-.facts { color: #555; font-size: 85%; } summary { cursor: pointer; padding: .3em 0; }
-"""
 WIDTH = 220
 """Pixels of the strip that shows a metric's seeds."""
 
@@ -46,21 +36,24 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
         If a committed record is not valid; the message names file and field. A run that cannot be read is left out,
         and the page says so.
     """
+    from jinja2 import Environment, PackageLoader
+
     here, unread = _runs(Path(runs))
     on_record = records.read_all(results)
-    known = published()
-    links = "".join(f"<a href='#{name}'>{escape(section['title'])}</a>" for name, section in known.items())
-    parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>hetlib: report</title>"]
-    parts.append("<meta name='viewport' content='width=device-width'><link rel='icon' href='data:,'>")
-    parts.append(f"<style>{STYLE}</style><h1>hetlib: what was published, and what came out here</h1>")
-    parts.append(f"<nav>{links}<a href='#runs'>every run</a></nav>")
-    for name, section in known.items():
-        parts.append(_paper(name, section, on_record, [record for record, _ in here]))
-    parts.append("<h2 id='runs'>Every run</h2>")
-    parts += [_run(record, "on record", []) for record in on_record]
-    parts += [_run(record, "on this machine", figures) for record, figures in here]
-    parts += [f"<p role='alert'>left out: {escape(problem)}</p>" for problem in unread]
-    return write(Path(runs) / "report.html", "\n".join(parts))
+    mine = [record for record, _ in here]
+    shown = [_run(record, "on record", []) for record in on_record]
+    shown += [_run(record, "on this machine", figures) for record, figures in here]
+    template = Environment(loader=PackageLoader("hetlib.lab", "."), autoescape=True).get_template("report.html.jinja")
+    content = template.render(
+        papers=[_paper(name, section, on_record, mine) for name, section in published().items()],
+        runs=shown,
+        unread=unread,
+        head=HEAD,
+        notes_title=NOTES,
+        fold=fold,
+        width=WIDTH,
+    )
+    return write(Path(runs) / "report.html", content)
 
 
 def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
@@ -74,43 +67,41 @@ def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
     return sorted(found, key=lambda run: run[0].when), unread
 
 
-def _paper(name: str, section: dict[str, Any], on_record: Iterable[Record], here: Iterable[Record]) -> str:
-    parts = [f"<h2 id='{name}'>{escape(section['title'])}</h2><p>{escape(section.get('note', ''))}</p>"]
-    parts.append(f"<h3>On record</h3>{_table(*compare(section, [run for run in on_record if run.notebook == name]))}")
-    if mine := [run for run in here if run.notebook == name]:
-        answered = {metric for run in mine for metric in run.metrics}
-        rows = [row for row in section["rows"] if row["metric"] in answered]
-        parts.append(f"<h3>On this machine</h3>{_table(*compare(section | {'rows': rows}, mine))}")
-    return "".join(parts)
+def _figures(folder: Path) -> list[str]:
+    """PNG figures of the executed notebook in a run's folder, as base64 text."""
+    found = [output for file in folder.glob("*.ipynb") for _, output in notebooks.outputs(notebooks.read(file))]
+    return [output["data"]["image/png"].replace("\n", "") for output in found if "image/png" in output.get("data", {})]
 
 
-def _table(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return _rows(rows) + (f"<details><summary>{NOTES}</summary><ol>{listed}</ol></details>" if notes else "")
+def _paper(name: str, section: dict[str, Any], on_record: list[Record], here: list[Record]) -> dict[str, Any]:
+    committed, mine = ([run for run in runs if run.notebook == name] for runs in (on_record, here))
+    answered = {metric for run in mine for metric in run.metrics}
+    rows = [row for row in section["rows"] if row["metric"] in answered]
+    return {
+        "name": name,
+        "title": section["title"],
+        "note": section.get("note", ""),
+        "on_record": compare(section, committed),
+        "here": compare(section | {"rows": rows}, mine) if mine else None,
+    }
 
 
-def _rows(rows: Sequence[Row]) -> str:
-    shown, folded = fold(rows)
-    html = html_table(HEAD, [row.cells for row in shown]) if shown else ""
-    if folded:
-        table = html_table(HEAD, [row.cells for row in folded])
-        html += f"<details><summary>{len(folded)} more rows, not run</summary>{table}</details>"
-    return html
-
-
-def _run(record: Record, where: str, figures: Sequence[str]) -> str:
-    images = "".join(f"<img alt='figure' src='data:image/png;base64,{figure}'>" for figure in figures)
-    title = f"{record.notebook}, {record.preset} preset, {record.data['name']}, {record.date[:10]} ({where})"
-    facts = escape(" · ".join(_facts(record)))
-    return (
-        f"<details><summary>{escape(title)}: {len(record.metrics)} metrics, {len(record.seeds)} seeds</summary>"
-        f"<p class='facts'>{facts}</p>{_metrics(record)}{images}</details>"
-    )
+def _run(record: Record, where: str, figures: Sequence[str]) -> dict[str, Any]:
+    strips, scale = _strips(record)
+    return {
+        "title": f"{record.notebook}, {record.preset} preset, {record.data['name']}, {record.date[:10]} ({where})",
+        "record": record,
+        "facts": _facts(record),
+        "strips": strips,
+        "scale": scale,
+        "figures": figures,
+    }
 
 
 def _facts(record: Record) -> list[str]:
     commit = (record.commit or "no commit")[:8] + (" with changes" if record.dirty else "")
     return [
+        record.command or SCRIPT,
         f"{record.when:%Y-%m-%d %H:%M} UTC",
         f"{record.device}, {record.precision}, {record.threads} threads",
         f"{record.seconds:.0f} s, {record.peak_mib:.0f} MiB",
@@ -121,37 +112,20 @@ def _facts(record: Record) -> list[str]:
     ]
 
 
-def _metrics(record: Record) -> str:
-    """A line per metric, with its seeds as dots and their interval as a bar, on one scale per unit."""
-    if not record.metrics or not record.seeds:
-        return ""
+def _strips(record: Record) -> tuple[list[dict[str, Any]], str]:
+    """Where each metric's seeds and their interval lie on one scale per unit, in pixels, and the scales as text."""
     ends: dict[str, tuple[float, float]] = {}
     for metric in record.metrics.values():
+        mean, half = interval(metric["values"])
+        reach = [*metric["values"]] if math.isnan(half) else [*metric["values"], mean - half, mean + half]
         low, high = ends.get(metric["unit"], (math.inf, -math.inf))
-        ends[metric["unit"]] = min(low, *_reach(metric["values"])), max(high, *_reach(metric["values"]))
-    lines = []
+        ends[metric["unit"]] = min(low, *reach), max(high, *reach)
+    strips = []
     for name, metric in record.metrics.items():
-        text = escape(measured(metric["values"], metric["unit"]))
-        strip = _strip(metric["values"], *ends[metric["unit"]])
-        lines.append(f"<tr><td>{escape(name)}</td><td>{text}</td><td>{strip}</td></tr>")
-    scale = "; ".join(f"{low:.4g} to {high:.4g} {escape(unit)}" for unit, (low, high) in ends.items())
-    return f"<table><tr><th>metric</th><th>{HEAD[3]}</th><th>{scale}</th></tr>{''.join(lines)}</table>"
-
-
-def _reach(values: Sequence[float]) -> list[float]:
-    mean, half = interval(values)
-    return [*values] if math.isnan(half) else [*values, mean - half, mean + half]
-
-
-def _strip(values: Sequence[float], low: float, high: float) -> str:
-    at = lambda value: 5 + (WIDTH - 10) * (value - low) / ((high - low) or 1)
-    mean, half = interval(values)
-    bar = "" if math.isnan(half) else f"<path d='M{at(mean - half):.1f} 8H{at(mean + half):.1f}' stroke='#0072B2'/>"
-    dots = "".join(f"<circle cx='{at(value):.1f}' cy='8' r='3' fill='#D55E00' opacity='.7'/>" for value in values)
-    return f"<svg width='{WIDTH}' height='16' role='img' aria-label='seeds'>{bar}{dots}</svg>"
-
-
-def _figures(folder: Path) -> list[str]:
-    """PNG figures of the executed notebook in a run's folder, as base64 text."""
-    found = [output for file in folder.glob("*.ipynb") for _, output in notebooks.outputs(notebooks.read(file))]
-    return [output["data"]["image/png"].replace("\n", "") for output in found if "image/png" in output.get("data", {})]
+        low, high = ends[metric["unit"]]
+        at = lambda value, low=low, span=(high - low) or 1: 5 + (WIDTH - 10) * (value - low) / span
+        mean, half = interval(metric["values"])
+        bar = None if math.isnan(half) else (at(mean - half), at(mean + half))
+        text = measured(metric["values"], metric["unit"])
+        strips.append({"name": name, "text": text, "bar": bar, "dots": [at(value) for value in metric["values"]]})
+    return strips, "; ".join(f"{low:.4g} to {high:.4g} {unit}" for unit, (low, high) in ends.items())

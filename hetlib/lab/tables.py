@@ -15,6 +15,8 @@ from hetlib.lab.records import Record
 from hetlib.lab.statistics import Table, measured, verdict
 
 NOT_RUN = "not run"
+SCRIPT = "made by a script"
+"""Said of a record that holds no command which would run it again."""
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
 START = "<!-- table: "
 TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
@@ -125,8 +127,9 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
     same = anywhere or (record.preset == "paper" and not _reductions(record))
     decided = verdict(values, target) if same or target is None else "another protocol"
-    departures = "" if anywhere else _departures(record)
-    note = f" [{_note(f'ours: {departures}', sources)}]" if departures else ""
+    origin = [SCRIPT] if record.command is None else []
+    remarks = "" if anywhere else ", ".join([*origin, *filter(None, [_departures(record)])])
+    note = f" [{_note(f'ours: {remarks}', sources)}]" if remarks else ""
     where = entry["what"] if anywhere else f"{entry['what']} ({_place(record)}{note})"
     return Row(where, paper, released, measured(values, unit), decided)
 
@@ -179,7 +182,9 @@ def beside_published(record: Record) -> Table:
     section = known[record.notebook]
     answered = [row for row in section["rows"] if row["metric"] in record.metrics]
     metrics = {row["metric"]: record.metrics[row["metric"]] for row in answered}
-    rows, sources = compare(section | {"rows": answered}, [replace(record, metrics=metrics)])
+    rows, sources = compare(
+        section | {"rows": answered}, [replace(record, metrics=metrics, command=record.command or "this notebook")]
+    )
     return Table((HEAD, *(row.cells for row in rows)), tuple(sources))
 
 
