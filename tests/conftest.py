@@ -65,6 +65,8 @@ RECORD = records.Record(
     threads=1,
     seconds=75.0,
     peak_mib=1.0,
+    commit="0123456789abcdef",
+    dirty=False,
 ).to_json()
 TAIL = f"""
 

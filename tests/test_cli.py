@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from hetlib import __version__, cli
+from hetlib.cli import commands, results
 from hetlib.lab import page, records, statistics, tables
 from tests.conftest import HEAD, RECORD, TAIL
 
@@ -38,7 +41,9 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", ["run", "reproduce", "report", "data", "doctor", "notebooks", "exercises"])
+@pytest.mark.parametrize(
+    "command", ["run", "reproduce", "verify", "report", "data", "doctor", "notebooks", "exercises"]
+)
 def test_help_explains_every_command(hetlib, command):
     code, out, _ = hetlib(command, "--help")
     assert code == 0
@@ -107,7 +112,7 @@ def test_notebooks_are_published_with_their_outputs(hetlib, clone):
 def test_doctor_names_what_is_missing_and_how_to_get_it(hetlib, clone, monkeypatch):
     monkeypatch.setenv("HETLIB_DATA", str(clone / "nowhere"))
     monkeypatch.setenv("HETLIB_VECTORS", "")
-    monkeypatch.setattr(cli, "console", Console(width=300))
+    monkeypatch.setattr(commands, "console", Console(width=300))
     code, out, _ = hetlib("doctor")
     assert code == 0
     lines = {
@@ -141,7 +146,8 @@ SECTION = {
 def rows_of(preset, section=SECTION, **facts):
     record = tables.Record(**{**json.loads(RECORD), "seeds": [0, 1, 2], "preset": preset})
     metrics = {"a": {"unit": "%", "values": [70.0, 71.0, 72.5]}, "c": {"unit": "s", "values": [1.0, 1.0, 1.0]}}
-    return tables.compare(section, [tables.Record(**{**vars(record), "metrics": metrics, "facts": facts})])
+    changed = {"metrics": metrics, "facts": facts, "command": "hetlib run 07_tiny"}
+    return tables.compare(section, [tables.Record(**{**vars(record), **changed})])
 
 
 def test_tables_set_ours_beside_what_is_published():
@@ -228,7 +234,9 @@ def test_every_published_number_has_a_source(tmp_path, monkeypatch):
 
 
 def record(**changes):
-    return tables.Record(**{**json.loads(RECORD), "notebook": "01_hmt", "seeds": [0, 1, 2], **changes})
+    return tables.Record(
+        **{**json.loads(RECORD), "notebook": "01_hmt", "seeds": [0, 1, 2], "command": "hetlib run 01", **changes}
+    )
 
 
 def metric(*values, name="plainnet5/none/final"):
@@ -278,6 +286,16 @@ def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):
     assert "01_hmt.ipynb is no notebook" in html
 
 
+def test_a_record_without_a_command_is_said_to_be_made_by_a_script(tmp_path):
+    scripted = record(metrics=metric(1, 2, 3), command=None, parameters={"ORDER": "random"})
+    rows, notes = tables.compare(tables.published()["01_hmt"], [scripted])
+    assert notes[-1] == "ours: made by a script, ORDER 'random'"
+    assert [row.experiment[-len("preset [1])") :] for row in rows if row.run] == [f"preset [{len(notes)}])"]
+    assert "made by a script" not in str(tables.beside_published(scripted)), "a run that is not over yet has no command"
+    records.write(scripted, tmp_path / "results")
+    assert "made by a script" in page.write_page(tmp_path / "runs", tmp_path / "results").read_text()
+
+
 def test_what_is_not_published_is_named():
     with pytest.raises(ValueError, match="unknown table '07_tiny'"):
         tables.beside_published(record(notebook="07_tiny"))
@@ -289,3 +307,100 @@ def test_a_notebook_named_twice_runs_once(hetlib, clone):
     code, out, _ = hetlib("reproduce", "--preset", "smoke", "-n", "7", "-n", "07")
     assert code == 0
     assert out.count("07_tiny-smoke") == 1
+
+
+KEPT = """
+# %% tags=["parameters"]
+PRESET: str = "smoke"
+SEEDS: int = 2
+A: float = 1.0
+
+# %%
+from hetlib import lab
+
+run = lab.start("09_kept", PRESET, seeds=SEEDS, cache="cache")
+data = {"name": "shapes", "checksum": "none", "train": 1, "test": 1}
+run.record({"a": {"unit": "%", "values": [A * (2 + seed) for seed in run.seeds]}}, data)
+"""
+
+
+@pytest.fixture
+def kept(hetlib, clone, monkeypatch):
+    """A record that `hetlib run --keep` has written."""
+    monkeypatch.setattr(records, "changed_files", list)
+    source = clone / "notebooks" / "text" / "09_kept.py"
+    source.write_text(
+        KEPT.replace("from hetlib import lab", "from hetlib import lab\nlab.records.git = lambda: (None, False)")
+    )
+    code, out, _ = hetlib("run", "9", "--preset", "smoke", "-p", "A", "-0.5", "--keep")
+    assert code == 0, out
+    [path] = (clone / "results").glob("*.json")
+    assert str(path) in out.replace("\n", "")
+    return path
+
+
+def test_a_kept_record_holds_the_command_that_makes_it_again(hetlib, kept):
+    record = records.read(kept)
+    assert record.command == "hetlib run 09_kept --preset smoke -p A -0.5 --keep"
+    assert record.metrics["a"]["values"] == [-1.0, -1.5]
+    assert commands.planned(record.command).parameters == {"PRESET": "smoke", "A": -0.5}
+    code, out, _ = hetlib("verify", str(kept))
+    assert code == 0
+    assert "equal" in out
+
+
+def test_verify_runs_the_first_seeds_and_fails_where_numbers_differ(hetlib, kept):
+    text = kept.read_text()
+    kept.write_text(text.replace("-1.5", "-1.25"))
+    assert hetlib("verify", str(kept), "--seeds", "1")[0] == 0, "the first seed is as it was"
+    code, out, _ = hetlib("verify", str(kept))
+    assert code == 1
+    assert "differs by -0.125" in out
+    assert "has seeds [0, 1], the second run has [0, 1, 2]" in hetlib("verify", str(kept), "--seeds", "3")[2]
+    kept.write_text(text.replace(records.read(kept).command, "make all"))
+    assert "no command of `hetlib run`: make all" in hetlib("verify", str(kept))[2]
+
+
+def test_elsewhere_a_record_is_judged_by_its_own_interval():
+    ours = record(metrics=metric(20.0, 21.0, 22.0))
+    same = replace(ours, metrics=metric(20.0, 21.0, 22.5))
+    near, far = (replace(ours, metrics=metric(*values), precision="bf16") for values in ((22, 21, 24), (25, 26, 27)))
+    other = replace(ours, metrics=metric(1, 2, 3, name="b"), precision="bf16")
+    found = [results.compare(ours, again)[0] for again in (ours, same, near, far, other)]
+    assert [each.ok for each in found] == [True, False, True, False, False]
+    assert found[2].says == "another machine or other versions: +1.333, within ± 2.484"
+    with pytest.raises(ValueError, match="was made with"):
+        results.compare(ours, replace(ours, data=ours.data | {"checksum": "other"}))
+    one = replace(ours, seeds=[0], metrics=metric(21.0), precision="bf16")
+    assert results.compare(ours, one)[0].ok, "one seed within the interval of all"
+
+
+def test_only_a_clean_checkout_keeps_records(hetlib, clone, monkeypatch):
+    monkeypatch.setattr(records, "changed_files", lambda: [" M hetlib/hmt.py", "?? new.py"])
+    code, _, err = hetlib("run", "7", "--preset", "smoke", "--keep")
+    assert code == 2
+    assert err == "hetlib: --keep needs a clean checkout; commit or undo hetlib/hmt.py, new.py\n"
+    monkeypatch.setattr(records, "changed_files", lambda: None)
+    assert "needs a git checkout" in hetlib("run", "7", "--preset", "smoke", "--keep")[2]
+    assert not (clone / "runs").exists()
+
+
+def test_a_record_made_by_a_script_cannot_be_verified(hetlib, clone):
+    path = records.write(record(command=None), clone)
+    assert "was made by a script: it holds no command" in hetlib("verify", str(path))[2]
+
+
+def test_every_command_in_results_can_be_planned():
+    found = records.read_all(Path(__file__).parents[1] / "results")
+    assert found
+    for each in found:
+        if each.command is not None:
+            assert commands.planned(each.command).source.stem == each.notebook
+
+
+def test_reproduce_runs_nothing_twice_unless_something_changed(hetlib, clone):
+    assert "ok " in hetlib("reproduce", "--preset", "smoke")[1]
+    assert hetlib("reproduce", "--preset", "smoke")[1].startswith("kept")
+    with open(clone / "notebooks" / "text" / "07_tiny.py", "a") as text:
+        text.write("\n# %%\n1\n")
+    assert "ok " in hetlib("reproduce", "--preset", "smoke")[1]

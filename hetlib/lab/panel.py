@@ -4,11 +4,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from html import escape
 from typing import Any
 
 from hetlib.lab.presets import headless
-from hetlib.lab.runner import clock
 from hetlib.lab.train import Job, Stopped
 from hetlib.training import History
 
@@ -130,7 +130,7 @@ class Panel:
             begun, first = told.setdefault(job.label, (time.monotonic(), history.epochs))
             self.bar.max, self.bar.value = epochs, history.epochs
             done, left = history.epochs - first, epochs - history.epochs
-            eta = f", {clock((time.monotonic() - begun) / done * left)} left" if done else ""
+            eta = f", {timedelta(seconds=round((time.monotonic() - begun) / done * left))} left" if done else ""
             state = f"epoch {history.epochs} of {epochs}{eta}, training loss {history.loss[-1]:.3f}"
             self.message.value = f"{escape(job.label)}: {state}"
 

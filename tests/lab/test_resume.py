@@ -20,12 +20,13 @@ KILLED = """
 import sys
 from pathlib import Path
 from rich.console import Console
+from hetlib.cli.follow import follow
 from hetlib.lab import runner
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     tasks = [runner.plan(number, "smoke", runs=where.parent / "runs", where=where) for number in "78"]
-    runner.follow(tasks, 1, Console())
+    follow(tasks, 1, Console())
 """
 
 

@@ -6,6 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from hetlib.cli.follow import follow
 from hetlib.lab import notebooks, records, runner
 from tests.conftest import RECORD
 
@@ -125,12 +126,12 @@ def test_progress_is_one_line_per_notebook(tiny):
     tasks[0].folder.mkdir(parents=True)
     records.path(tasks[0].folder).write_text(RECORD)
     console = Console(file=StringIO(), width=40)
-    runner.follow(tasks, 2, console)
+    follow(tasks, 2, console)
     broken, fine = sorted(console.file.getvalue().splitlines())
     assert broken.startswith("failed")
     assert "08_broken-smoke" in broken
     assert fine.startswith("ok")
-    assert fine.endswith("(1:15 last time)")
+    assert fine.endswith("(0:01:15 last time)")
 
 
 def test_an_estimate_is_printed_while_the_notebook_runs(tiny):
@@ -138,5 +139,5 @@ def test_an_estimate_is_printed_while_the_notebook_runs(tiny):
         "import os, pathlib\npathlib.Path(os.environ['HETLIB_RUN_DIR'], 'estimate.txt').write_text('about 3 h')"
     )
     console = Console(file=StringIO(), width=80)
-    runner.follow([runner.plan("7", "smoke", runs=where.parent / "runs", where=where)], 1, console)
+    follow([runner.plan("7", "smoke", runs=where.parent / "runs", where=where)], 1, console)
     assert console.file.getvalue().splitlines()[0] == "07_tiny: about 3 h"

@@ -1,8 +1,9 @@
-"""The command line: `hetlib run | reproduce | report | data | doctor`, and what authors need."""
+"""The commands of `hetlib`; what takes long to import is imported by the command that needs it."""
 
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -50,14 +51,69 @@ def run(
             help="May be given often. The notebook's first code cell explains them; a wrong name lists them.",
         ),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Add the record, with this command, to results/; clean checkouts only.")
+    ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Run one notebook: hetlib run 01 --preset smoke -p SEEDS 2"""
-    pairs = [pair.partition("=") for pair in parameter or ()]
-    bare = [name for name, equals, _ in pairs if not equals]
-    if bare:
-        raise ValueError(f"parameter {bare[0]} has no value: write -p {bare[0]} VALUE")
-    _run([notebook], preset, {name: value for name, _, value in pairs}, 1, runs)
+    from hetlib.cli import results
+    from hetlib.lab import notebooks, runner
+
+    task = runner.plan(notebook, preset, _pairs(parameter), runs)
+    if keep:
+        results.require_clean()
+    _run([task], 1)
+    if keep:
+        console.print(f"kept as {results.add(task, notebooks.folder().parent / 'results')}", soft_wrap=True)
+
+
+def _pairs(parameters: list[str] | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in parameters or ()]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise ValueError(f"parameter {name} has no value: write -p {name} VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A record, as results/01_hmt-classroom-....json")],
+    seeds: Annotated[int | None, typer.Option(min=1, help="Run only so many of the record's seeds.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Run a record's command again and compare the results, metric by metric; status 1 if they differ."""
+    from hetlib.cli.results import command_of, compare
+    from hetlib.lab import records
+
+    record = records.read(file)
+    task = planned(command_of(record), {"SEEDS": str(seeds)} if seeds else {}, runs)
+    _run([task], 1)
+    compared = compare(record, records.read(records.path(task.folder)))
+    table = Table("metric", "committed", "now", "", box=None)
+    for each in compared:
+        numbers = [", ".join(f"{value:.6g}" for value in values or ()) for values in (each.committed, each.found)]
+        table.add_row(escape(each.metric), *numbers, f"[{'green' if each.ok else 'red'}]{each.says}[/]")
+    console.print(table)
+    raise typer.Exit(not all(each.ok for each in compared))
+
+
+def planned(command: str, parameters: dict[str, str] | None = None, runs: Path = Path("runs")) -> Any:
+    """The task of a ``hetlib run`` command line, with some parameters changed.
+
+    Raises
+    ------
+    ValueError
+        If it is no such command line, or names a notebook, preset or parameter that does not exist.
+    """
+    from hetlib.lab import runner
+
+    words = shlex.split(command)
+    if words[:2] != ["hetlib", "run"]:
+        raise ValueError(f"no command of `hetlib run`: {command}")
+    parser = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    given = parser.make_context("run", _joined(words[2:])).params
+    return runner.plan(given["notebook"], given["preset"], _pairs(given["parameter"]) | (parameters or {}), runs)
 
 
 @app.command()
@@ -65,7 +121,12 @@ def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = No
     """Run all notebooks, or those named, and say what failed; an interrupted run goes on where it stopped."""
     from hetlib.lab import notebooks
 
-    _run(notebook or notebooks.names(), preset, {}, jobs, runs, resume=True)
+    tasks = _plan(notebook or notebooks.names(), preset, runs)
+    for task in [task for task in tasks if task.done]:
+        again = f"nothing it depends on has changed; {task.command} runs it again"
+        console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
+        tasks.remove(task)
+    _run(tasks, jobs)
 
 
 @app.command("notebooks")
@@ -74,7 +135,9 @@ def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) ->
     from hetlib.files import write
     from hetlib.lab import notebooks
 
-    for task in _run(notebook or notebooks.names(), None, {}, jobs, runs):
+    tasks = _plan(notebook or notebooks.names(), None, runs)
+    _run(tasks, jobs)
+    for task in tasks:
         done = notebooks.publish(notebooks.read(task.source), notebooks.read(task.output))
         path = notebooks.save(notebooks.folder() / task.output.name, done)
         if image := notebooks.picture(done):
@@ -110,7 +173,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what it lacks, and how to get it."""
-    from hetlib.lab.doctor import data_sets, examine
+    from hetlib.cli.doctor import data_sets, examine
 
     table = Table("", "what", "found", "to get it", box=None)
     findings = [*examine(), *data_sets()]
@@ -124,7 +187,7 @@ def doctor() -> None:
 @data_app.command("list")
 def list_data() -> None:
     """Name the data sets, and say which are here and whole."""
-    from hetlib.lab.doctor import data_sets
+    from hetlib.cli.doctor import data_sets
 
     for finding in data_sets():
         console.print(
@@ -181,26 +244,24 @@ def _show(things: list, what: str) -> None:
     console.print(f"{len(things)} things, {sum(thing.mib for thing in things):.1f} MiB {what}", highlight=False)
 
 
-def _run(
-    names: list[str], preset: str | None, parameters: dict[str, str], jobs: int, runs: Path, resume: bool = False
-) -> list:
-    """Run notebooks with a line of progress each; leave with status 1 if one fails."""
+def _plan(names: list[str], preset: str | None, runs: Path) -> list:
+    """One task per notebook, however often it is named."""
     from hetlib.lab import runner
 
-    tasks = list(dict.fromkeys(runner.plan(name, preset, parameters, runs) for name in names))
-    kept = [task for task in tasks if resume and task.done]
-    for task in kept:
-        again = f"nothing it depends on has changed; {task.command} runs it again"
-        console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
-    outcomes = runner.follow([task for task in tasks if task not in kept], jobs, console)
-    failed = [outcome for outcome in outcomes if outcome.error]
+    return list(dict.fromkeys(runner.plan(name, preset, runs=runs) for name in names))
+
+
+def _run(tasks: list, jobs: int) -> None:
+    """Run notebooks with a line of progress each; leave with status 1 if one fails."""
+    from hetlib.cli.follow import follow
+
+    failed = [outcome for outcome in follow(tasks, jobs, console) if outcome.error]
     for outcome in failed:
         console.rule(f"[red]{outcome.task.source.stem} failed")
         console.print(escape(str(outcome.error)), highlight=False)
         console.print(f"notebook as far as it got: {outcome.task.output}", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
-    return tasks
 
 
 def _joined(arguments: list[str]) -> list[str]:
