@@ -1,24 +1,48 @@
-"""The methods that TLV is compared with, behind one interface: DPIAT, TLI-style injection, and He initialisation."""
+"""What the papers are compared with: DPIAT, TLI-style injection, and He initialisation, as sentences.
 
-from typing import Any
+>>> DPIAT = Transfer(ByBlocks(), (Overlay(),))
+>>> TLI = Transfer(ByScore(), (Overlay(),))
+>>> HE = Transfer(unpaired, (HeNormal(),))
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from hetlib.chain.nested import Leaf, blocks, check, flatten, leaves
+from hetlib.chain.nested import check, flatten, leaves, only
 from hetlib.errors import unknown
-from hetlib.kernels.fill import Fill
-from hetlib.kernels.write import write
-from hetlib.match import by_blocks, likeness, pair_by_score
-from hetlib.transfer import Row, TransferReport
-from hetlib.transfer.overlay import overlay_centred
+from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, unpaired
 
-PEERS = ("dpiat", "tli", "he")
+__all__ = ["METHODS", "ByBlocks", "ByScore", "HeNormal", "Overlay", "transfer"]
 
 
-@torch.no_grad()
-def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: int = 0) -> TransferReport:
-    """Feed a target as a peer of TLV does.
+@dataclass(frozen=True)
+class HeNormal:
+    """Every Conv2d of the target drawn from He's normal distribution, fan out; all else keeps its values."""
+
+    def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
+        """A fill per convolution, in registration order; the source is not looked at."""
+        layers = list(leaves(only(flatten(context.target), nn.Conv2d)))
+        check(layers, "target")
+        for name, layer in layers:
+            drawn = torch.empty(layer.weight.shape)
+            nn.init.kaiming_normal_(drawn, mode="fan_out", nonlinearity="relu", generator=context.generator)
+            yield Fill(name, layer.weight, drawn.to(layer.weight), note="drawn, He, fan out")
+
+
+METHODS = {
+    "dpiat": Transfer(ByBlocks(), (Overlay(),)),
+    "tli": Transfer(ByScore(), (Overlay(),)),
+    "he": Transfer(unpaired, (HeNormal(),)),
+}
+"""The baselines by name."""
+NAMES = {"dpiat": "DPIAT", "tli": "TLI", "he": "He initialisation"}
+
+
+def transfer(source: nn.Module, target: nn.Module, method: str = "dpiat", seed: int = 0) -> TransferReport:
+    """Feed a target as one of the methods does that the papers are compared with.
 
     Parameters
     ----------
@@ -26,7 +50,7 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
         The network that has learned something; unchanged, and unused by "he".
     target : nn.Module
         The network to be fed. Modified in place, once everything has been computed.
-    peer : {"dpiat", "tli", "he"}
+    method : {"dpiat", "tli", "he"}
         "dpiat" matches layers and blocks by dynamic programming over the likeness of shapes and lays each tensor
         centrally over its own. "tli" does the same with single layers in one list. Both feed convolutions, linear
         layers and the scales and shifts of batch norms, running statistics not. "he" draws the weight of every Conv2d
@@ -37,12 +61,12 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
     Returns
     -------
     TransferReport
-        One row per layer of the target that carries weights.
+        One row per convolution and linear layer of the target, and per batch norm that was fed.
 
     Raises
     ------
     ValueError
-        If the peer is unknown, a network has no layer to feed or be fed, or a layer has no weights or, in the target,
+        If the method is unknown, a network has no layer to feed or be fed, or a layer has no weights or, in the target,
         none that can be written.
 
     References
@@ -51,43 +75,9 @@ def transfer(source: nn.Module, target: nn.Module, peer: str = "dpiat", seed: in
     arXiv 2101.02757; its paper blends crops with a weight of 0.75, its released code, which this follows, injects
     centrally. That code also pairs weights with vectors, which fails; here only layers of one kind are paired.
     """
-    if peer not in PEERS:
-        raise unknown("peer", peer, PEERS)
-    own, donors = list(leaves(flatten(target))), list(leaves(flatten(source)))
-    for role, model, layers in (("target", target, own), ("source", source, donors)):
-        if not layers and not (peer == "he" and role == "source"):
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    for role, model in (("target", target), ("source", source)):
+        if not list(leaves(flatten(model))) and not (method == "he" and role == "source"):
             raise ValueError(f"the {role} ({type(model).__name__}) has no layer that carries weights")
-        check(layers, role)
-    if peer == "he":
-        return _he(own, seed)
-    pairs = by_blocks(blocks(source), blocks(target), likeness) if peer == "dpiat" else pair_by_score(donors, own)
-    write(overlay_centred(pairs, target))
-    fed = {name: donor for (name, _), donor in pairs}
-    rows = [_row(leaf, fed.get(leaf[0])) for leaf in own]
-    return TransferReport(peer.upper(), tuple(rows), tuple((name, _shape(layer)) for name, layer in donors))
-
-
-def _shape(layer: Any) -> tuple[int, ...]:
-    return tuple(layer.weight.shape)
-
-
-def _row(leaf: Leaf, donor: Leaf | None) -> Row:
-    if donor is None:
-        return Row(leaf[0], _shape(leaf[1]))
-    same = _shape(leaf[1]) == _shape(donor[1])
-    return Row(leaf[0], _shape(leaf[1]), donor[0], _shape(donor[1]), "copied" if same else "laid over centrally")
-
-
-def _he(own: list[Leaf], seed: int) -> TransferReport:
-    generator = torch.Generator().manual_seed(seed)
-    pieces, rows = [], []
-    for name, layer in own:
-        done = "kept"
-        if isinstance(layer, nn.Conv2d):
-            drawn = torch.empty(layer.weight.shape)
-            nn.init.kaiming_normal_(drawn, mode="fan_out", nonlinearity="relu", generator=generator)
-            pieces.append(Fill(layer.weight, drawn.to(layer.weight)))
-            done = "drawn, He, fan out"
-        rows.append(Row(name, _shape(layer), done=done))
-    write(pieces)
-    return TransferReport("He initialisation", tuple(rows))
+    return replace(METHODS[method](source, target, seed=seed), method=NAMES[method])

@@ -15,17 +15,21 @@ from torch import nn
 from hetlib import baselines, tlv, zoo
 from hetlib.chain.nested import blocks, flatten, leaves, only
 from hetlib.kernels.overlay import overlay
-from hetlib.kernels.write import write
 from hetlib.match import by_blocks, by_score, shape_score
-from hetlib.transfer.overlay import overlay_centred, overlay_traced
+from hetlib.transfer import Overlay, Pair, Transfer
 
 PAIRS = [("vgg16", "resnet18"), ("resnet18", "resnet34"), ("resnet50", "mobilenet_v2"), ("squeezenet1_1", "resnet18")]
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 
-def place(pieces):
-    with torch.no_grad():
-        write(pieces)
+def in_order(context):
+    """Every layer of the target with the source's at the same place in the list."""
+    pairs = zip(flatten(context.target), flatten(context.source), strict=True)
+    return [Pair(target, source) for (target, _), (source, _) in pairs]
+
+
+TRACE = Transfer(in_order, (Overlay("trace"),))
+FIRST = Transfer(lambda context: [Pair("0", "0")], (Overlay("trace"),))
 
 
 def draw(*shape, seed=0):
@@ -225,13 +229,15 @@ class TestClip:
         with pytest.raises(ValueError, match=r"\(3, 4\) cannot be laid over one of shape \(5,\)"):
             overlay(draw(3, 4), draw(5))
 
-    @pytest.mark.parametrize("by", [overlay_centred, overlay_traced])
-    def test_the_layers_at_fault_are_named(self, by):
-        target = plain(4)
+    @pytest.mark.parametrize("place", ["clip", "trace"])
+    def test_the_layers_at_fault_are_named(self, place):
+        source, target = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 5)), plain(4)
         before = deepcopy(target.state_dict())
-        pairs = [(("0", target[0]), ("first", nn.Conv2d(3, 4, 3))), (("3", target[3]), ("head", nn.Linear(4, 5)))]
-        with pytest.raises(ValueError, match=r"head -> 3: .*\(5, 4\).*\(4, 4, 3, 3\)"):
-            by(pairs, target)
+        crossed = Transfer(lambda context: [Pair("0", "0"), Pair("3", "1")], (Overlay(place),))
+        with pytest.raises(
+            ValueError, match=r"1 \(5, 4\) -> 3 \(4, 4, 3, 3\): .* other numbers of axes|numbers of axes"
+        ):
+            crossed(source, target)
         assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
@@ -250,7 +256,7 @@ class TestTrace:
         source, target = (getattr(torchvision.models, name)() for _ in range(2))
         for parameter in source.parameters():
             nn.init.normal_(parameter)
-        place(overlay_traced(list(zip(flatten(target), flatten(source), strict=True)), target))
+        TRACE(source, target)
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
     @pytest.mark.parametrize("seed", range(5))
@@ -263,7 +269,7 @@ class TestTrace:
                 module.weight.data[dead], module.bias.data[dead] = 0, 0
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight)
-        place(overlay_traced(list(zip(flatten(target), flatten(source), strict=True)), target))
+        TRACE(source, target)
         images = draw(4, 3, 8, 8)
         torch.testing.assert_close(target(images), source(images))
 
@@ -280,7 +286,7 @@ class TestTrace:
         source, target = Reversed(12), Reversed(6)
         dead = torch.randperm(12)[:6]
         source.body.weight.data[dead], source.body.bias.data[dead] = 0, 0
-        place(overlay_traced(list(zip(flatten(target), flatten(source), strict=True)), target))
+        TRACE(source, target)
         images = draw(4, 3, 8, 8)
         torch.testing.assert_close(target(images), source(images))
 
@@ -288,29 +294,31 @@ class TestTrace:
         source, target = plain(64, 1), plain(16, 1)
         nn.init.ones_(source[0].weight)
         source[0].bias.data = torch.arange(64.0)
-        place(overlay_traced([(("0", target[0]), ("0", source[0]))], target))
+        FIRST(source, target)
         assert target[0].bias.tolist() == list(range(16))
 
     def test_a_growing_layer_lies_in_the_middle(self):
         source, target = plain(4, 1), plain(8, 1)
         before = target[0].weight.clone()
-        place(overlay_traced([(("0", target[0]), ("0", source[0]))], target))
+        FIRST(source, target)
         assert torch.equal(target[0].weight[2:6], source[0].weight)
         assert torch.equal(target[0].weight[:2], before[:2])
 
 
-class TestPeers:
-    @pytest.mark.parametrize("peer", baselines.PEERS)
+class TestBaselines:
+    @pytest.mark.parametrize("method", baselines.METHODS)
     @pytest.mark.parametrize(("first", "second"), PAIRS)
-    def test_every_pair_runs_and_reports_every_layer(self, first, second, peer):
+    def test_every_pair_runs_and_reports_every_layer(self, first, second, method):
         source, target = born(first), born(second)
-        report = baselines.transfer(source, target, peer)
-        assert [row.target for row in report] == [name for name, _ in flatten(target)]
+        report = baselines.transfer(source, target, method)
+        counted = [name for name, layer in flatten(target) if isinstance(layer, nn.Conv2d | nn.Linear)]
+        assert [row.target for row in report if row.kind != "norm"] == counted
+        assert all(row.fed for row in report if row.kind == "norm")
         assert all(parameter.isfinite().all() for parameter in target.parameters())
-        assert bool(report.matched) == (peer != "he")
+        assert bool(report.matched) == (method != "he")
 
-    @pytest.mark.parametrize("peer", ["dpiat", "tli"])
-    def test_a_network_feeds_its_twin_all_but_running_statistics(self, peer):
+    @pytest.mark.parametrize("method", ["dpiat", "tli"])
+    def test_a_network_feeds_its_twin_all_but_running_statistics(self, method):
         torch.manual_seed(0)
         source, target = zoo.build("resnet18", width=0.125), zoo.build("resnet18", width=0.125)
         for parameter in source.parameters():
@@ -319,23 +327,23 @@ class TestPeers:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.fill_(3.0)
         buffers = deepcopy(dict(target.named_buffers()))
-        baselines.transfer(source, target, peer)
+        baselines.transfer(source, target, method)
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
         assert all(torch.equal(value, buffers[name]) for name, value in target.named_buffers())
 
-    @pytest.mark.parametrize("peer", ["dpiat", "tli"])
-    def test_grouped_and_other_convolutions_are_fed(self, peer):
+    @pytest.mark.parametrize("method", ["dpiat", "tli"])
+    def test_grouped_and_other_convolutions_are_fed(self, method):
         def build(width, kind=nn.Conv2d):
             return nn.Sequential(
                 kind(3, width, 3), nn.ReLU(), kind(width, width, 3, groups=2), kind(width, width, 3, groups=width)
             )
 
         source, target, twin = build(8), build(4), build(8)
-        assert len(baselines.transfer(source, target, peer).matched) == 3
-        baselines.transfer(source, twin, peer)
+        assert len(baselines.transfer(source, target, method).matched) == 3
+        baselines.transfer(source, twin, method)
         assert all(torch.equal(a, b) for a, b in zip(source.parameters(), twin.parameters(), strict=True))
         # Only layers of one kind are paired: no weight is ever laid over one with another number of axes.
-        assert not baselines.transfer(source, build(4, nn.Conv1d), peer).matched
+        assert not baselines.transfer(source, build(4, nn.Conv1d), method).matched
 
     @pytest.mark.parametrize("wrapped", ["source", "target"])
     def test_a_wrapped_network_is_fed_like_the_bare_one(self, wrapped):
@@ -359,7 +367,7 @@ class TestPeers:
         assert torch.equal(next(m for m in model.modules() if isinstance(m, nn.Linear)).weight, head)
 
     def test_bad_input_is_named(self):
-        with pytest.raises(ValueError, match=r"unknown peer 'dpait'.*did you mean 'dpiat'"):
+        with pytest.raises(ValueError, match=r"unknown method 'dpait'.*did you mean 'dpiat'"):
             baselines.transfer(plain(4), plain(4), "dpait")
         with pytest.raises(ValueError, match=r"the target \(Identity\) has no layer that carries weights"):
             baselines.transfer(plain(4), nn.Identity())
@@ -376,7 +384,7 @@ class TestStagesOfTLV:
         source, target = born(first), born(second)
         report = tlv.transfer(source, target, standardise=standardise, match=match, place=place, linear=False)
         convolutions = [name for name, module in target.named_modules() if isinstance(module, nn.Conv2d)]
-        assert [row.target for row in report] == convolutions
+        assert [row.target for row in report if row.kind == "convolution"] == convolutions
         assert report.matched
         assert all(parameter.isfinite().all() for parameter in target.parameters())
 
@@ -392,7 +400,7 @@ class TestStagesOfTLV:
         source, target = plain(8), plain(8)
         before = deepcopy(target)
         report = tlv.transfer(source, target, convolutions=False)
-        assert [row.target for row in report] == ["14"]
+        assert [row.target for row in report if row.fed] == ["14"]
         changed = [
             name for name, value in target.named_parameters() if not torch.equal(value, before.get_parameter(name))
         ]

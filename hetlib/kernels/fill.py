@@ -12,10 +12,12 @@ BITS = 31
 
 @dataclass(frozen=True, eq=False)
 class Fill:
-    """One weight to be written: where to, and which slices it is made of.
+    """What one tensor of a target becomes; nothing is computed before it is written.
 
     Attributes
     ----------
+    layer : str
+        Name of the target's layer that the tensor belongs to, for messages and reports.
     out : Tensor of shape (O, I, H, W), (O, I) or (O,)
         Written in place; may have any floating type, device and strides.
     weight : Tensor of shape (P, J, h, w), (P, J) or (P,)
@@ -28,13 +30,34 @@ class Fill:
         ``out[o, i] = weight[o % P, i % J]``.
     base : Tensor of shape (Q, R, H, W), optional
         Its slices follow those of `weight` in number and are taken as they are.
+    alpha : float or Tensor of shape () or (O,)
+        How much `out` keeps of its own values: ``alpha * out + (1 - alpha) * new``. 0 replaces them, 1 keeps them; a
+        vector has one number per output channel.
+    note : str
+        What happens, in the report's words; or why the layer keeps its values.
+    source : str or None
+        Name of the source's layer that `weight` comes from; None where it comes from none.
     """
 
+    layer: str
     out: Tensor
     weight: Tensor
     resample: Callable[[Tensor], Tensor] | None = None
     index: Tensor | None = None
     base: Tensor | None = None
+    alpha: float | Tensor = 0.0
+    note: str = ""
+    source: str | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the tensor stays as it is."""
+        return not isinstance(self.alpha, Tensor) and self.alpha == 1
+
+
+def keep(layer: str, out: Tensor, why: str) -> Fill:
+    """A fill that changes nothing: it says in the report why a layer keeps its values."""
+    return Fill(layer, out, out, alpha=1.0, note=f"kept: {why}")
 
 
 def sizes(shape: Sequence[int]) -> tuple[int, int, int]:

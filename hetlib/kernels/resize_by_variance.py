@@ -228,6 +228,7 @@ def filled(
     shuffle: bool | str = True,
     generator: torch.Generator | None = None,
     legacy_random: bool = False,
+    layer: str = "",
 ) -> Fill:
     """What `fill` writes over a target, to be written with others at once: see `hetlib.kernels.write`.
 
@@ -236,7 +237,7 @@ def filled(
     weight : Tensor of shape (O_s, I_s, h, w)
         The source's.
     out : Tensor of shape (O_t, I_t, H, W)
-        The target's own weight, which the piece will overwrite.
+        The target's own weight, which will be overwritten.
     keep, drop : str
         See `resize_width`.
     pool, pad : str
@@ -249,6 +250,8 @@ def filled(
         Of all draws; torch's global one by default.
     legacy_random : bool
         Draw as the released code does since August 2023: see `pick`, and in its order.
+    layer : str
+        Name of the target's layer.
 
     Raises
     ------
@@ -266,7 +269,7 @@ def filled(
         index = index[torch.randperm(len(index), generator=generator)]
     if shuffle in (True, "inputs"):
         index = index.gather(1, permutations(index.shape[0], index.shape[1], generator))
-    return Fill(out, weight, index=index, base=ground)
+    return Fill(layer, out, weight, index=index, base=ground)
 
 
 def resize_bias(bias: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -68,16 +68,22 @@ def resize(
 
 
 def resized(
-    weight: Tensor, out: Tensor, align_corners: bool = False, *, resizer: str = "bilinear", antialias: bool = False
+    weight: Tensor,
+    out: Tensor,
+    align_corners: bool = False,
+    *,
+    resizer: str = "bilinear",
+    antialias: bool = False,
+    layer: str = "",
 ) -> Fill:
     """What `resize` writes into `out`, to be written with others at once: see `resize` and `hetlib.kernels.write`."""
     _check(weight, tuple(out.shape), resizer)
     if weight.dim() != 4 or weight.shape[2:] == out.shape[2:]:
-        return Fill(out, weight)
+        return Fill(layer, out, weight)
     resample = partial(
         _resize_kernel, size=out.shape[-1], align_corners=align_corners, resizer=resizer, antialias=antialias
     )
-    return Fill(out, weight, resample)
+    return Fill(layer, out, weight, resample)
 
 
 def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:

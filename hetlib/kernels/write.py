@@ -26,12 +26,14 @@ def write(fills: Sequence[Fill]) -> None:
 
     On the CPU each fill is written by itself: a cyclic stack by copies that double what is there, an index by one
     gather. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
-    kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
+    kernel's numbers, of strides that do not let H and W be one axis, those that keep a part of what is there (`alpha`),
+    and those that a gradient is asked of.
 
     Parameters
     ----------
     fills : sequence of Fill
-        Places must not overlap, but for one place given twice, where the last fill stays.
+        Places must not overlap, but for one place given twice, where the last fill stays. Fills that keep what is there
+        (`alpha` 1) are passed over.
 
     Raises
     ------
@@ -39,6 +41,7 @@ def write(fills: Sequence[Fill]) -> None:
         If shapes do not fit or the number of a slice is out of range, before anything is written; or if `resample`
         makes slices of another size than the output's.
     """
+    fills = [fill for fill in fills if not fill.keeps]
     for fill in fills:
         _check(fill)
     last = {(fill.out.data_ptr(), fill.out.shape, fill.out.stride()): fill for fill in fills}
@@ -58,23 +61,28 @@ def write(fills: Sequence[Fill]) -> None:
 def _check(fill: Fill) -> None:
     out, weight = tuple(fill.out.shape), tuple(fill.weight.shape)
     base = tuple(fill.base.shape) if fill.base is not None else (0, 0, *out[2:])
+    layer = f"{fill.layer}: " if fill.layer else ""
     if len(out) != len(weight) or (fill.resample is None and weight[2:] != out[2:]) or base[2:] != out[2:]:
-        raise ValueError(f"slices of shapes {weight} and {base} do not fit into {out}")
+        raise ValueError(f"{layer}slices of shapes {weight} and {base} do not fit into {out}")
+    if isinstance(fill.alpha, Tensor) and tuple(fill.alpha.shape) not in ((), out[:1]):
+        raise ValueError(f"{layer}coefficients of shape {tuple(fill.alpha.shape)} for a tensor of shape {out}")
     if fill.index is None:
         if 0 in weight:
-            raise ValueError(f"a weight of shape {weight} has no slices to fill {out} with")
+            raise ValueError(f"{layer}a weight of shape {weight} has no slices to fill {out} with")
         return
     if tuple(fill.index.shape) != out[:2] or len(out) < 2:
-        raise ValueError(f"an index of shape {tuple(fill.index.shape)} does not number the slices of {out}")
+        raise ValueError(f"{layer}an index of shape {tuple(fill.index.shape)} does not number the slices of {out}")
     total = math.prod(weight[:2]) + math.prod(base[:2])
     if not fill.index.numel():
         return
     low, high = (int(end) for end in fill.index.aminmax())
     if low < 0 or high >= total:
-        raise ValueError(f"the index of {out} goes beyond the slices 0 to {total - 1}")
+        raise ValueError(f"{layer}the index of {out} goes beyond the slices 0 to {total - 1}")
 
 
 def _in_launch(fill: Fill) -> bool:
+    if isinstance(fill.alpha, Tensor) or fill.alpha != 0:
+        return False
     tensors = [tensor for tensor in (fill.out, fill.weight, fill.base) if tensor is not None]
     if not _on_gpu(fill) or len({tensor.device for tensor in tensors}) > 1:
         return False
@@ -131,12 +139,24 @@ def _apart(fills: list[Fill]) -> list[Fill]:
 
 
 def _write(fill: Fill) -> None:
+    if not isinstance(fill.alpha, Tensor) and fill.alpha == 0:
+        _replace_(fill.out, fill)
+        return
+    new = torch.empty_like(fill.out)
+    _replace_(new, fill)
+    share = fill.alpha
+    if isinstance(share, Tensor):
+        share = share.to(fill.out).view(-1, *[1] * (fill.out.dim() - 1)) if share.dim() else share.to(fill.out)
+    fill.out.copy_(torch.lerp(new, fill.out, share))
+
+
+def _replace_(out: Tensor, fill: Fill) -> None:
     weight = resampled(fill, fill.weight)
     if fill.index is None:
-        _stack_(fill.out, weight)
+        _stack_(out, weight)
         return
     base = weight[:0] if fill.base is None else fill.base
-    fill.out.copy_(gather_slices(weight.to(fill.out), base, fill.index))
+    out.copy_(gather_slices(weight.to(out), base, fill.index))
 
 
 def _stack_(out: Tensor, weight: Tensor) -> None:

@@ -2,32 +2,35 @@
 
 Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and Pre-trained Feature Crossover*, AICI
 2024 (DOI 10.1007/978-3-031-63929-6_21), after its released code; the text of the chapter is not available to us.
+
+>>> TLV = Transfer(ByRatio(), (ByVariance(), LinearStatistics()))
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain.nested import STANDARDS, Leaf, check, flatten, leaves, only
+from hetlib.chain.nested import Leaf, check, flatten, leaves, only
 from hetlib.errors import unknown
-from hetlib.kernels.fill import Fill
 from hetlib.kernels.resize_by_variance import fill, filled, resize_bias, resize_kernel, resize_width
 from hetlib.kernels.select import pick
-from hetlib.kernels.write import write
-from hetlib.match import by_blocks, by_ratio, likeness, pair_by_score
+from hetlib.match import by_ratio
 from hetlib.tlv.crossover import Crossover, crossover, pooled_features, support_features
-from hetlib.transfer import Row, TransferReport
-from hetlib.transfer.overlay import overlay_centred, overlay_traced
+from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, keep, unpaired
+from hetlib.transfer.transfer import naming
 
 BLOCK = 2**18
 """Entries of a linear weight that are looked at twice before the next ones."""
 
 __all__ = [
+    "ByRatio",
+    "ByVariance",
     "Crossover",
+    "LinearStatistics",
     "crossover",
     "fill",
     "pick",
@@ -39,6 +42,113 @@ __all__ = [
     "support_features",
     "transfer",
 ]
+
+
+@dataclass(frozen=True)
+class ByRatio:
+    """Each convolution of the target paired with the source's at the same part of the depth.
+
+    Convolutions stand in registration order, projection shortcuts included; see `hetlib.match.by_ratio`.
+
+    References
+    ----------
+    Duong et al., 2024, index matching of the released code.
+    """
+
+    def __call__(self, context: Context) -> list[Pair]:
+        """A pair for each convolution of the target; none where one of the networks has no convolution."""
+        here, there = (_layers(model, nn.Conv2d) for model in (context.source, context.target))
+        if not here or not there:
+            return []
+        picks = by_ratio(len(here), len(there))
+        return [Pair(name, here[pick][0]) for (name, _), pick in zip(there, picks, strict=True)]
+
+
+@dataclass(frozen=True)
+class ByVariance:
+    """TLV's fit: paired convolutions filled by the variance of filters and slices, biases from their middle.
+
+    A convolution whose kernel would grow by an odd number of taps keeps its values.
+
+    Attributes
+    ----------
+    keep, drop, pool, pad, shuffle, legacy_random
+        See `hetlib.kernels.resize_by_variance.filled`.
+
+    References
+    ----------
+    Duong et al., 2024, released code (VarTransfer).
+    """
+
+    keep: str = "interleaved"
+    drop: str = "random"
+    pool: str = "avg"
+    pad: str = "zero"
+    shuffle: bool | str = True
+    legacy_random: bool = False
+
+    def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
+        """A fill per paired convolution, and one per bias that both layers have."""
+        for pair in pairs:
+            source, target = context.layers(pair)
+            if not (isinstance(source, nn.Conv2d) and isinstance(target, nn.Conv2d)):
+                continue
+            here, there = tuple(source.weight.shape), tuple(target.weight.shape)
+            if any((want - have) % 2 for have, want in zip(here[2:], there[2:], strict=True) if want > have):
+                kernels = f"a {here[2]}x{here[3]} kernel has no centre place in {there[2]}x{there[3]}"
+                yield keep(pair.target, target.weight, kernels)
+                continue
+            with naming(context, pair):
+                made = filled(source.weight, target.weight, generator=context.generator, **asdict(self))
+                yield replace(made, layer=pair.target, source=pair.source, note=self._note(here, there))
+                if source.bias is not None and target.bias is not None:
+                    bias = resize_bias(source.bias, len(target.bias), context.generator)
+                    yield Fill(pair.target, target.bias, bias, source=pair.source)
+
+    def _note(self, here: tuple[int, ...], there: tuple[int, ...]) -> str:
+        steps = [f"kernel {here[2]}x{here[3]} -> {there[2]}x{there[3]}"] if here[2:] != there[2:] else []
+        for axis, have, want in (("filters", here[0], there[0]), ("inputs", here[1], there[1])):
+            if have != want:
+                steps.append(f"{axis} {have} -> {want}, {self.keep if have > want else self.drop}")
+        if self.shuffle:
+            steps.append("shuffled" if self.shuffle is True else f"{self.shuffle} shuffled")
+        return ", ".join(steps) or "copied"
+
+
+@dataclass(frozen=True)
+class LinearStatistics:
+    """Every linear layer of the target drawn from the mean and deviation of the source's, its bias set to 0.
+
+    With m and s from `statistics` and L linear layers in the target, weights are from Normal(m / L, s / L).
+
+    References
+    ----------
+    Duong et al., 2024, released code.
+    """
+
+    def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
+        """Two fills per linear layer; none but a word of why where the source has no linear layer."""
+        here, there = (_layers(model, nn.Linear) for model in (context.source, context.target))
+        check(here, "source")
+        check(there, "target")
+        if not here:
+            for name, layer in there:
+                yield keep(name, layer.weight, "the source has no linear layer to take statistics from")
+            return
+        mean, deviation = statistics([layer.weight for _, layer in here])
+        note = f"drawn, mean {mean:.2g}, deviation {deviation:.2g}"
+        for name, layer in there:
+            drawn = torch.empty(layer.weight.shape)
+            drawn.normal_(mean / len(there), deviation / len(there), generator=context.generator)
+            yield Fill(name, layer.weight, drawn.to(layer.weight), note=note)
+            if layer.bias is not None:
+                yield Fill(name, layer.bias, torch.zeros_like(layer.bias))
+
+
+MATCHES: dict[str, Any] = {"index": ByRatio(), "score": ByScore(convolutions=True)}
+MATCHES |= {"blocks": ByBlocks(convolutions=True)}
+STANDARDS = ("flatten", "blocks")
+PLACES = ("variance", "clip", "trace")
 
 
 @torch.no_grad()
@@ -68,7 +178,6 @@ def statistics(weights: Sequence[Tensor]) -> tuple[float, float]:
     return math.fsum(means) / len(means), math.fsum(deviations) / len(deviations)
 
 
-@torch.no_grad()
 def transfer(
     source: nn.Module,
     target: nn.Module,
@@ -98,28 +207,29 @@ def transfer(
     target : nn.Module
         The network to be fed. Modified in place, once everything has been computed; on a GPU written in one launch.
     standardise : {"flatten", "blocks"}
-        The first stage: a list of layers, or DPIAT's list of layers and blocks, see `hetlib.standardise`. Only the
-        match "blocks" tells them apart.
+        Whether the match "blocks" sees a flat list of layers, or DPIAT's list of layers and blocks
+        (`hetlib.chain.nested`).
     match : {"index", "score", "blocks"}
-        The second, see `hetlib.match`: by ratio of position; by dynamic programming over the likeness of shapes along
-        the two lists; or DPIAT's, block by block. The last two may leave layers of the target as they are.
+        By ratio of position (`ByRatio`); by dynamic programming over the likeness of shapes along the two lists
+        (`hetlib.transfer.ByScore`); or DPIAT's, block by block (`hetlib.transfer.ByBlocks`). The last two may leave
+        layers of the target as they are.
     place : {"variance", "clip", "trace"}
-        The third: see `hetlib.kernels.variance.filled`, and `hetlib.place` for centred crops and for filters kept by
-        their L1 norm.
+        By the variance of filters (`ByVariance`); or laid over centrally, or by the filters of largest L1 norm
+        (`hetlib.transfer.Overlay`).
     convolutions : bool
         False leaves them all as they are.
     linear : bool
         Draw every linear weight of the target from Normal(m / L, s / L), with the source's `statistics` m, s and L
         the target's number of linear layers, and set linear biases to 0.
     keep, drop, pool, pad, shuffle, legacy_random
-        Of "variance" only, see `hetlib.kernels.variance.filled`.
+        Of "variance" only, see `ByVariance`.
     seed : int
         Of all draws.
 
     Returns
     -------
     TransferReport
-        One row per convolution and linear layer of the target that a stage looked at.
+        One row per convolution and linear layer of the target.
 
     Raises
     ------
@@ -127,104 +237,21 @@ def transfer(
         If a network has no convolution, a layer has no weights or none that can be written, a name is unknown, a way
         to choose gives too few filters, or, for "trace", the target cannot be traced; nothing is modified then.
     """
-    choices = (
-        ("standardisation", standardise, STANDARDS),
-        ("match", match, MATCHES),
-        ("place", place, ("variance", *PLACES)),
-    )
+    choices = (("standardisation", standardise, STANDARDS), ("match", match, MATCHES), ("place", place, PLACES))
     for kind, name, names in choices:
         if name not in names:
             raise unknown(kind, name, names)
-    sources, targets = (list(leaves(only(flatten(model), nn.Conv2d))) for model in (source, target))
-    for role, model, layers in (("source", source, sources), ("target", target, targets)):
-        if convolutions and not layers:
+    for role, model in (("source", source), ("target", target)):
+        if convolutions and not _layers(model, nn.Conv2d):
             raise ValueError(f"the {role} ({type(model).__name__}) has no 2-D convolution")
-        check([leaf for leaf in leaves(flatten(model)) if isinstance(leaf[1], nn.Conv2d | nn.Linear)], role)
-    generator = torch.Generator().manual_seed(seed)
-    settings = {
-        "keep": keep,
-        "drop": drop,
-        "pool": pool,
-        "pad": pad,
-        "shuffle": shuffle,
-        "legacy_random": legacy_random,
-    }
-    pieces: list[Fill] = []
-    rows: list[Row] = []
+    fits: list[Any] = []
     if convolutions:
-        here, there = (only(STANDARDS[standardise](model), nn.Conv2d) for model in (source, target))
-        pairs = MATCHES[match](here, there)
-        if place == "variance":
-            rows += [_fill_layer(leaf, donor, settings, generator, pieces) for leaf, donor in pairs]
-        else:
-            pieces += PLACES[place](pairs, target)
-            rows += [_row(leaf, donor, [f"placed by {place}"]) for leaf, donor in pairs]
-        rows = _in_order(rows, targets)
-    if linear:
-        rows += _draw_linear(source, target, generator, pieces)
-    write(pieces)
-    return TransferReport("TLV", tuple(rows), tuple((name, tuple(layer.weight.shape)) for name, layer in sources))
+        how = ByVariance(keep, drop, pool, pad, shuffle, legacy_random)
+        fits = [how if place == "variance" else Overlay(place)]
+    chosen = ByBlocks(convolutions=True, nested=standardise == "blocks") if match == "blocks" else MATCHES[match]
+    sentence = Transfer(chosen if convolutions else unpaired, (*fits, *[LinearStatistics()] * linear))
+    return replace(sentence(source, target, seed=seed), method="TLV")
 
 
-def _by_index(sources: list[Leaf], targets: list[Leaf]) -> list[tuple[Leaf, Leaf]]:
-    return [(leaf, sources[j]) for leaf, j in zip(targets, by_ratio(len(sources), len(targets)), strict=True)]
-
-
-MATCHES: dict[str, Callable[[list, list], list[tuple[Leaf, Leaf]]]] = {
-    "index": lambda sources, targets: _by_index(list(leaves(sources)), list(leaves(targets))),
-    "score": lambda sources, targets: pair_by_score(list(leaves(sources)), list(leaves(targets))),
-    "blocks": partial(by_blocks, score=likeness),
-}
-PLACES: dict[str, Callable[..., list[Fill]]] = {"clip": overlay_centred, "trace": overlay_traced}
-
-
-def _in_order(rows: list[Row], targets: list[Leaf]) -> list[Row]:
-    """A row per layer of the target, those that nothing was matched with included."""
-    told = {row.target: row for row in rows}
-    return [told.get(name) or Row(name, tuple(layer.weight.shape)) for name, layer in targets]
-
-
-def _row(leaf: Leaf, donor: Leaf, steps: list[str]) -> Row:
-    (name, layer), (donor_name, given) = leaf, donor
-    return Row(name, tuple(layer.weight.shape), donor_name, tuple(given.weight.shape), ", ".join(steps) or "copied")
-
-
-def _fill_layer(
-    leaf: Leaf, donor: Leaf, settings: dict[str, Any], generator: torch.Generator, pieces: list[Fill]
-) -> Row:
-    """Work out what one layer gets, append it to `pieces`, and say it."""
-    (name, layer), (donor_name, given) = leaf, donor
-    here, there = tuple(given.weight.shape), tuple(layer.weight.shape)
-    grown = [want - have for have, want in zip(here[2:], there[2:], strict=True) if want > have]
-    if any(taps % 2 for taps in grown):
-        return Row(name, there, done=f"kept: a {here[2]}x{here[3]} kernel has no centre place in {there[2]}x{there[3]}")
-    try:
-        pieces.append(filled(given.weight, layer.weight, generator=generator, **settings))
-    except ValueError as error:
-        raise ValueError(f"{donor_name} {here} -> {name} {there}: {error}; nothing was transferred") from error
-    if given.bias is not None and layer.bias is not None:
-        pieces.append(Fill(layer.bias, resize_bias(given.bias, len(layer.bias), generator)))
-    steps = [f"kernel {here[2]}x{here[3]} -> {there[2]}x{there[3]}"] if here[2:] != there[2:] else []
-    for axis, have, want in (("filters", here[0], there[0]), ("inputs", here[1], there[1])):
-        if have != want:
-            steps.append(f"{axis} {have} -> {want}, {settings['keep'] if have > want else settings['drop']}")
-    shuffled = {True: ["shuffled"], False: []}.get(settings["shuffle"], [f"{settings['shuffle']} shuffled"])
-    return _row(leaf, donor, steps + shuffled)
-
-
-def _draw_linear(source: nn.Module, target: nn.Module, generator: torch.Generator, pieces: list[Fill]) -> list[Row]:
-    layers, donors = (list(leaves(only(flatten(model), nn.Linear))) for model in (target, source))
-    if not donors:
-        why = "kept: the source has no linear layer to take statistics from"
-        return [Row(name, tuple(layer.weight.shape), done=why) for name, layer in layers]
-    mean, deviation = statistics([layer.weight for _, layer in donors])
-    rows = []
-    for name, layer in layers:
-        drawn = torch.empty(layer.weight.shape).normal_(
-            mean / len(layers), deviation / len(layers), generator=generator
-        )
-        pieces.append(Fill(layer.weight, drawn.to(layer.weight)))
-        if layer.bias is not None:
-            pieces.append(Fill(layer.bias, torch.zeros_like(layer.bias)))
-        rows.append(Row(name, tuple(layer.weight.shape), done=f"drawn, mean {mean:.2g}, deviation {deviation:.2g}"))
-    return rows
+def _layers(model: nn.Module, kind: type[nn.Module]) -> list[Leaf]:
+    return list(leaves(only(flatten(model), kind)))

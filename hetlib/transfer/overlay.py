@@ -1,85 +1,80 @@
-"""What a matched layer is given: the third of the three stages of DPIAT's toolkit, TLV's variance mapping apart.
+"""Weights laid over the target's own: DPIAT's fit, centred, or followed through the network by the filters it keeps."""
 
-Both functions take a list of pairs (target layer, source layer), each a name and a module of one kind, and the target
-network; they give what is to be written (`hetlib.kernels.ragged`), and write nothing. Weights and biases are placed,
-batch norms' scales and shifts among them; running statistics are not.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, chain
-from hetlib.chain.nested import Leaf
+from hetlib.chain import Chain
+from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.overlay import overlay
+from hetlib.transfer.transfer import Context, Pair, naming
 
-Pairs = Sequence[tuple[Leaf, Leaf]]
-
-
-@torch.no_grad()
-def overlay_centred(pairs: Pairs, target: nn.Module) -> list[Fill]:
-    """Lay each tensor centrally over the target's, see `hetlib.kernels.clip.clip`.
-
-    Raises
-    ------
-    ValueError
-        If two tensors differ in their numbers of axes; names the layers.
-    """
-    pieces = []
-    for (name, layer), (donor_name, donor) in pairs:
-        for own, given in _tensors(layer, donor):
-            try:
-                pieces.append(Fill(own, overlay(given, own)))
-            except ValueError as error:
-                raise ValueError(f"{donor_name} -> {name}: {error}") from error
-    return pieces
+PLACES = ("clip", "trace")
 
 
-@torch.no_grad()
-def overlay_traced(pairs: Pairs, target: nn.Module) -> list[Fill]:
-    """Keep the output channels of largest L1 norm where layers shrink, and let the layers behind take in the same ones.
+@dataclass(frozen=True)
+class Overlay:
+    """Weights and biases of paired layers laid over the target's; scales and shifts of batch norms among them.
 
-    A layer that shrinks keeps, in their order, the source filters of largest L1 norm over the inputs it takes in; one
-    that grows gets them centrally. Whatever reads these channels, batch norms and residual branches included, selects
-    alike, as far as its own source layer has as many channels there. Elsewhere it is `overlay_centred`: for kernel
-    sizes, behind a concatenation, in grouped convolutions, and in a linear layer that reads several pixels of a
-    channel.
+    Running statistics are left alone.
 
-    Parameters
+    Attributes
     ----------
-    pairs : sequence of (target layer, source layer)
-        In any order: what a layer keeps is decided in the order in which the target runs them.
-    target : nn.Module
-        Read for its graph and its coupled channel axes (`hetlib.chain.chain`).
-
-    Raises
-    ------
-    ValueError
-        If the target cannot be traced, or two tensors differ in their numbers of axes; names the layers.
+    place : {"clip", "trace"}
+        "clip" lays every tensor centrally, see `hetlib.kernels.overlay.overlay`. "trace" keeps the output channels of
+        largest L1 norm where layers shrink, and lets the layers behind take in the same ones: a layer that shrinks
+        keeps, in their order, the source filters of largest L1 norm over the inputs it takes in; one that grows gets
+        them centrally. Whatever reads these channels, batch norms and residual branches included, selects alike, as far
+        as its own source layer has as many channels there. Elsewhere it is "clip": for kernel sizes, behind a
+        concatenation, in grouped convolutions, and in a linear layer that reads several pixels of a channel.
 
     References
     ----------
-    TraceTransfer of DPIAT's released code, which re-executes the traced network instead of reading its axes.
+    ClipTransfer and TraceTransfer of DPIAT's released code (KamilPiechowiak/iatransfer); the latter re-executes the
+    traced network instead of reading its channels.
     """
-    found = chain(target)
-    channels, calls = _Channels(found), [str(node.target) for node in found.graph.nodes]
-    turn = {name: number for number, name in reversed(list(enumerate(calls)))}
-    pieces = []
-    for (name, layer), (donor_name, donor) in sorted(pairs, key=lambda pair: turn.get(pair[0][0], len(calls))):
-        for own, given in _tensors(layer, donor):
-            key = next(key for key, parameter in layer.named_parameters() if parameter is own)
-            try:
-                pieces.append(Fill(own, channels.select(f"{name}.{key}", given, own)))
-            except ValueError as error:
-                raise ValueError(f"{donor_name} -> {name}: {error}") from error
-    return pieces
+
+    place: str = "clip"
+
+    def __post_init__(self):
+        if self.place not in PLACES:
+            raise unknown("place", self.place, PLACES)
+
+    def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
+        """One fill for each weight and bias that both layers of a pair have.
+
+        Raises
+        ------
+        ValueError
+            If two tensors differ in their numbers of axes, or, for "trace", the target cannot be traced.
+        """
+        if self.place == "clip" or not pairs:
+            channels, ordered, note = None, pairs, "laid over centrally"
+        else:
+            # What a layer keeps is decided in the order in which the target runs its layers, not in that of the pairs.
+            calls = [str(node.target) for node in context.target_chain.graph.nodes]
+            turn = {name: number for number, name in reversed(list(enumerate(calls)))}
+            ordered = sorted(pairs, key=lambda pair: turn.get(pair.target, len(calls)))
+            channels, note = _Channels(context.target_chain), "filters of largest L1 norm kept"
+        for pair in ordered:
+            source, target = context.layers(pair)
+            same = getattr(source, "weight", None) is not None and source.weight.shape == target.weight.shape
+            with naming(context, pair):
+                for key, own, given in _shared_tensors(target, source):
+                    new = (
+                        overlay(given, own) if channels is None else channels.select(f"{pair.target}.{key}", given, own)
+                    )
+                    yield Fill(pair.target, own, new, note="copied" if same else note, source=pair.source)
 
 
-def _tensors(layer: nn.Module, donor: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    both = ((getattr(layer, key, None), getattr(donor, key, None)) for key in ("weight", "bias"))
-    return [(own, given) for own, given in both if own is not None and given is not None]
+def _shared_tensors(target: nn.Module, source: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    for key in ("weight", "bias"):
+        own, given = getattr(target, key, None), getattr(source, key, None)
+        if own is not None and given is not None:
+            yield key, own, given
 
 
 class _Channels:

@@ -1,15 +1,22 @@
 """What a transfer did, layer by layer: readable as text, as HTML and as a picture."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hetlib.chain.nested import flatten, leaves
+from hetlib.kernels.fill import Fill
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADER = ("target layer", "shape", "source layer", "shape", "what was done")
 BLUE = "#0072B2"
+COUNTED = ("convolution", "linear layer")
+"""Kinds of layers that reports count, whatever the method, so that their numbers can be compared."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class Row:
         Shape of that layer's weight.
     done : str
         What happened, in words.
+    kind : {"convolution", "linear layer", "norm", "other"}
+        What the layer is.
+    fed : bool
+        Whether it was written, from a source layer or from a draw.
     """
 
     target: str
@@ -35,6 +46,8 @@ class Row:
     source: str | None = None
     source_shape: tuple[int, ...] | None = None
     done: str = "kept"
+    kind: str = "convolution"
+    fed: bool = False
 
     def cells(self) -> tuple[str, ...]:
         """The five columns as text."""
@@ -49,16 +62,16 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class TransferReport:
-    """What a transfer did to every layer of the target, in the order of its chain.
+    """What a transfer did to every layer of the target, in order of registration.
 
     Attributes
     ----------
     method : str
         Name of the transfer and of its settings.
     rows : tuple of Row
-        One per target layer.
+        One per convolution and linear layer of the target, written or not, and per other layer that was written.
     sources : tuple of (str, shape)
-        Every layer of the source's chain, used or not.
+        Every convolution and linear layer of the source, and every other layer that fed one.
     """
 
     method: str
@@ -77,7 +90,13 @@ class TransferReport:
         return tuple(row for row in self.rows if row.source is not None)
 
     def _title(self) -> str:
-        return f"{self.method}: {len(self.matched)} of {len(self)} target layers fed"
+        counted = {kind: [row.fed for row in self.rows if row.kind == kind] for kind in COUNTED}
+        told = [f"{sum(fed)} of {len(fed)} {kind}{'s' * (len(fed) != 1)}" for kind, fed in counted.items() if fed]
+        done = [fed for kind in counted.values() for fed in kind]
+        drawn = sum(row.fed and row.source is None for row in self.rows)
+        title = f"{self.method}: {sum(done)} of {len(done)} layers fed"
+        title += f" ({', '.join(told)})" if len(told) > 1 else ""
+        return title + (f", of these {drawn} drawn" if drawn else "")
 
     def __str__(self) -> str:
         return f"{self._title()}\n{aligned([HEADER, *(row.cells() for row in self.rows)])}"
@@ -87,7 +106,7 @@ class TransferReport:
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in HEADER)
         body = "".join(
-            f"<tr style='opacity:{1 if row.source else 0.5}'>"
+            f"<tr style='opacity:{1 if row.fed else 0.5}'>"
             + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row.cells())
             + "</tr>"
             for row in self.rows
@@ -115,7 +134,7 @@ class TransferReport:
         widest = max(shape[0] for _, shape in (*self.sources, *targets))
         figure = Figure(figsize=(7, 0.36 * deepest + 1), layout="constrained")
         ax = figure.subplots()
-        fed = ({row.source for row in self.matched}, {row.target for row in self.matched})
+        fed = ({row.source for row in self.matched}, {row.target for row in self.rows if row.fed})
         places = [_column(ax, x, layers, fed[x], widest) for x, layers in enumerate((self.sources, targets))]
         for row in self.matched:
             ends = (0.71, places[1][row.target]), (0.29, places[0][row.source])
@@ -125,6 +144,70 @@ class TransferReport:
         ax.set(xlim=(-0.34, 1.34), ylim=(deepest - 0.3, -1.5), title=title or self._title())
         ax.axis("off")
         return figure
+
+
+def report(
+    method: str, source: nn.Module, target: nn.Module, pairs: Mapping[str, str], fills: Sequence[Fill]
+) -> TransferReport:
+    """Say what fills did to a target.
+
+    Parameters
+    ----------
+    method : str
+        Name of the transfer.
+    source, target : nn.Module
+        The two networks.
+    pairs : mapping of str to str
+        For each matched layer of the target the layer of the source.
+    fills : sequence of Fill
+        What was written, and what says why a layer keeps its values.
+
+    Returns
+    -------
+    TransferReport
+    """
+    told: dict[str, list[Fill]] = {}
+    for fill in fills:
+        told.setdefault(fill.layer, []).append(fill)
+    layers = dict(leaves(flatten(target)))
+    listed = {name: layer for name, layer in layers.items() if name in told or _kind(layer) in COUNTED}
+    listed |= {name: target.get_submodule(name) for name in told if name not in layers}
+    rows = tuple(_row(name, layer, told.get(name, []), source, pairs.get(name)) for name, layer in listed.items())
+    givers = {row.source for row in rows}
+    given = [(name, layer) for name, layer in leaves(flatten(source)) if name in givers or _kind(layer) in COUNTED]
+    return TransferReport(method, rows, tuple((name, _weight_shape(layer)) for name, layer in given))
+
+
+def described(step: Any) -> str:
+    """A step as text: a dataclass with the settings that are not its defaults; a function by its name."""
+    if not is_dataclass(step):
+        return str(getattr(step, "__name__", step))
+    found = {f.name: getattr(step, f.name) for f in fields(step) if getattr(step, f.name) != f.default}
+    return f"{type(step).__name__}({', '.join(f'{name}={value!r}' for name, value in found.items())})"
+
+
+def _row(name: str, layer: nn.Module, fills: list[Fill], source: nn.Module, partner: str | None) -> Row:
+    written = [fill for fill in fills if not fill.keeps]
+    giver = next((fill.source for fill in written if fill.source is not None), None)
+    notes = "; ".join(dict.fromkeys(fill.note for fill in (written or fills) if fill.note))
+    if not notes and not written:
+        notes = "kept: paired with no source layer" if partner is None else f"kept: no step feeds it from {partner}"
+    shape = None if giver is None else _weight_shape(source.get_submodule(giver))
+    return Row(name, _weight_shape(layer), giver, shape, notes or "written", _kind(layer), bool(written))
+
+
+def _kind(layer: nn.Module) -> str:
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return "convolution"
+    if isinstance(layer, nn.Linear):
+        return "linear layer"
+    return "norm" if isinstance(layer, nn.modules.batchnorm._NormBase) else "other"
+
+
+def _weight_shape(layer: nn.Module) -> tuple[int, ...]:
+    tensor = next((t for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))), None)
+    weight = getattr(layer, "weight", tensor)
+    return () if weight is None else tuple(weight.shape)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -400,7 +400,7 @@ ARMS |= {"crossover": (None, CROSS), "cross": (BASE, CROSS), "full": (FULL, CROS
 ARMS |= {"unshuffled": (FULL | {"shuffle": False}, CROSS)}
 ARMS |= {f"keep {how}": (BASE | {"keep": how}, None) for how in ("max", "min", "random")}
 ARMS |= {f"shuffle {name}": (BASE | {"shuffle": name}, None) for name in ("filters", "inputs")}
-ARMS |= {"hmt": ({}, None), "dpiat": ({"peer": "dpiat"}, None), "tli": ({"peer": "tli"}, None)}
+ARMS |= {"hmt": ({}, None), "dpiat": ({"method": "dpiat"}, None), "tli": ({"method": "tli"}, None)}
 ARMS |= {f"p = {p}": (None, {"p": p}) for p in (0.05, 0.2, 0.5)}
 ARMS |= {"per image": (None, CROSS | {"mask": "image"}), "mean": (None, CROSS | {"source": "mean"})}
 ARMS |= {"zeros": (None, CROSS | {"source": "zeros"}), "dropout": (FULL, CROSS | {"source": "zeros"})}
@@ -408,7 +408,7 @@ ARMS |= {"zeros": (None, CROSS | {"source": "zeros"}), "dropout": (FULL, CROSS |
 
 def job(arm, seed):
     how, crossing = ARMS[arm]
-    method = {"hmt": "hmt", "dpiat": "peers", "tli": "peers"}.get(arm, "tlv")
+    method = {"hmt": "hmt", "dpiat": "baselines", "tli": "baselines"}.get(arm, "tlv")
     fed = None if how is None else how | ({"seed": seed} if method == "tlv" else {})
     start = (teacher, fed, method, crossing) if arm != "he" else ()
     return Job(network, task, recipe, seed, options, few, *start)

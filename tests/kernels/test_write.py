@@ -67,15 +67,15 @@ def some(dtype=torch.float32, written=torch.float32, layout=torch.contiguous_for
         base = draw(2, 3, size, size, seed=10 + n, dtype=written).contiguous(memory_format=layout)
         pieces += [
             resized(weight, out()),
-            Fill(out(), weight, resample, numbers(out(), weight)),
-            Fill(out(), weight, resample, numbers(out(), weight, base), base),
+            Fill("", out(), weight, resample, numbers(out(), weight)),
+            Fill("", out(), weight, resample, numbers(out(), weight, base), base),
         ]
     return pieces
 
 
 def elsewhere(pieces):
     """The same pieces with other places."""
-    return [Fill(piece.out.clone(), piece.weight, piece.resample, piece.index, piece.base) for piece in pieces]
+    return [Fill("", piece.out.clone(), piece.weight, piece.resample, piece.index, piece.base) for piece in pieces]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -88,7 +88,7 @@ def test_every_slice_comes_from_where_the_piece_says(layout):
 
 def test_slices_keep_the_precision_of_where_they_are_written():
     weight, base, out = draw(1, 1, 3, 3, dtype=torch.bfloat16), draw(1, 1, 3, 3, seed=1), torch.empty(1, 2, 3, 3)
-    write([Fill(out, weight, None, torch.tensor([[0, 1]]), base)])
+    write([Fill("", out, weight, None, torch.tensor([[0, 1]]), base)])
     assert torch.equal(out, torch.cat((weight.float(), base), 1))
 
 
@@ -96,13 +96,13 @@ def check_order():
     """Two weights exchanged, one put into another order in its own place, and one place given twice."""
     first, second = draw(2, 3, 3, 3), draw(2, 3, 3, 3, seed=1)
     before = [first.clone(), second.clone()]
-    write([Fill(first, second), Fill(second, first)])
+    write([Fill("", first, second), Fill("", second, first)])
     assert torch.equal(first, before[1])
     assert torch.equal(second, before[0])
     index = torch.arange(6).flip(0).view(2, 3) + 4
-    write([Fill(first, draw(2, 2, 3, 3), None, index, first)])
+    write([Fill("", first, draw(2, 2, 3, 3), None, index, first)])
     assert torch.equal(first, before[1].flatten(0, 1).flip(0).view(2, 3, 3, 3))
-    write([Fill(first, before[1]), Fill(first, before[0])])
+    write([Fill("", first, before[1]), Fill("", first, before[0])])
     assert torch.equal(first, before[0])
 
 
@@ -113,20 +113,20 @@ def test_everything_is_read_before_anything_is_written():
 @pytest.mark.parametrize(
     ("piece", "message"),
     [
-        (lambda: Fill(draw(2, 2, 3, 3), draw(2, 2, 5, 5)), r"\(2, 2, 5, 5\) .* do not fit into \(2, 2, 3, 3\)"),
-        (lambda: Fill(draw(2, 2), draw(2, 2, 1, 1)), "do not fit"),
-        (lambda: Fill(draw(2, 2, 3, 3), draw(2, 0, 3, 3)), "no slices to fill"),
-        (lambda: Fill(draw(2, 2, 1, 1), draw(2, 2, 1, 1), None, torch.zeros(4)), "does not number the slices"),
-        (lambda: Fill(draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.tensor([[0, 2]])), "slices 0 to 1"),
-        (lambda: Fill(draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.tensor([[0, -1]])), "slices 0 to 1"),
+        (lambda: Fill("", draw(2, 2, 3, 3), draw(2, 2, 5, 5)), r"\(2, 2, 5, 5\) .* do not fit into \(2, 2, 3, 3\)"),
+        (lambda: Fill("", draw(2, 2), draw(2, 2, 1, 1)), "do not fit"),
+        (lambda: Fill("", draw(2, 2, 3, 3), draw(2, 0, 3, 3)), "no slices to fill"),
+        (lambda: Fill("", draw(2, 2, 1, 1), draw(2, 2, 1, 1), None, torch.zeros(4)), "does not number the slices"),
+        (lambda: Fill("", draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.tensor([[0, 2]])), "slices 0 to 1"),
+        (lambda: Fill("", draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.tensor([[0, -1]])), "slices 0 to 1"),
         (
-            lambda: Fill(draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.zeros(1, 2), draw(1, 1, 3, 3)),
+            lambda: Fill("", draw(1, 2, 1, 1), draw(1, 2, 1, 1), None, torch.zeros(1, 2), draw(1, 1, 3, 3)),
             r"\(1, 1, 3, 3\) do not fit",
         ),
     ],
 )
 def test_bad_pieces_are_named_before_anything_is_written(piece, message):
-    good = Fill(torch.zeros(2, 2), torch.ones(2, 2))
+    good = Fill("", torch.zeros(2, 2), torch.ones(2, 2))
     with pytest.raises(ValueError, match=message):
         write([good, piece()])
     assert not good.out.any()
@@ -134,7 +134,7 @@ def test_bad_pieces_are_named_before_anything_is_written(piece, message):
 
 def test_kernels_that_make_another_size_are_named():
     with pytest.raises(ValueError, match=r"kernels of \(3, 3\) become \(5, 5\), not \(7, 7\)"):
-        write([Fill(draw(1, 1, 7, 7), draw(1, 1, 3, 3), partial(resize_kernel, size=5))])
+        write([Fill("", draw(1, 1, 7, 7), draw(1, 1, 3, 3), partial(resize_kernel, size=5))])
 
 
 @outer
@@ -244,7 +244,7 @@ def test_one_launch_for_a_list_of_layers_with_bases_of_their_own(launches):
     pieces = []
     for (_, donor), (_, layer) in zip(convolutions(source), convolutions(target), strict=False):
         weight, own = donor.weight.detach(), layer.weight.detach()
-        pieces.append(Fill(own, weight, None, numbers(own, weight, own), own))
+        pieces.append(Fill("", own, weight, None, numbers(own, weight, own), own))
     expected = [plainly(piece) for piece in pieces]
     write(pieces)
     assert len(launches) == 1
@@ -255,7 +255,7 @@ def test_one_launch_for_a_list_of_layers_with_bases_of_their_own(launches):
 def test_a_launch_takes_vectors_matrices_and_parts_of_tensors(launches):
     whole, vector, matrix = torch.zeros(6, 5, 3, 3), torch.zeros(2500), torch.zeros(3, 1100)
     weight = draw(2, 8, 3, 3)[:, ::2]
-    write([Fill(whole[1:4, ::2], weight), Fill(vector, draw(7)), Fill(matrix, draw(2, 5).T)])
+    write([Fill("", whole[1:4, ::2], weight), Fill("", vector, draw(7)), Fill("", matrix, draw(2, 5).T)])
     assert len(launches) == 1
     assert torch.equal(whole[1:4, ::2], weight[[0, 1, 0]][:, :3])
     assert not whole[[0, 4, 5]].any()
@@ -269,7 +269,7 @@ def test_no_launch_where_the_kernel_cannot_write(launches):
     apart = torch.zeros(2, 2, 6, 3)[:, :, ::2]
     wanted = draw(2, 2, 3, 3).requires_grad_()
     out, whole = torch.zeros(3, 2, 3, 3), torch.zeros(2, 2, 3, 3, dtype=torch.int64)
-    write([Fill(apart, draw(2, 2, 3, 3)), Fill(out, wanted), Fill(whole, draw(2, 2, 3, 3))])
+    write([Fill("", apart, draw(2, 2, 3, 3)), Fill("", out, wanted), Fill("", whole, draw(2, 2, 3, 3))])
     assert not launches
     assert torch.equal(apart, draw(2, 2, 3, 3))
     out.sum().backward()
@@ -281,7 +281,7 @@ def test_a_launch_tells_autograd_what_it_wrote(launches):
     layer = nn.Conv2d(2, 2, 3)
     loss = layer(torch.ones(1, 2, 3, 3, requires_grad=True)).sum()
     with torch.no_grad():
-        write([Fill(layer.weight, draw(2, 2, 3, 3))])
+        write([Fill("", layer.weight, draw(2, 2, 3, 3))])
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -300,7 +300,7 @@ def test_the_kernel_compiles_for_hopper_without_a_gpu(type_, resampled, indexed,
     weight = draw(2, 2, 3, 3, dtype=getattr(torch, type_))
     resample = partial(resize_kernel, size=3) if resampled else None
     index = numbers(weight, weight) if indexed else None
-    (launch,) = fill_triton.prepare([Fill(weight.clone(), weight, resample, index)])
+    (launch,) = fill_triton.prepare([Fill("", weight.clone(), weight, resample, index)])
     assert (launch.options["RESAMPLED"], launch.options["INDEXED"]) == (resampled, indexed)
     signature = {"table": "*i64"} | dict.fromkeys(launch.options, "constexpr")
     source = ASTSource(fn=fill_triton._write, signature=signature, constexprs=launch.options)

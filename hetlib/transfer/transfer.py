@@ -1,0 +1,228 @@
+"""The mechanism that every paper is a sentence of: match -> fit -> blend, planned first, checked, then written once.
+
+>>> HMT = Transfer(ByPosition(), (Cyclic(),))
+>>> TLV = Transfer(ByRatio(), (ByVariance(), LinearStatistics()))
+>>> mix = Transfer(Align("cka"), (ByVariance(),), blend=0.5)  # a step of one paper in another
+>>> print(mix(source, target, images))                        # modifies target, says what was done
+
+A *match* says which source layer feeds which target layer. A *fit* says what each tensor of the target becomes. A
+*blend* says how much the target keeps of its own. Each is a frozen dataclass with `__call__`, or a plain function.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from hetlib.chain import Chain, chain, evaluating
+from hetlib.chain.nested import check
+from hetlib.errors import unknown
+from hetlib.kernels.fill import Fill
+from hetlib.kernels.write import write
+from hetlib.transfer.report import TransferReport, described, report
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One target layer and the source layer that feeds it, by name.
+
+    Attributes
+    ----------
+    target, source : str
+        Dotted names of modules. A layer may stand in several pairs, or in none.
+    """
+
+    target: str
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """All that a step may look at.
+
+    Attributes
+    ----------
+    source, target : nn.Module
+        The networks; no step changes them.
+    images : Tensor of shape (N, ...) or None
+        Inputs that layers can be compared on.
+    generator : torch.Generator
+        On the CPU; every random draw of a step comes from it.
+    """
+
+    source: nn.Module
+    target: nn.Module
+    images: Tensor | None = None
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    @cached_property
+    def source_chain(self) -> Chain:
+        """The source as `hetlib.chain.chain` reads it in evaluation mode; traced when first asked for."""
+        return _read(self.source)
+
+    @cached_property
+    def target_chain(self) -> Chain:
+        """The target, likewise; the source's chain where both are one network."""
+        return self.source_chain if self.target is self.source else _read(self.target)
+
+    def layers(self, pair: Pair) -> tuple[Any, Any]:
+        """The modules of a pair: the source's, and the target's."""
+        return self.source.get_submodule(pair.source), self.target.get_submodule(pair.target)
+
+
+Match = Callable[[Context], list[Pair]]
+Fit = Callable[[Context, list[Pair]], Iterable[Fill]]
+Blend = Callable[[list[Fill]], Sequence[float | Tensor]]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A sentence: how the weights of one network get into another. It is the call, the cache key and the toggles.
+
+    Attributes
+    ----------
+    match : callable
+        ``match(context) -> list[Pair]``.
+    fits : tuple of callables
+        ``fit(context, pairs) -> iterable of Fill``, each given all pairs, one after the other. Of two fills for one
+        tensor the last counts.
+    blend : float or callable
+        How much the target keeps of its own, from 0 (nothing) to 1: one number for all, or
+        ``blend(fills) -> sequence`` with one number, or tensor, for each fill that writes.
+    """
+
+    match: Match
+    fits: tuple[Fit, ...]
+    blend: Blend | float = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "fits", tuple(self.fits))
+        if not callable(self.blend) and not 0 <= self.blend <= 1:
+            raise ValueError(f"blend {self.blend}: what the target keeps of its own is from 0 to 1")
+
+    def __str__(self) -> str:
+        fits = " + ".join(map(described, self.fits))
+        blend = "" if self.blend == 0 else f" -> {described(self.blend)}"
+        return f"{described(self.match)} -> {fits}{blend}"
+
+    def plan(self, source: nn.Module, target: nn.Module, images: Tensor | None = None, seed: int = 0) -> list[Fill]:
+        """Work out and check what every tensor of the target becomes; nothing is written.
+
+        Parameters
+        ----------
+        source, target : nn.Module
+            The network that has learned something, and the one to be fed. Neither is changed.
+        images : Tensor of shape (N, ...), optional
+            For steps that compare layers or neurons on images.
+        seed : int
+            Of all random draws.
+
+        Returns
+        -------
+        list of Fill
+            For `hetlib.kernels.write.write`, alone or together with other plans.
+
+        Raises
+        ------
+        ValueError
+            If a step cannot do its work, a pair names no layer, a weight is missing, computed or lazy, or shapes do not
+            fit; the layer is named with its shapes.
+        """
+        return self._plan(Context(source, target, images, torch.Generator().manual_seed(seed)))[1]
+
+    def __call__(
+        self, source: nn.Module, target: nn.Module, images: Tensor | None = None, seed: int = 0
+    ) -> TransferReport:
+        """Feed a target, in place, once everything has been planned and checked.
+
+        Parameters
+        ----------
+        source, target, images, seed
+            As for `plan`; the target is modified.
+
+        Returns
+        -------
+        TransferReport
+            One row per convolution and linear layer of the target, and per other layer that was written.
+
+        Raises
+        ------
+        ValueError
+            As `plan` does; nothing is modified then.
+        """
+        pairs, fills = self._plan(Context(source, target, images, torch.Generator().manual_seed(seed)))
+        with torch.no_grad():
+            write(fills)
+        return report(str(self), source, target, {pair.target: pair.source for pair in pairs}, fills)
+
+    @torch.no_grad()
+    def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
+        pairs = list(self.match(context))
+        _check_pairs(context, pairs)
+        fills = [fill for fit in self.fits for fill in fit(context, pairs)]
+        _check_fills(context.target, fills)
+        return pairs, _blended(fills, self.blend)
+
+
+@contextmanager
+def naming(context: Context, pair: Pair) -> Iterator[None]:
+    """Put the names and shapes of a pair before the message of a ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        here, there = (tuple(layer.weight.shape) for layer in context.layers(pair))
+        told = f"{pair.source} {here} -> {pair.target} {there}"
+        raise ValueError(f"{told}: {error}; nothing was transferred") from error
+
+
+def _read(model: nn.Module) -> Chain:
+    with evaluating(model):
+        return chain(model)
+
+
+def _check_pairs(context: Context, pairs: list[Pair]) -> None:
+    """Refuse pairs of layers that do not exist, or whose weights are not there or cannot be written."""
+    for role, model in (("source", context.source), ("target", context.target)):
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for name in dict.fromkeys(getattr(pair, role) for pair in pairs):
+            if name not in modules:
+                raise unknown(f"layer of the {role} ({type(model).__name__})", name, modules)
+            if isinstance(getattr(modules[name], "weight", None), Tensor):
+                check([(name, modules[name])], role)
+
+
+def _check_fills(target: nn.Module, fills: list[Fill]) -> None:
+    """Refuse fills of what is not a tensor of the target in real memory, and kernels resampled to a wrong size."""
+    own = {id(tensor) for tensor in target.state_dict(keep_vars=True).values()}
+    for fill in fills:
+        if fill.keeps:
+            continue
+        if is_lazy(fill.out) or fill.out.is_meta:
+            raise ValueError(f"the target's {fill.layer} has no values yet: run it on an image, or move it off meta")
+        if id(fill.out) not in own:
+            how = "if it is computed (weight norm, pruning), make it a parameter first"
+            raise ValueError(f"{fill.layer} {tuple(fill.out.shape)} is not a tensor of the target's own: {how}")
+        if fill.resample is not None:
+            found, wanted = fill.resample(fill.weight[:1, :1]).shape[2:], fill.out.shape[2:]
+            if found != wanted:
+                raise ValueError(f"{fill.layer}: kernels are resampled to {tuple(found)}, not {tuple(wanted)}")
+
+
+def _blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:
+    """The fills with their share of the target's own values."""
+    if not callable(blend) and blend == 0:
+        return fills
+    writing = [fill for fill in fills if not fill.keeps]
+    shares = list(blend(writing)) if callable(blend) else [blend] * len(writing)
+    if len(shares) != len(writing):
+        raise ValueError(f"the blend gave {len(shares)} coefficients for {len(writing)} tensors")
+    for fill, share in zip(writing, shares, strict=True):
+        if not isinstance(share, Tensor) and not 0 <= share <= 1:
+            raise ValueError(f"{fill.layer}: coefficient {share} is not from 0 to 1")
+    taken = iter(shares)
+    return [fill if fill.keeps else replace(fill, alpha=next(taken)) for fill in fills]
