@@ -5,6 +5,7 @@ from hetlib.chain.layers import Chain, Layer, convolutions
 from hetlib.chain.outputs import Network, eval_chain, evaluating, full_precision, layer_outputs, neurons
 from hetlib.chain.read import chain
 from hetlib.chain.residuals import Shortcut
+from hetlib.chain.resized import resized, set_sizes_
 from hetlib.chain.trace import Call
 
 __all__ = [
@@ -22,4 +23,6 @@ __all__ = [
     "full_precision",
     "layer_outputs",
     "neurons",
+    "resized",
+    "set_sizes_",
 ]

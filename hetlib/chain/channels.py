@@ -6,7 +6,7 @@ lays them side by side. Connected slots are one channel of the network; channels
 same tensors are interchangeable and form a `Group`. Git Re-Basin types such a specification by hand; here it is read.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,8 @@ class Member:
     name : str
         Name of the parameter or buffer in the state dict.
     axis : int
-        The axis that carries the channels.
+        The axis that carries the channels: 1 where a layer takes them in. On axis 0 a layer puts them out, or acts on
+        each alone, as a bias, a batch norm and a depthwise kernel do.
     index : Tensor, int64, shape (size, repeat)
         Where channel j of the group stands on that axis. `repeat` is 1 except where a channel has several places: h*w
         columns after a flatten, say.
@@ -36,6 +37,50 @@ class Member:
     name: str
     axis: int
     index: Tensor = field(repr=False)
+
+    def channels(self, tensor: Tensor) -> Tensor:
+        """What the tensor holds of each channel, (size, numbers per channel), a copy."""
+        places = self.index.flatten().to(tensor.device)
+        return tensor.index_select(self.axis, places).movedim(self.axis, 0).reshape(len(self.index), -1)
+
+    def scaled(self, tensor: Tensor, factors: Tensor) -> Tensor:
+        """The tensor with each channel multiplied by its factor, (size,), at all its places."""
+        every = factors.new_ones(tensor.shape[self.axis])
+        every[self.index] = factors.unsqueeze(1)
+        shape = [-1 if axis == self.axis else 1 for axis in range(tensor.ndim)]
+        return tensor * every.to(tensor).view(shape)
+
+    def gathered(self, tensor: Tensor, index: Tensor) -> Tensor:
+        """The tensor with the group's channel index[j] as channel j, see `Group.gather`."""
+        places = self._places(index, tensor.shape[self.axis])
+        return tensor.index_select(self.axis, places.to(tensor.device))
+
+    def _places(self, index: Tensor, length: int) -> Tensor:
+        """For each place of the new axis, the place of the old one that it is filled from."""
+        size, old = len(self.index), torch.arange(length)
+        if len(index) == size:  # every channel has the places of the one that it replaces
+            old[self.index] = self.index[index]
+            return old
+        # Where the number of channels changes, places shift. Along the axis, the group must come in runs of all its
+        # channels in order (several where the forward concatenates it with itself, with h*w places for each channel
+        # behind a flatten); a run is replaced as a whole. What lies between the runs belongs to other groups and stays.
+        owner = torch.full((length,), -1)
+        owner[self.index] = torch.arange(size).unsqueeze(1)
+        owners, counts = owner.unique_consecutive(return_counts=True)
+        parts, new, at = old.split(counts.tolist()), [], 0
+        while at < len(parts):
+            if owners[at] < 0:
+                new.append(parts[at])
+                at += 1
+                continue
+            if not torch.equal(owners[at : at + size], torch.arange(size)):
+                raise ValueError(
+                    f"{self.name} holds the {size} channels of its group among others on axis {self.axis}: their order "
+                    "can change, their number cannot"
+                )
+            new += [parts[at + channel] for channel in index.tolist()]
+            at += size
+        return torch.cat(new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +102,16 @@ class Group:
     members: tuple[Member, ...]
     fixed: str | None = None
 
+    @property
+    def reads(self) -> tuple[Member, ...]:
+        """The members where a layer takes the channels in; those that do not mix channels write, see `writes`."""
+        return tuple(member for member in self.members if member.axis == 1)
+
+    @property
+    def writes(self) -> tuple[Member, ...]:
+        """The members where a layer puts the channels out, or acts on each alone: axis 0 of weights, biases, norms."""
+        return tuple(member for member in self.members if member.axis == 0)
+
     def permute_(self, state: MutableMapping[str, Tensor], permutation: Sequence[int] | Tensor) -> None:
         """Reorder this group's channels everywhere: new channel j is old channel `permutation[j]`.
 
@@ -73,15 +128,75 @@ class Group:
         ValueError
             If the group is fixed, or `permutation` is not a permutation of its channels.
         """
-        if self.fixed:
-            raise ValueError(f"the channels of {self.members[0].name} are fixed: {self.fixed}")
         order = torch.as_tensor(permutation)
         if sorted(order.tolist()) != list(range(self.size)):
             raise ValueError(f"expected a permutation of 0 .. {self.size - 1}, got {order.tolist()}")
+        state.update(self.gather(state, order))
+
+    def select(self, state: Mapping[str, Tensor], index: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """Keep only some of this group's channels, everywhere.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            A state dict; not changed.
+        index : sequence of int
+            The channels that are kept, each once, in their new order.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The state with smaller tensors where the group has members.
+
+        Raises
+        ------
+        ValueError
+            As `gather` does, and if a channel is named twice.
+        """
+        kept = torch.as_tensor(index).tolist()
+        if len(set(kept)) < len(kept):
+            raise ValueError(f"expected channels to keep, each once, got {kept}")
+        return self.gather(state, kept)
+
+    def gather(self, state: Mapping[str, Tensor], index: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """Make a group of other channels out of this group's: new channel j is old channel `index[j]`, everywhere.
+
+        A layer that takes in a channel k times gets k times what it got before. To keep the function, as Net2Net does,
+        divide first:
+
+        >>> counts = torch.bincount(index, minlength=group.size)
+        >>> for member in group.reads:
+        ...     state[member.name] = member.scaled(state[member.name], 1 / counts.clamp(min=1))
+        >>> state = group.gather(state, index)
+
+        Parameters
+        ----------
+        state : dict of str to Tensor
+            A state dict; not changed.
+        index : sequence of int
+            Old channels, at least one; repeats and gaps are allowed.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The state with tensors of other sizes where the group has members; a network that loads it needs those
+            sizes.
+
+        Raises
+        ------
+        ValueError
+            If the group is fixed, a channel is not in it, or, where the number of channels changes, the group's
+            channels lie among others on an axis.
+        """
+        if self.fixed:
+            raise ValueError(f"the channels of {self.members[0].name} are fixed: {self.fixed}")
+        picked = torch.as_tensor(index, dtype=torch.int64).cpu()
+        if not len(picked) or not 0 <= int(picked.min()) <= int(picked.max()) < self.size:
+            raise ValueError(f"expected channels from 0 to {self.size - 1}, got {picked.tolist()}")
+        new = dict(state)
         for member in self.members:
-            old = state[member.name]
-            to, source = (index.flatten().to(old.device) for index in (member.index, member.index[order.cpu()]))
-            state[member.name] = old.index_copy(member.axis, to, old.index_select(member.axis, source))
+            new[member.name] = member.gathered(new[member.name], picked)
+        return new
 
 
 class GroupBuilder:
@@ -110,6 +225,8 @@ class GroupBuilder:
 
     def groups(self) -> tuple[Group, ...]:
         """The connected slots, as groups of interchangeable channels."""
+        # Ties are edges between slots; a connected component is one channel of the network. Channels whose slots lie on
+        # the same axes, and are pinned for the same reason or not at all, can be exchanged: they form a group.
         count, (rows, columns) = self.starts[-1], np.concatenate(self.ties, axis=1)
         ties = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
         label = connected_components(ties, directed=False)[1]

@@ -1,4 +1,4 @@
-"""Following channels through a traced network, operation by operation, to find the axes that `hetlib.axes` groups.
+"""Following channels through a traced network, operation by operation, to find which axes carry the same channels.
 
 What is understood: convolutions (plain and depthwise), Linear, batch, instance and one-group norms, whatever acts on
 each channel alone, sums, products, concatenation, splitting, slicing, zero channels, global means, flattening.
@@ -36,7 +36,7 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
     reader = _Reader(model)
     for node in graph.nodes:
         reader.flows[node] = reader.visit(node)
-    return reader.ledger.groups()
+    return reader.builder.groups()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Reader:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.ledger = GroupBuilder()
+        self.builder = GroupBuilder()
         self.flows: dict[fx.Node, _Known] = {}
         self.axes: dict[tuple[str, int], Slots] = {}
         self.names: dict[int, list[str]] = {}  # a shared tensor has several
@@ -91,29 +91,29 @@ class _Reader:
         for known in inputs:
             for flow in known if isinstance(known, list) else [known]:
                 if isinstance(flow, _Flow):
-                    self.ledger.pin(flow.slots, why)
+                    self.builder.pin(flow.slots, why)
         return next((known for known in inputs if isinstance(known, str)), why)
 
     def axis(self, tensor: Tensor, axis: int) -> Slots:
         names = self.names.get(id(tensor), [])
         if not names:
-            slots = self.ledger.block(names, axis, tensor.shape[axis])
-            self.ledger.pin(slots, "a weight is computed from other tensors")
+            slots = self.builder.block(names, axis, tensor.shape[axis])
+            self.builder.pin(slots, "a weight is computed from other tensors")
             return slots
         key = (names[0], axis)
         if key not in self.axes:
-            self.axes[key] = self.ledger.block(names, axis, tensor.shape[axis])
+            self.axes[key] = self.builder.block(names, axis, tensor.shape[axis])
         return self.axes[key]
 
     def feed(self, known: _Known, slots: Slots, layouts: Sequence[str], why: str) -> None:
         """Let a value enter the parameter axis `slots`; `why` is the reason should it not fit."""
         if not isinstance(known, _Flow):
-            self.ledger.pin(slots, known if isinstance(known, str) else why)
+            self.builder.pin(slots, known if isinstance(known, str) else why)
         elif known.layout not in layouts or len(slots) % len(known.slots):
-            self.ledger.pin(slots, why)
-            self.ledger.pin(known.slots, why)
+            self.builder.pin(slots, why)
+            self.builder.pin(known.slots, why)
         else:
-            self.ledger.tie(np.repeat(known.slots, len(slots) // len(known.slots)), slots)
+            self.builder.tie(np.repeat(known.slots, len(slots) // len(known.slots)), slots)
 
     def rule(self, call: Call) -> Callable[[Call, list[_Known]], _Known] | None:
         if isinstance(call.module, nn.Conv2d):
@@ -136,7 +136,7 @@ class _Reader:
         elif module.groups == module.in_channels:
             self.feed(inputs[0], out, ["map"], no_map)
         else:
-            self.ledger.pin(out, "grouped convolution")
+            self.builder.pin(out, "grouped convolution")
             self.stop(call.node, "grouped convolution")
         return _Flow(out, "map")
 
@@ -148,7 +148,7 @@ class _Reader:
     def outputs(self, module: nn.Conv2d | nn.Linear) -> Slots:
         out = self.axis(module.weight, 0)
         if module.bias is not None:
-            self.ledger.tie(self.axis(module.bias, 0), out)
+            self.builder.tie(self.axis(module.bias, 0), out)
         return out
 
     def scale(self, call: Call, inputs: list[_Known]) -> _Known:
@@ -171,7 +171,7 @@ class _Reader:
                 return self.stop(call.node, next((known for known in inputs if isinstance(known, str)), unknown))
             if first.layout != other.layout or len(first.slots) != len(other.slots):
                 return self.stop(call.node, f"{call.node.name} joins different numbers of channels")
-            self.ledger.tie(first.slots, other.slots)
+            self.builder.tie(first.slots, other.slots)
         return first
 
     def padded(self, call: Call, inputs: list[_Known]) -> _Known:
@@ -183,7 +183,7 @@ class _Reader:
         zero = call.given(2, "mode", "constant") == "constant" and before >= 0 and after >= 0
         if (before or after) and not zero:
             return None
-        zeros = self.ledger.block((), 0, before + after)
+        zeros = self.builder.block((), 0, before + after)
         return _Flow(np.concatenate([zeros[:before], flow.slots, zeros[before:]]), "map")
 
 

@@ -4,7 +4,7 @@ Both forms hold the layers that carry weights, by name, in registration order: c
 batch norms and linear layers. What has no weights is left out (a batch norm that does not scale, too), a shared module
 stands at its first name, and a network that is a single layer is a list of that layer, whose name is empty.
 
->>> from hetlib.standardise import blocks
+>>> from hetlib.chain.nested import blocks
 >>> blocks(model)  # [("conv1", Conv2d), ("bn1", BatchNorm2d), [("layer1.0.conv1", Conv2d), ...], ...]
 """
 

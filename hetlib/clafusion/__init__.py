@@ -153,8 +153,8 @@ def transfer(
     samples, activation_seed : int
         How many are drawn, and the seed.
     hmt : str, optional
-        Instead of fusing, stack by a variant of `hetlib.stacking.stack`: the deepest of two networks gets layers of the
-        other; a single one gives them to the target as it is.
+        Instead of fusing, stack by a variant of `hetlib.clafusion.hmt_variants.stack`: the deepest of two networks gets
+        layers of the other; a single one gives them to the target as it is.
     **options
         Of `fuse`; of `stack` with `hmt`; or else for a single network of `map_layers`.
 

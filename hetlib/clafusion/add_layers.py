@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Call, Chain, Layer, evaluating, neurons
+from hetlib.chain import Call, Chain, Layer, evaluating, neurons, set_sizes_
 from hetlib.clafusion.blocks import Block
 from hetlib.clafusion.mapping import CrossMap, described
 
@@ -28,7 +28,7 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     Parameters
     ----------
     found : CrossMap
-        What `hetlib.crosslayer.map_layers` found. Neither network is changed.
+        What `hetlib.clafusion.map_layers` found. Neither network is changed.
     images : Tensor of shape (N, ...), optional
         What inserted batch norms take mean and variance from, so that they still pass on what comes once statistics
         are taken anew, as by training; and what the result is checked on. Without images they do so in evaluation only,
@@ -156,11 +156,7 @@ def put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
     module.weight = nn.Parameter(weight)
     if module.bias is not None:
         module.bias = nn.Parameter(weight.new_zeros(len(weight)))
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    else:
-        module.groups = len(weight) if layer.kind == "depthwise" else 1
-        module.out_channels, module.in_channels = len(weight), weight.shape[1] * module.groups
+    set_sizes_(module)
     balanced.set_submodule(layer.name, module)
 
 

@@ -130,7 +130,7 @@ def check_modules(found: Chain) -> None:
     plain = [layer.name for layer in found.layers[:-1] if getattr(layer.module, "groups", 1) == 1]
     outputs = {f"{name}.weight": name for name in plain}
     for group in found.axes:
-        stuck = [outputs[member.name] for member in group.members if member.axis == 0 and member.name in outputs]
+        stuck = [outputs[member.name] for member in group.writes if member.name in outputs]
         if stuck and group.fixed not in (None, "grouped convolution"):  # those are named where they are fed
             raise ValueError(f"the channels of {stuck[0]} cannot be moved: {group.fixed}")
 

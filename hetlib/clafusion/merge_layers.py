@@ -23,7 +23,7 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     Parameters
     ----------
     found : CrossMap
-        What `hetlib.crosslayer.map_layers` found. Neither network is changed.
+        What `hetlib.clafusion.map_layers` found. Neither network is changed.
     images : Tensor of shape (N, ...)
         What the deep network is run on, once, to see which neurons are active.
     relu : {"sum", "majority", "average"}

@@ -51,9 +51,9 @@ def neuron_plans(
     after_relu : bool
         Compare activations after a ReLU; those of the last layer have none.
     tie : bool
-        One plan for all layers whose channels are coupled (`hetlib.axes`), as those of a residual stream, from the mean
-        of their costs. Otherwise each layer has its own, as in the released code, and a shortcut may join neurons that
-        moved differently.
+        One plan for all layers whose channels are coupled (`hetlib.chain.Chain.axes`), as those of a residual stream,
+        from the mean of their costs. Otherwise each layer has its own, as in the released code, and a shortcut may join
+        neurons that moved differently.
     last : bool
         Match the outputs of the last layer as well, as the released code does, which may exchange classes.
     reg : float, optional
@@ -101,11 +101,10 @@ def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
 def _streams(found: Chain, tie: bool) -> list[int]:
     """For every layer, the number that it shares with those whose outputs move by the same plan."""
     if tie:
-        group = {member.name: i for i, group in enumerate(found.axes) for member in group.members if member.axis == 0}
-        whole = {m.name for g in found.axes for m in g.members if m.axis == 0 and len(m.index) == g.size}
+        group = {member.name: i for i, group in enumerate(found.axes) for member in group.writes}
         names = [f"{layer.name}.weight" for layer in found.layers]
-        counts = Counter(m.name for g in found.axes for m in g.members if m.axis == 0)
-        if split := [name for name in names if counts[name] > 1 or name not in whole]:
+        counts = Counter(member.name for group in found.axes for member in group.writes)
+        if split := [name for name in names if counts[name] != 1]:
             raise ValueError(f"the channels of {', '.join(split)} belong to different streams: they cannot be tied")
         return [group[name] for name in names]
     feeds, streams = found.feeds(), list(range(len(found.layers)))

@@ -1,6 +1,6 @@
 """Git Re-Basin's weight matching: a network's channels reordered to lie nearest to another network's.
 
-Which channels move together is read from the network (`hetlib.axes`), where the paper types it by hand.
+Which channels move together is read from the network (`hetlib.chain.Chain.axes`), where the paper types it by hand.
 """
 
 import copy
@@ -129,13 +129,7 @@ def _channels(group: Group, state: Weights, goal: Weights) -> Iterator[tuple[Ten
     """What is compared: matrices with one row per channel, for every parameter that carries the group."""
     for member in group.members:
         if member.name in goal:
-            own, wanted = (
-                weights[member.name]
-                .index_select(member.axis, member.index.flatten().to(weights[member.name].device))
-                .movedim(member.axis, 0)
-                .reshape(group.size, -1)
-                for weights in (state, goal)
-            )
+            own, wanted = (member.channels(weights[member.name]) for weights in (state, goal))
             dtype = torch.promote_types(own.dtype, torch.float32)
             yield own.to(dtype), wanted.to(dtype)
 
