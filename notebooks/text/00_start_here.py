@@ -15,7 +15,7 @@
 #
 # **The claim of this collection.** Neural networks learn the same things in different shapes, and what one has learned
 # can be moved into another of a different depth, width, kernel size or topology. Five papers say how, each in its own
-# words. Here they speak one grammar, stand side by side, and can be tried.
+# words. Here all five are written in one mechanism, stand side by side, and can be tried.
 #
 # **You will be able to** say what each of the five papers moves and how; read any network as a chain of layers; use
 # the controls, checks and tables of the other notebooks; and run your first transfer in three lines.
@@ -98,11 +98,11 @@ for ax, model, name, colour in zip(
 # do I make it fit?" has no obvious answer. It is the question that all five papers answer.
 
 # %% [markdown]
-# ## Five papers, one grammar
+# ## Five papers, one mechanism
 #
-# Every method of this collection is a sentence of one grammar:
-#
-# `chain(model)` → `match(source, target)` → `resize(weight, shape)` → place or blend → train
+# Every method of this collection is a sentence with three parts. A **match** says which layer of the source feeds which
+# layer of the target. A **fit** says what each tensor of the target becomes. A **blend** says how much the target keeps
+# of its own values. Then the target is trained.
 #
 # | paper | claims, in one sentence | in this release |
 # |---|---|---|
@@ -115,7 +115,7 @@ for ax, model, name, colour in zip(
 # These are *their* claims. What of them could be confirmed, and what could not, is in [papers.md](../papers.md).
 
 # %%
-WORDS = ["chain", "match", "resize", "place / blend", "train"]
+WORDS = ["read", "match", "fit", "blend", "train"]
 SENTENCES = {
     "HMT": ["convolutions", "first with first,\nor shuffled", "kernels bilinear,\nwidth cyclic", "overwrite", ""],
     "TLV": ["convolutions", "by index ratio", "rank by variance,\npad or pool", "overwrite", "feature\ncrossover"],
@@ -134,13 +134,13 @@ for y, (paper, words) in enumerate(SENTENCES.items()):
 for x, word in enumerate(WORDS):
     ax.text(x, -0.85, word, ha="center", va="center", weight="bold", color=PALETTE["blue"], size=9)
     ax.text(x + 0.49, -0.85, "→" if x < 4 else "", ha="center", va="center", color=PALETTE["blue"])
-ax.set(xlim=(-1.75, 4.55), ylim=(4.5, -1.2), title="One grammar, five sentences (filled: in this release)")
+ax.set(xlim=(-1.75, 4.55), ylim=(4.5, -1.2), title="One mechanism, five sentences (filled: in this release)")
 ax.axis("off")
 ax.grid(visible=False)
 
 # %% [markdown]
-# **What to notice.** A column lists the alternatives for one step. Steps of one kind share one signature here, so that
-# a step of one paper can stand in for another paper's. A row shows what a paper leaves out: grafting never resizes,
+# **What to notice.** A column lists the alternatives for one step. In hetlib the steps of one column can be exchanged,
+# so that a step of one paper can stand in for another paper's. A row shows what a paper leaves out: grafting never resizes,
 # amalgamation never places a weight.
 #
 # The rows also differ in kind. HMT writes a network's first weights and then leaves it alone. CLAFusion needs two

@@ -69,10 +69,9 @@ run = lab.start("01_hmt", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 # VGG11 has eight convolutions with 3x3 kernels, PlainNet5 four with 5x5 kernels. No layer of one has the shape of any
 # layer of the other. Copying is impossible, so what VGG11 knows is usually thrown away.
 #
-# HMT is one sentence of the grammar that all five papers share:
-#
-# `chain` (convolutions in order) → `match` (first with first) → `resize` (kernels bilinearly, channels cyclically) →
-# `place` (overwrite) → train.
+# HMT is one sentence of the mechanism that all five papers share, `Transfer(ByPosition("chain"), (Cyclic(),))`: the
+# *match* pairs convolutions in order, first with first; the *fit* resizes kernels bilinearly and channels cyclically;
+# nothing of the target's own values is kept; then the target is trained.
 
 # %% tags=["picture"]
 torch.manual_seed(0)
@@ -607,4 +606,4 @@ lab.check("free", free)
 # * Where HMT stands among the five: [00 · Start here](00_start_here.ipynb). Its table with all runs on record:
 #   [papers.md](../papers.md).
 # * CLAFusion chooses *which* layer feeds which by dynamic programming and keeps both networks; TLV chooses *which
-#   filters* by their variance. Both can take HMT's place in the grammar, step by step.
+#   filters* by their variance. Both can take HMT's place, step by step.

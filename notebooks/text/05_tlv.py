@@ -71,10 +71,10 @@ run = lab.start("05_tlv", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 #
 # VGG16 has 13 convolutions, ResNet-18 has 20, projection shortcuts included. TLV wants *every* layer of the target
 # fed, so target layer $i$ takes source layer $\mathrm{round}(i\,n_s / n_t)$, halves to the even side, and never more
-# than the last. In the grammar that all five papers share:
-#
-# `chain` (every convolution, as registered) → `match` (by ratio) → `resize` (pool or pad kernels, choose filters by
-# variance) → `place` (overwrite, **shuffled**) → train (with feature crossover).
+# than the last. In the mechanism that all five papers share,
+# `Transfer(ByRatio(), (ByVariance(), LinearStatistics()))`: the *match* pairs every convolution, as registered, by
+# ratio; the *fit* pools or pads kernels, chooses filters by variance and **shuffles** them; nothing of the target's own
+# is kept; then the target is trained, with feature crossover.
 
 
 # %% tags=["picture"]
