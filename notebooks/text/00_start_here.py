@@ -140,8 +140,8 @@ ax.grid(visible=False)
 
 # %% [markdown]
 # **What to notice.** A column lists the alternatives for one step. In hetlib the steps of one column can be exchanged,
-# so that a step of one paper can stand in for another paper's. A row shows what a paper leaves out: grafting never resizes,
-# amalgamation never places a weight.
+# so that a step of one paper can stand in for another paper's. A row shows what a paper leaves out: grafting never
+# resizes, amalgamation never places a weight.
 #
 # The rows also differ in kind. HMT writes a network's first weights and then leaves it alone. CLAFusion needs two
 # trained networks and ends with one. Grafting changes weights while they are trained. Amalgamation touches no weight
