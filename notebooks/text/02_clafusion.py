@@ -87,10 +87,10 @@ experiment = experiments.find(EXPERIMENT)
 # ## The problem in one picture
 #
 # Two multilayer perceptrons, one with five hidden layers and one with three. Their weights cannot be averaged: there
-# is nothing for two of the five to be averaged with. In the mechanism that the five papers of this collection share,
-# the *match* pairs layers by dynamic programming over their costs (`Align`); identity layers, or merged ones, make the two
-# networks equally deep; the *fit* moves neurons by optimal transport (`Transport`); the *blend* averages; then the
-# result is finetuned.
+# is nothing for two of the five to be averaged with. In the mechanism that all five papers share, the *match* pairs
+# layers by dynamic programming over their costs (`Align`); identity layers, or merged ones, make the two networks
+# equally deep; the *fit* moves neurons by optimal transport (`Transport`); the *blend* averages; then the result is
+# finetuned.
 
 # %%
 task = DATA or run.choose(smoke="digits", classroom="digits", paper="mnist")
