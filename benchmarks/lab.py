@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, within
-from hetlib.lab import Explorer, notebooks, page, records, runner
+from hetlib.cli.report import write_page
+from hetlib.lab import Explorer, notebooks, records, runner
 from hetlib.lab.tables import published
 
 RECORDS = 200
@@ -113,7 +114,7 @@ def report(folder: Path) -> Bar:
             own.mkdir(parents=True)
             records.path(own).write_text(record.to_json())
             (own / "01_hmt.ipynb").write_text(published_notebook)
-    taken = 1e3 * seconds(lambda: page.write_page(folder / "many", folder / "results"))
+    taken = 1e3 * seconds(lambda: write_page(folder / "many", folder / "results"))
     text = (folder / "many" / "report.html").read_text(encoding="utf-8")
     assert text.count("<details><summary>01_hmt, paper preset") == RECORDS
     return within(f"report of {RECORDS} records, half with figures", "write_page", "the bar", taken, 5000, at_most=1)

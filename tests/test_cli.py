@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from hetlib import __version__, cli
-from hetlib.cli import commands, results
-from hetlib.lab import page, records, statistics, tables
+from hetlib.cli import commands, report, results
+from hetlib.lab import records, statistics, tables
 from tests.conftest import HEAD, RECORD, TAIL
 
 
@@ -179,7 +179,7 @@ def test_only_the_papers_own_protocol_confirms_or_contradicts():
 
 def test_many_rows_that_were_not_run_are_folded():
     waiting = [{"what": f"row {n}", "metric": f"m{n}", "paper": SECTION["rows"][0]["paper"]} for n in range(13)]
-    text = tables.markdown(*rows_of("paper", {"rows": SECTION["rows"] + waiting}))
+    text = report.markdown(*rows_of("paper", {"rows": SECTION["rows"] + waiting}))
     shown, folded = text.split("<details><summary>14 more rows, not run</summary>")
     assert "| A (shapes, paper preset) |" in shown
     assert "row" not in shown
@@ -248,7 +248,7 @@ def test_a_table_without_an_end_loses_nothing(tmp_path, end):
     papers = tmp_path / "papers.md"
     papers.write_text(f"<!-- table: 01_hmt -->\nprose that matters\n{end}")
     with pytest.raises(ValueError, match=r"papers.md: \d tables begin and \d end; nothing was written"):
-        tables.update_tables(papers, tmp_path)
+        report.update_tables(papers, tmp_path)
     assert "prose that matters" in papers.read_text()
 
 
@@ -256,9 +256,9 @@ def test_names_of_metrics_cannot_break_the_file(tmp_path):
     papers = tmp_path / "papers.md"
     papers.write_text("<!-- table: 01_hmt -->\n<!-- end of table -->\n")
     records.write(record(metrics=metric(1, 2, 3, name="a|b\n<!-- end of table --><script>")), tmp_path / "results")
-    assert tables.update_tables(papers, tmp_path / "results")
+    assert report.update_tables(papers, tmp_path / "results")
     assert "&lt;script&gt;" in papers.read_text()
-    assert not tables.update_tables(papers, tmp_path / "results"), "a second time changes nothing"
+    assert not report.update_tables(papers, tmp_path / "results"), "a second time changes nothing"
 
 
 def test_other_parameters_are_another_row_and_the_newest_counts():
@@ -280,7 +280,7 @@ def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):
         records.path(folder).write_text(text or record(metrics=metric(1, 2, 3)).to_json())
         if notebook:
             (folder / "01_hmt.ipynb").write_text(notebook)
-    html = page.write_page(tmp_path / "runs", tmp_path / "results").read_text()
+    html = report.write_page(tmp_path / "runs", tmp_path / "results").read_text()
     assert html.count("(on this machine): 1 metrics") == 1
     assert "is not a valid record: notebook is missing" in html
     assert "01_hmt.ipynb is no notebook" in html
@@ -293,7 +293,7 @@ def test_a_record_without_a_command_is_said_to_be_made_by_a_script(tmp_path):
     assert [row.experiment[-len("preset [1])") :] for row in rows if row.run] == [f"preset [{len(notes)}])"]
     assert "made by a script" not in str(tables.beside_published(scripted)), "a run that is not over yet has no command"
     records.write(scripted, tmp_path / "results")
-    assert "made by a script" in page.write_page(tmp_path / "runs", tmp_path / "results").read_text()
+    assert "made by a script" in report.write_page(tmp_path / "runs", tmp_path / "results").read_text()
 
 
 def test_what_is_not_published_is_named():

@@ -11,7 +11,8 @@ from statistics import median
 import nbformat
 import pytest
 
-from hetlib.lab import exercises, notebooks, runner
+from hetlib.cli import authors
+from hetlib.lab import notebooks, runner
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = notebooks.names(FOLDER)
@@ -75,7 +76,7 @@ def measure(notebook):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_text_and_notebook_are_in_step(name):
-    assert notebooks.check(FOLDER / "text" / f"{name}.py", FOLDER / f"{name}.ipynb") == []
+    assert authors.check(FOLDER / "text" / f"{name}.py", FOLDER / f"{name}.ipynb") == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,7 +137,7 @@ def exercise_cells(notebook):
 @pytest.mark.parametrize("name", NAMES)
 def test_solutions_pass_and_what_is_left_to_learners_fails(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HETLIB_RUN_DIR", str(tmp_path / "run"))
-    exercises.write_exercises(tmp_path, FOLDER)
+    authors.write_exercises(tmp_path, FOLDER)
     for kind, passes in (("solutions", True), ("exercises", False)):
         namespace, checks = {"__name__": "__main__"}, 0
         for source in exercise_cells(notebooks.read(tmp_path / kind / f"{name}.ipynb")):
@@ -165,21 +166,21 @@ def test_equal_cells_get_different_ids(text):
 
 def test_text_and_notebook_that_differ_are_seen(text, tmp_path):
     published = notebooks.save(tmp_path / "05_small.ipynb", notebooks.read(text))
-    assert not any("differ" in complaint for complaint in notebooks.check(text, published))
+    assert not any("differ" in complaint for complaint in authors.check(text, published))
     text.write_text(TEXT.replace("42", "43"))
-    assert "differ in cell 3" in " ".join(notebooks.check(text, published))
+    assert "differ in cell 3" in " ".join(authors.check(text, published))
     text.write_text(TEXT + "\n# %%\n1\n")
-    assert "differ in cell 5)" in " ".join(notebooks.check(text, published))
+    assert "differ in cell 5)" in " ".join(authors.check(text, published))
     text.write_text(TEXT.replace('tags=["parameters"]', ""))
-    assert "differ in cell 1" in " ".join(notebooks.check(text, published))
+    assert "differ in cell 1" in " ".join(authors.check(text, published))
     published.unlink()
-    assert notebooks.check(text, published) == ["run `make notebooks` (05_small.ipynb is missing)"]
+    assert authors.check(text, published) == ["run `make notebooks` (05_small.ipynb is missing)"]
 
 
 def test_errors_are_seen(text, tmp_path):
     notebook = notebooks.read(text)
     notebook.cells[-1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="x", traceback=["E: x"])]
-    complaints = notebooks.check(text, notebooks.save(tmp_path / "05_small.ipynb", notebook))
+    complaints = authors.check(text, notebooks.save(tmp_path / "05_small.ipynb", notebook))
     assert complaints == ["error in cell 4: E: x"]
 
 
@@ -190,18 +191,18 @@ def test_measures_count_prose_and_code(text):
 
 def test_publishing_leaves_out_what_needs_a_live_kernel(text):
     executed = notebooks.read(text)
-    widget = nbformat.v4.new_output("display_data", data={notebooks.WIDGET: {}, "text/plain": "VBox()"})
+    widget = nbformat.v4.new_output("display_data", data={authors.WIDGET: {}, "text/plain": "VBox()"})
     value = nbformat.v4.new_output("execute_result", data={"text/plain": "0.8"}, metadata={"seconds": 3})
     executed.cells[-1].outputs = [widget, value]
     executed.cells[-1].execution_count = 4
     executed.metadata.widgets = {"state": {}}
-    done = notebooks.publish(notebooks.read(text), executed)
+    done = authors.publish(notebooks.read(text), executed)
     assert [output.data for output in done.cells[-1].outputs] == [{"text/plain": "0.8"}]
     assert done.cells[-1].outputs[0].metadata == {}
     assert done.cells[-1].execution_count == 4
     figures = [{"image/png": "aGk=", "text/plain": text} for text in ("[Half is lost; and more]", "<Figure size 7x3>")]
     executed.cells[-1].outputs = [nbformat.v4.new_output("display_data", data=data) for data in figures]
-    done = notebooks.publish(notebooks.read(text), executed)
+    done = authors.publish(notebooks.read(text), executed)
     alternatives = [output.metadata["image/png"]["alt"] for output in done.cells[-1].outputs]
     assert alternatives == ["Half is lost; and more", "figure: Title"]
     nbformat.validate(done)
@@ -209,7 +210,7 @@ def test_publishing_leaves_out_what_needs_a_live_kernel(text):
 
 
 def test_exercises_keep_signatures_and_lose_solutions(text, tmp_path):
-    written = exercises.write_exercises(tmp_path / "build", text.parents[1])
+    written = authors.write_exercises(tmp_path / "build", text.parents[1])
     assert [path.relative_to(tmp_path / "build").as_posix() for path in written] == [
         "exercises/05_small.ipynb",
         "solutions/05_small.ipynb",

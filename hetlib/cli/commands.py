@@ -99,13 +99,8 @@ def verify(
 
 
 def planned(command: str, parameters: dict[str, str] | None = None, runs: Path = Path("runs")) -> Any:
-    """The task of a ``hetlib run`` command line, with some parameters changed.
-
-    Raises
-    ------
-    ValueError
-        If it is no such command line, or names a notebook, preset or parameter that does not exist.
-    """
+    """The task of a ``hetlib run`` command line, some parameters changed; a ValueError if it is none, or asks for what
+    does not exist."""
     from hetlib.lab import runner
 
     words = shlex.split(command)
@@ -121,6 +116,8 @@ def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = No
     """Run all notebooks, or those named, and say what failed; an interrupted run goes on where it stopped."""
     from hetlib.lab import notebooks
 
+    if not notebook:
+        _train_first(preset)
     tasks = _plan(notebook or notebooks.names(), preset, runs)
     for task in [task for task in tasks if task.done]:
         again = f"nothing it depends on has changed; {task.command} runs it again"
@@ -129,27 +126,42 @@ def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = No
     _run(tasks, jobs)
 
 
+def _train_first(preset: str) -> None:
+    """Train what the experiments need at a preset, each training once, before any notebook runs."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    import torch
+
+    from hetlib import experiments, lab
+
+    modules = [import_module(f"{experiments.__name__}.{found.name}") for found in iter_modules(experiments.__path__)]
+    if jobs := [job for module in modules if hasattr(module, "jobs") for job in module.jobs(preset)]:
+        lab.train_all(jobs, lab.Cache(), "cuda" if torch.cuda.is_available() else "cpu")
+
+
 @app.command("notebooks")
 def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
     """For authors: run the text of the notebooks and write them, with their outputs, to notebooks/."""
+    from hetlib.cli import authors
     from hetlib.files import write
     from hetlib.lab import notebooks
 
     tasks = _plan(notebook or notebooks.names(), None, runs)
     _run(tasks, jobs)
     for task in tasks:
-        done = notebooks.publish(notebooks.read(task.source), notebooks.read(task.output))
+        done = authors.publish(notebooks.read(task.source), notebooks.read(task.output))
         path = notebooks.save(notebooks.folder() / task.output.name, done)
-        if image := notebooks.picture(done):
+        if image := authors.picture(done):
             write(path.parents[1] / "docs" / f"{path.stem}.png", image)
-        for complaint in notebooks.check(task.source, path):
+        for complaint in authors.check(task.source, path):
             console.print(f"[yellow]{path.name}:[/] {escape(complaint)}")
 
 
 @app.command()
 def exercises(to: Annotated[Path, typer.Option(help="Folder that gets exercises/ and solutions/.")] = Path("build")):
     """Write every notebook with its solutions taken out, and once more with them."""
-    from hetlib.lab.exercises import write_exercises
+    from hetlib.cli.authors import write_exercises
 
     for path in write_exercises(to):
         console.print(str(path))
@@ -162,8 +174,7 @@ def report(
     papers: Annotated[Path, typer.Option(help="File whose tables are brought up to date.")] = Path("papers.md"),
 ) -> None:
     """Build runs/report.html, and the tables of papers.md from results/ alone."""
-    from hetlib.lab.page import write_page
-    from hetlib.lab.tables import update_tables
+    from hetlib.cli.report import update_tables, write_page
 
     console.print(f"wrote {write_page(runs, results)}")
     if update_tables(papers, results):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -24,21 +23,13 @@ Result = tuple[dict[str, Tensor], dict[str, Any]]
 SHOWN = 2
 """Labels of reused results that are named in one line."""
 DAMAGED = "damaged"
-log = logging.getLogger("hetlib.cache")
 
 
 class Cache:
     """Tensors and facts on disk, shared by notebooks and processes.
 
-    Parameters
-    ----------
-    root : path-like, optional
-        Folder of the entries; by default ``$HETLIB_CACHE``, else ``~/.cache/hetlib``.
-
-    Attributes
-    ----------
-    reused, computed : list of str
-        Labels of what `fetch` found and of what it had to compute, in order.
+    Its folder is `root`, else ``$HETLIB_CACHE``, else ``~/.cache/hetlib``. `reused` and `computed` are the labels of
+    what `fetch` found and of what it had to compute, in order.
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
@@ -46,20 +37,10 @@ class Cache:
         self.reused: list[str] = []
         self.computed: list[str] = []
 
-    @property
-    def hits(self) -> int:
-        """How often `fetch` found what it was asked for."""
-        return len(self.reused)
-
-    @property
-    def misses(self) -> int:
-        """How often `fetch` had to compute."""
-        return len(self.computed)
-
     def __str__(self) -> str:
         few, more = ", ".join(self.reused[:SHOWN]), len(self.reused) - SHOWN
         reused = f" from {self.root}: {few}{f' and {more} more' if more > 0 else ''}" if few else ""
-        return f"computed {self.misses}, reused {self.hits}{reused}"
+        return f"computed {len(self.computed)}, reused {len(self.reused)}{reused}"
 
     def key(self, config: Mapping[str, Any], uses: Sequence[Any] = ()) -> str:
         """Name a result by all that it depends on.
@@ -141,7 +122,6 @@ class Cache:
                     about = {"key": key, "label": label, "config": json.loads(_canonical(config))}
                     return self._compute(key, compute, about)
         self.reused.append(label or key[:8])
-        log.info("reused %s (%s)", label, key[:8])
         return found
 
     def _find(self, key: str, quiet: bool = False) -> Result | None:
@@ -217,26 +197,7 @@ def kept(cache: Cache) -> list[Kept]:
 def sweep(cache: Cache, days: float = 30, dry: bool = False) -> list[Kept]:
     """Remove what was not used for some days, and damaged results of any age; what another process uses stays.
 
-    Parameters
-    ----------
-    cache : Cache
-        What to clean.
-    days : float
-        How long something may lie unused; 0 empties the cache.
-    dry : bool
-        Only say what would go.
-
-    Returns
-    -------
-    list of Kept
-        What went.
-
-    Raises
-    ------
-    ValueError
-        If `days` is negative.
-    OSError
-        If a file cannot be removed.
+    0 days empty the cache; a negative number is a ValueError. Gives what went, or with `dry` what would go.
     """
     if not days >= 0:
         raise ValueError(f"days must not be negative, got {days}")

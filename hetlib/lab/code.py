@@ -17,18 +17,9 @@ NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.transfer.report
 
 
 def code_of(*names: str) -> tuple[ModuleType, ...]:
-    """The modules of hetlib that some of them need, themselves included, in order of name.
+    """The modules of hetlib, by names such as "tlv" or "kernels.fill", and all that they import from hetlib.
 
-    Parameters
-    ----------
-    *names : str
-        As "tlv" or "kernels.resize".
-
-    Returns
-    -------
-    tuple of modules
-        All that their code imports from hetlib, directly or not, but for what no number depends on. A package stands
-        for all of its modules.
+    What no number depends on is left out; a package stands for all of its modules.
     """
     found: dict[str, ModuleType] = {}
     waiting = [f"hetlib.{name}" for name in names]

@@ -32,20 +32,9 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """What is ahead.
+    """What is ahead: how many trainings run and how many results are kept, until when, and in how much memory.
 
-    Attributes
-    ----------
-    trainings, found : int
-        How many have to run, and how many results are kept from earlier.
-    seconds : float
-        Until the last one ends, if no process ever waits.
-    processes : int
-        How many run at a time.
-    mib, free_mib : float
-        Memory that they take together at most, and that is free now: the GPU's on CUDA.
-    device : str
-        Where they run.
+    `mib` is what the processes take together at most, `free_mib` what is free now: the GPU's on CUDA.
     """
 
     trainings: int
@@ -76,17 +65,8 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
 
     The sum is left in the run's folder too, where ``hetlib run`` finds and prints it.
 
-    Parameters
-    ----------
-    jobs : sequence of Job
-        What `train_all` will be given; what they need is counted with them.
-    run : Run
-        Whose cache and device they use.
-
-    Returns
-    -------
-    Estimate or None
-        None at presets "smoke" and "classroom", whose budgets are known: minutes.
+    Takes what `train_all` will be given; what these jobs need is counted with them. Gives None at presets "smoke" and
+    "classroom", whose budgets are known: minutes.
     """
     if run.preset in ("smoke", "classroom"):
         return None
@@ -96,20 +76,9 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
 
 
 def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
-    """Estimate trainings: each kind that is not kept yet is probed for a few steps, in a process of its own.
+    """Estimate trainings: each kind that the cache lacks is probed for a few steps, in a process of its own.
 
-    Parameters
-    ----------
-    jobs : sequence of Job
-        What `train_all` would be given.
-    cache : Cache
-        Where results are looked for.
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    Estimate
+    The sum over the processes is a guess that no process ever waits; the longest training is the least it can take.
     """
     unique, missing = unique_and_missing([each for job in jobs for each in _with_needs(job)], cache)
     costs = _probe_all({_kind(job): job for job in missing.values()}, device)
@@ -152,17 +121,7 @@ def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
 def probe(job: Job, device: str = "cpu") -> Cost:
     """Train for three short epochs, of which the first warms up and the last evaluates, and multiply.
 
-    Parameters
-    ----------
-    job : Job
-        What to measure; what it needs is not trained for it.
-    device : str
-        Where.
-
-    Returns
-    -------
-    Cost
-        Of the whole training. Its memory is that of this process so far.
+    What the job needs is not trained for it. The memory is that of this process so far.
     """
     train, test, recipe = job.load("train"), job.load("test"), job.recipe
     few = train.subset(range(min(len(train), STEPS * recipe.batch_size)))

@@ -1,20 +1,16 @@
 """Exercises that check themselves: an answer is compared with a hidden solution on fresh random inputs."""
 
-import ast
 import copy
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from nbformat import NotebookNode
 
 from hetlib.errors import unknown
-from hetlib.lab import notebooks
 from hetlib.lab.presets import headless
 
 TRIALS = 20
@@ -116,40 +112,3 @@ def _short(value: Any) -> str:
         return f"tensor of shape {tuple(value.shape)}, first {value.flatten()[:4].tolist()}"
     text = repr(value)
     return text if len(text) < 300 else text[:297] + "..."
-
-
-def as_exercise(notebook: NotebookNode) -> NotebookNode:
-    """Replace the cells tagged `solution` by signatures with their docstrings, or by one comment."""
-    for cell in notebooks.tagged(notebook, "solution"):
-        cell.metadata.tags = [tag for tag in cell.metadata.tags if tag != "solution"]
-        if cell.cell_type == "code":
-            cell.source = _signatures(cell.source)
-        else:
-            cell.source = "*Your answer here.*"
-    return notebook
-
-
-def _signatures(source: str) -> str:
-    tree = ast.parse(source)
-    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            todo = ast.parse('raise NotImplementedError("your turn")').body
-            node.body = (node.body[:1] if ast.get_docstring(node) else []) + todo
-    return ast.unparse(tree) or "# Your code here."
-
-
-def write_exercises(where: str | Path = "build", source: Path | None = None) -> list[Path]:
-    """Write every notebook twice, both without outputs: `exercises/` without the solutions, `solutions/` whole.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
-    written = []
-    for name in notebooks.names(source):
-        path = notebooks.find(name, source)
-        written.append(notebooks.save(Path(where) / "exercises" / f"{name}.ipynb", as_exercise(notebooks.read(path))))
-        written.append(notebooks.save(Path(where) / "solutions" / f"{name}.ipynb", notebooks.read(path)))
-    return written

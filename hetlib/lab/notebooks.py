@@ -3,10 +3,8 @@
 import ast
 import hashlib
 import re
-from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from hetlib.errors import unknown
 from hetlib.files import write
 
 PRESETS = ("smoke", "classroom", "reduced", "paper")
-WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -44,14 +41,7 @@ def names(where: Path | None = None) -> list[str]:
 
 
 def find(name: str | Path, where: Path | None = None) -> Path:
-    """The source of a notebook.
-
-    Parameters
-    ----------
-    name : str or Path
-        Its number ("3", "03"), its name with or without the number, or the path of a .py or .ipynb file.
-    where : Path, optional
-        The notebooks' folder, if not the project's.
+    """The source of a notebook, by number ("3", "03"), by name with or without it, or by the path of a file.
 
     Raises
     ------
@@ -69,12 +59,9 @@ def find(name: str | Path, where: Path | None = None) -> Path:
 
 
 def read(path: str | Path) -> NotebookNode:
-    """Read a notebook; one in py:percent text gets cell ids made of the cells' content, so unchanged cells keep theirs.
+    """Read a notebook in format 4.5, or the text of one.
 
-    Returns
-    -------
-    NotebookNode
-        In notebook format 4.5; without outputs if read from text.
+    Cells of a text get ids made of their content, so that unchanged cells keep theirs.
     """
     import jupytext
     import nbformat
@@ -155,13 +142,7 @@ def _value(name: str, value: Any, default: Any) -> Any:
 
 
 def faults(notebook: NotebookNode) -> list[str]:
-    """Errors in outputs, and the ones that widgets caught and kept to themselves.
-
-    Returns
-    -------
-    list of str
-        One text per error: where it was found, and its traceback without colours.
-    """
+    """Errors in outputs and in the state of widgets: for each, where it was found and its traceback without colours."""
     places = [(f"cell {index}", output) for index, output in outputs(notebook)]
     widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
     for model in widgets.get("state", {}).values():
@@ -186,57 +167,8 @@ def _traceback(output: Mapping[str, Any]) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def publish(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
-    """Give a notebook the outputs of its run, without what changes from run to run or needs a live kernel.
-
-    A figure gets a text for those who cannot see it: its own title, else that of the section it stands in.
-    """
-    heading = ""
-    for cell, ran in zip(source.cells, executed.cells, strict=True):
-        if cell.cell_type == "code":
-            cell.execution_count = ran.execution_count
-            cell.outputs = [output for output in ran.outputs if WIDGET not in output.get("data", {})]
-            for output in cell.outputs:
-                output.get("metadata", {}).clear()
-                if "image/png" in output.get("data", {}):
-                    title = re.fullmatch(r"\[(.*)\]", output.data.get("text/plain", ""), re.DOTALL)
-                    output.metadata["image/png"] = NotebookNode(alt=title[1] if title else f"figure: {heading}")
-        elif title := re.match(r"#+ (.*)", cell.source):
-            heading = title[1]
-    return source
-
-
-def picture(notebook: NotebookNode) -> bytes | None:
-    """The PNG of the cell tagged `picture`, which stands for the notebook in README; None without one."""
-    found = [output.get("data", {}).get("image/png") for cell in tagged(notebook, "picture") for output in cell.outputs]
-    return next((b64decode(image) for image in found if image), None)
-
-
 def save(path: str | Path, notebook: NotebookNode) -> Path:
     """Write a notebook, whole or not at all."""
     import nbformat
 
     return write(path, nbformat.writes(notebook) + "\n")
-
-
-def check(text: str | Path, published: str | Path) -> list[str]:
-    """What is wrong with a published notebook: it is missing, differs from its text, or shows errors.
-
-    Returns
-    -------
-    list of str
-        One sentence per complaint; empty if all is well.
-    """
-    name = Path(published).name
-    if not Path(published).is_file():
-        return [f"run `make notebooks` ({name} is missing)"]
-    notebook = read(published)
-    cells = (
-        [(cell.id, cell.cell_type, cell.source, cell.metadata) for cell in each.cells]
-        for each in (read(text), notebook)
-    )
-    differ = [str(index) for index, (ours, theirs) in enumerate(zip_longest(*cells)) if ours != theirs]
-    complaints = [f"error in {fault}" for fault in faults(notebook)]
-    return complaints + [f"run `make notebooks` ({name} and its text differ in cell {', '.join(differ)})"] * bool(
-        differ
-    )

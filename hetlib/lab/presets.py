@@ -46,22 +46,14 @@ class Run:
 
     Attributes
     ----------
-    notebook, preset : str
-        What runs, and how big.
-    data : str or None
-        The data set asked for instead of the preset's own.
-    seeds : tuple of int
-        One training per seed.
-    parameters : dict
-        The notebook's own parameters, for the record.
+    notebook, preset, data, seeds, parameters, cache
+        As given to `start`.
     device, precision : str
         "cuda" where there is one, else "cpu"; "bf16" where the device has arithmetic for it, else "fp32".
     threads : int
         Torch's threads within an operation.
-    cache : Cache
-        Where expensive results are kept.
     folder : Path
-        Where the record and the figures go.
+        Where the record goes.
     begun : float
         When the run started, in seconds of `time.perf_counter`.
     """
@@ -96,10 +88,6 @@ class Run:
             Training and test images, or the record's `data` field itself.
         **facts
             Anything else to remember, as JSON can hold it; what the cache gave and what was computed is added.
-
-        Returns
-        -------
-        Record
 
         Raises
         ------
@@ -168,10 +156,6 @@ def start(
     **parameters
         The notebook's other parameters, for the record.
 
-    Returns
-    -------
-    Run
-
     Raises
     ------
     ValueError
@@ -193,17 +177,10 @@ def start(
         # Small networks gain nothing from more, and parallel trainings would fight for the cores.
         torch.set_num_threads(1)
     figures.style(zoom)
-    run = Run(
-        notebook=notebook,
-        preset=preset,
-        data=data,
-        seeds=chosen,
-        parameters=parameters,
-        device=device,
-        precision="bf16" if use_bf16(precision, device) else "fp32",
-        threads=torch.get_num_threads(),
-        cache=cache if isinstance(cache, Cache) else Cache(cache),
-        folder=Path(os.environ.get("HETLIB_RUN_DIR") or f"runs/{notebook}-{preset}"),
-    )
+    precision = "bf16" if use_bf16(precision, device) else "fp32"
+    kept = cache if isinstance(cache, Cache) else Cache(cache)
+    folder = Path(os.environ.get("HETLIB_RUN_DIR") or f"runs/{notebook}-{preset}")
+    threads = torch.get_num_threads()
+    run = Run(notebook, preset, data, chosen, parameters, device, precision, threads, kept, folder)
     display(run)
     return run

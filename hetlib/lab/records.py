@@ -73,30 +73,18 @@ class Record:
 
     Attributes
     ----------
-    notebook, preset : str
-        What was run.
-    parameters : dict
-        The notebook's own parameters.
-    seeds : list of int
-        One per value of each metric.
     metrics : dict
         Name to ``{"unit": str, "values": [one finite number per seed]}``.
     data : dict
         ``name``, ``checksum`` of the images trained on, and how many ``train`` and ``test`` images.
-    device, precision : str
-        As "cuda" and "bf16".
     threads : int
         Of torch, per process.
-    versions : dict
-        Of Python, torch, torchvision, hetlib and NumPy.
-    commit : str or None
-        Git commit of hetlib's source; None outside a checkout.
-    dirty : bool or None
-        Whether tracked files differed from that commit.
+    versions, commit, dirty
+        As `versions` and `git` give them.
     seconds : float
         From start to record.
     peak_mib : float
-        Highest memory in MiB: the GPU's on CUDA, else of the process or its largest child.
+        As `peak_memory` gives it.
     date : str
         When it was recorded, ISO 8601 in UTC.
     facts : dict
@@ -151,25 +139,7 @@ def note(folder: str | os.PathLike) -> Path:
 
 
 def write(record: Record, folder: str | os.PathLike) -> Path:
-    """Add a record to a collection such as ``results/``.
-
-    Parameters
-    ----------
-    record : Record
-        What to keep.
-    folder : path-like
-        Made if missing.
-
-    Returns
-    -------
-    Path
-        ``<notebook>-<preset>-<data>-<commit>-<time>.json``.
-
-    Raises
-    ------
-    OSError
-        As `hetlib.files.write`.
-    """
+    """Add a record to a collection such as ``results/``, as ``<notebook>-<preset>-<data>-<commit>-<time>.json``."""
     stamp = datetime.fromisoformat(record.date).strftime("%Y%m%dT%H%M%S%f")
     parts = (record.notebook, record.preset, record.data["name"], (record.commit or "nogit")[:8], stamp)
     name = "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)

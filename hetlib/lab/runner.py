@@ -120,16 +120,11 @@ def run(tasks: Sequence[Task], jobs: int = 1, on_step: Callable[[Step], None] | 
     Parameters
     ----------
     tasks : sequence of Task
-        From `plan`.
+        From `plan`. A failed one does not stop the others.
     jobs : int
         How many run at a time.
     on_step : callable, optional
         Called, in the caller's thread, whenever a notebook gets to another cell.
-
-    Yields
-    ------
-    Outcome
-        In order of completion. A failed notebook does not stop the others.
     """
     waiting: Queue[Task] = Queue()
     said: Queue[Step | Outcome] = Queue()

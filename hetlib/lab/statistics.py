@@ -11,17 +11,7 @@ from hetlib.transfer.report import aligned
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % confidence interval by Student's t.
-
-    Parameters
-    ----------
-    values : sequence of float
-        One per seed.
-
-    Returns
-    -------
-    tuple of float
-        The half width is nan for a single value.
+    """Mean over seeds and half width of its 95 % confidence interval by Student's t: nan for a single value.
 
     Raises
     ------

@@ -1,16 +1,12 @@
-"""Numbers beside the published ones: the tables of papers.md and of the notebooks."""
+"""Numbers of ours set beside the published ones."""
 
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from hetlib.errors import unknown
-from hetlib.files import write
-from hetlib.lab import records
 from hetlib.lab.records import Record
 from hetlib.lab.statistics import Table, measured, verdict
 
@@ -18,11 +14,6 @@ NOT_RUN = "not run"
 SCRIPT = "made by a script"
 """Said of a record that holds no command which would run it again."""
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
-START = "<!-- table: "
-TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
-NOTES = "Sources of the published numbers, and what our runs did otherwise than their preset says"
-FOLDED = 12
-"""A table with more rows than these that were not run shows them only when asked."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +71,8 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
     -------
     rows : list of Row
         First the published experiments, run or not, then whatever else was measured.
-    sources : list of str
-        Where the published numbers stand, and in what our runs depart from their preset; a row says [1] for the
-        first of them.
+    notes : list of str
+        Sources of the published numbers, and in what our runs depart from their preset; [1] in a row is the first.
     """
     anywhere = {entry["metric"] for entry in section["rows"] if entry.get("anywhere")}
     latest = {
@@ -148,32 +138,6 @@ def _number(entry: Mapping[str, Any], sources: list[str]) -> str:
     return f"{text} [{_note(entry['source'], sources)}]"
 
 
-def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
-    """Rows as a Markdown table with its sources below; many rows that were not run are folded."""
-    shown, folded = fold(rows)
-    text = _lines(shown) if shown else ""
-    if folded:
-        text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
-    if sources:
-        listed = "".join(f"{number}. {source}\n" for number, source in enumerate(sources, 1))
-        text += f"\n<details><summary>{NOTES}</summary>\n\n{listed}\n</details>\n"
-    return text
-
-
-def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows to show at once, and rows to show when asked: those not run, where there are many of them."""
-    waiting = [row for row in rows if not row.run]
-    if len(waiting) <= FOLDED:
-        return list(rows), []
-    return [row for row in rows if row.run], waiting
-
-
-def _lines(rows: Iterable[Row]) -> str:
-    lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
-    plain = lambda cell: " ".join(escape(cell, quote=False).replace("|", "/").split())
-    return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
-
-
 def beside_published(record: Record) -> Table:
     """What a run measured, beside the published numbers of its paper: the rows that its record answers."""
     known = published()
@@ -186,43 +150,3 @@ def beside_published(record: Record) -> Table:
         section | {"rows": answered}, [replace(record, metrics=metrics, command=record.command or "this notebook")]
     )
     return Table((HEAD, *(row.cells for row in rows)), tuple(sources))
-
-
-def update_tables(papers: str | Path, results: str | Path) -> bool:
-    """Bring the tables between the markers of a Markdown file up to date.
-
-    A table stands between ``<!-- table: 01_hmt -->`` and ``<!-- end of table -->``.
-
-    Parameters
-    ----------
-    papers : path-like
-        The file; everything outside the markers stays as it is.
-    results : path-like
-        The committed records; nothing else is read.
-
-    Returns
-    -------
-    bool
-        Whether the file changed.
-
-    Raises
-    ------
-    ValueError
-        If a marker names a notebook without published rows, lacks its end, or a record is not valid.
-    """
-    known, every = published(), records.read_all(results)
-
-    def table(match: re.Match) -> str:
-        name = match[2]
-        if name not in known:
-            raise unknown("table", name, known)
-        mine = [record for record in every if record.notebook == name]
-        return f"{match[1]}{markdown(*compare(known[name], mine))}{match[3]}"
-
-    before = Path(papers).read_text(encoding="utf-8")
-    after, replaced = TABLE.subn(table, before)
-    if replaced != before.count(START):
-        raise ValueError(f"{papers}: {before.count(START)} tables begin and {replaced} end; nothing was written")
-    if after != before:
-        write(papers, after)
-    return after != before

@@ -61,6 +61,7 @@ import torch
 from IPython.display import display
 
 from hetlib import lab, match, tlv, zoo
+from hetlib.experiments import tlv_figures
 from hetlib.lab import Job, figures
 from hetlib.training import Recipe, evaluate
 
@@ -246,7 +247,7 @@ def blocks(choice):
     same = (out.flatten(2).unsqueeze(2) == weight.flatten(0, 1).flatten(1)).all(3)  # which source slice is where
     result = torch.where(same.any(2), same.int().argmax(2), -1)
     grids = {"source": torch.arange(outputs * inputs).view(outputs, inputs), "target": -torch.ones(wanted, slots).int()}
-    return figures.numbered(grids | {"result": result}, inputs)
+    return tlv_figures.numbered(grids | {"result": result}, inputs)
 
 
 lab.Explorer(blocks, Width(), run)
@@ -359,7 +360,7 @@ def frame(number, mask):
     return ax.figure
 
 
-figures.animation([frame(number, mask) for mask in ("batch", "image") for number in range(6)])
+tlv_figures.animation([frame(number, mask) for mask in ("batch", "image") for number in range(6)])
 
 # %% [markdown]
 # **What to notice.** Drawn once per batch, the mask makes columns: for a whole step the classifier must do without

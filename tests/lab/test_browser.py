@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from hetlib.cli.report import write_page
 from hetlib.lab import notebooks
-from hetlib.lab.page import write_page
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -108,7 +108,7 @@ def server(tmp_path_factory):
 
 
 def _wait_for(address, process):
-    for _ in range(120):
+    for _ in range(1200):
         try:
             return urllib.request.urlopen(address, timeout=2)
         except OSError:
@@ -126,13 +126,13 @@ def browser():
         chromium.close()
 
 
-def run_all(browser, server, name, notebook, minutes=3.0):
+def run_all(browser, server, name, notebook, minutes=10.0):
     """Open a notebook, run all its cells, and give the page once the last one has ended."""
     root, address = server
     notebooks.save(root / f"{name}.ipynb", notebook)
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
     page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
-    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    page.locator(".jp-Notebook").wait_for(timeout=600_000)
     page.set_default_timeout(minutes * 60_000)
     assert page.evaluate(RUN_ALL), "JupyterLab did not run the cells"
     page.wait_for_function(r"""() => {

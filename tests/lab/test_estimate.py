@@ -59,7 +59,7 @@ def test_a_probe_multiplies_epochs_and_evaluations(monkeypatch):
 def test_a_real_probe_runs_in_a_process_of_its_own(tmp_path):
     found = measure([SOURCE], Cache(tmp_path))
     assert found.trainings == found.processes == 1
-    assert 0 < found.seconds < 600
+    assert found.seconds > 0
     assert 50 < found.mib < 4096
 
 

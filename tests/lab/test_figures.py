@@ -6,7 +6,6 @@ import matplotlib
 import pytest
 import torch
 from matplotlib import pyplot
-from PIL import Image
 
 from hetlib.lab import figures
 from hetlib.lab.statistics import interval
@@ -85,29 +84,9 @@ def test_colour_kernels_are_drawn_as_colours_and_not_mixed_with_others():
         figures.kernel_strip({"red": red, "grey": torch.zeros(2, 4, 4)})
 
 
-def test_numbered_tables_show_every_number_and_leave_the_rest_grey():
-    figure = figures.numbered({"source": torch.arange(6).view(2, 3), "result": torch.tensor([[4, -1]])}, per_colour=3)
-    source, result = figure.axes
-    assert [text.get_text() for text in source.texts] == list("012345")
-    assert [text.get_text() for text in result.texts] == ["4"]
-    assert source.images[0].get_array().tolist() == [[0, 0, 0], [1, 1, 1]]
-    assert result.images[0].get_array().mask.tolist() == [[False, True]]
-    assert size(figure) < 60_000
-
-
 def test_a_training_is_drawn_beside_finished_ones():
     done = History(loss=[1.0, 0.5], evaluated=[1, 2], top1=[20.0, 30.0])
     waiting, going = figures.learning({"he": done}, "base", None), figures.learning({"he": done}, "base", done)
     assert "press Run" in waiting.axes[0].get_title(loc="left")
     assert "0.50 in epoch 2" in going.axes[0].get_title(loc="left")
     assert [len(figure.axes[0].lines) for figure in (waiting, going)] == [1, 2]
-
-
-def test_an_animation_is_a_small_animated_png():
-    frames = [figures.curves(None, {"HMT": [[step, step + 1]]}, title=f"step {step}") for step in range(3)]
-    shown = figures.animation(frames, seconds=0.5)
-    with Image.open(io.BytesIO(shown.data)) as picture:
-        assert (picture.format, picture.n_frames, picture.info["duration"]) == ("PNG", 3, 500)
-    assert len(shown.data) < 60_000
-    with pytest.raises(ValueError, match="at least one frame"):
-        figures.animation([])

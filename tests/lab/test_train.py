@@ -36,7 +36,7 @@ def same(a, b):
 def test_a_result_is_found_again(cache):
     job = Job("plainnet5", "digits", QUICK, options=SMALL)
     first, again = train(job, cache), train(job, Cache(cache.root))
-    assert cache.misses == 1
+    assert len(cache.computed) == 1
     assert first.history == again.history
     assert same(first.model, again.model)
     assert not again.model.training
@@ -69,7 +69,7 @@ def test_a_source_is_trained_first_and_feeds_its_heirs(cache):
     fed, expected = start(heir, cache), heir.build()
     hmt.transfer(train(source, cache).model, expected, "interval")
     assert same(fed, expected)
-    assert cache.misses == 1
+    assert len(cache.computed) == 1
 
 
 def test_processes_give_the_same_numbers_as_one(tmp_path):
@@ -106,7 +106,7 @@ def test_the_parent_knows_what_its_processes_computed(tmp_path):
     for expected in ((1, 1), (0, 2)):
         cache = Cache(tmp_path)
         train_all(work, cache, processes=2)
-        assert (cache.misses, cache.hits) == expected
+        assert (len(cache.computed), len(cache.reused)) == expected
 
 
 def test_an_error_is_told_before_everything_else_has_trained(tmp_path):
@@ -134,7 +134,7 @@ if __name__ == "__main__":
 def test_no_training_outlives_who_waits_for_it(tmp_path):
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "cache")], stdout=subprocess.DEVNULL)
     try:
         while len(list((tmp_path / "cache").glob("scratch/*"))) < 2:

@@ -1,16 +1,24 @@
-"""One self-contained page about all runs: tables beside the published numbers, then every run with its figures."""
+"""What `hetlib report` writes: one self-contained page about all runs, and the tables of papers.md."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from hetlib.errors import unknown
 from hetlib.files import write
 from hetlib.lab import notebooks, records
 from hetlib.lab.records import Record
 from hetlib.lab.statistics import interval, measured
-from hetlib.lab.tables import HEAD, NOTES, SCRIPT, compare, fold, published
+from hetlib.lab.tables import HEAD, SCRIPT, Row, compare, published
 
+START = "<!-- table: "
+TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
+NOTES = "Sources of the published numbers, and what our runs did otherwise than their preset says"
+FOLDED = 12
+"""A table with more rows than these that were not run shows them only when asked."""
 WIDTH = 220
 """Pixels of the strip that shows a metric's seeds."""
 
@@ -43,7 +51,7 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
     mine = [record for record, _ in here]
     shown = [_run(record, "on record", []) for record in on_record]
     shown += [_run(record, "on this machine", figures) for record, figures in here]
-    template = Environment(loader=PackageLoader("hetlib.lab", "."), autoescape=True).get_template("report.html.jinja")
+    template = Environment(loader=PackageLoader("hetlib.cli", "."), autoescape=True).get_template("report.html.jinja")
     content = template.render(
         papers=[_paper(name, section, on_record, mine) for name, section in published().items()],
         runs=shown,
@@ -129,3 +137,57 @@ def _strips(record: Record) -> tuple[list[dict[str, Any]], str]:
         text = measured(metric["values"], metric["unit"])
         strips.append({"name": name, "text": text, "bar": bar, "dots": [at(value) for value in metric["values"]]})
     return strips, "; ".join(f"{low:.4g} to {high:.4g} {unit}" for unit, (low, high) in ends.items())
+
+
+def update_tables(papers: str | Path, results: str | Path) -> bool:
+    """Bring the tables of a Markdown file up to date with a folder of records, and say whether it changed.
+
+    A table stands between ``<!-- table: 01_hmt -->`` and ``<!-- end of table -->``; all else stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If a marker names a notebook without published rows, lacks its end, or a record is not valid.
+    """
+    known, every = published(), records.read_all(results)
+
+    def table(match: re.Match) -> str:
+        name = match[2]
+        if name not in known:
+            raise unknown("table", name, known)
+        mine = [record for record in every if record.notebook == name]
+        return f"{match[1]}{markdown(*compare(known[name], mine))}{match[3]}"
+
+    before = Path(papers).read_text(encoding="utf-8")
+    after, replaced = TABLE.subn(table, before)
+    if replaced != before.count(START):
+        raise ValueError(f"{papers}: {before.count(START)} tables begin and {replaced} end; nothing was written")
+    if after != before:
+        write(papers, after)
+    return after != before
+
+
+def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
+    """Rows as a Markdown table with its sources below; many rows that were not run are folded."""
+    shown, folded = fold(rows)
+    text = _lines(shown) if shown else ""
+    if folded:
+        text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
+    if sources:
+        listed = "".join(f"{number}. {source}\n" for number, source in enumerate(sources, 1))
+        text += f"\n<details><summary>{NOTES}</summary>\n\n{listed}\n</details>\n"
+    return text
+
+
+def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows to show at once, and rows to show when asked: those not run, where there are many of them."""
+    waiting = [row for row in rows if not row.run]
+    if len(waiting) <= FOLDED:
+        return list(rows), []
+    return [row for row in rows if row.run], waiting
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
+    plain = lambda cell: " ".join(escape(cell, quote=False).replace("|", "/").split())
+    return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
