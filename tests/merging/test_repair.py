@@ -173,6 +173,6 @@ def test_bad_input_is_named():
 
 def test_repair_needs_parents_and_images():
     model, images = build("mlp", 0, hidden=(6,)), pictures(4, 3, 32, 32)
-    for parents, images, says in (([], images, "0 weights for 0 parents"), ([model], images[:0], "no images")):
+    for parents, given, says in (([], images, "0 weights for 0 parents"), ([model], images[:0], "no images")):
         with pytest.raises(ValueError, match=says):
             repair(model, parents, given)
