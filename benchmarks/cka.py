@@ -1,5 +1,6 @@
 """Linear CKA of all pairs of layers beside what it replaces: Grams made for every pair, Grams centred too late."""
 
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -15,9 +16,11 @@ DEEP = [64] * 7 + [128] * 9 + [256] * 13 + [512] * 7
 NAME = f"CKA {len(SHALLOW)} x {len(DEEP)} layers, n = {SAMPLES}"
 
 
-def run() -> list[Bar]:
+def run() -> Iterator[Bar]:
     """Measure the bars of CKA; all errors are those of float64, from which nothing here may differ much."""
-    return [per_pair(*activations()), *late(1), *late(4)]
+    yield per_pair(*activations())
+    yield from late(1)
+    yield from late(4)
 
 
 def per_pair(xs: list[Tensor], ys: list[Tensor]) -> Bar:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,7 +27,7 @@ LIMIT = 1.5
 Activations = dict[str, Tensor]
 
 
-def run() -> list[Bar]:
+def run() -> Iterator[Bar]:
     """Measure the bars of time and, on Linux, of memory."""
     deep, shallow = networks()
     check(deep, shallow, draw(FEW))
@@ -35,12 +36,11 @@ def run() -> list[Bar]:
     reference = released(deep, shallow, images) * 1e3
     name = f"fuse ResNet-34 + ResNet-18, {IMAGES} images"
     other = f"one image at a time, twice; these passes timed on {FEW}, x{IMAGES // FEW}"
-    bars = [faster(name, "one pass, batches of 50", other, measured, reference, 3)]
+    yield faster(name, "one pass, batches of 50", other, measured, reference, 3)
     if Path("/proc/self/status").exists():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             peak = pool.submit(peak_of_fuse).result()
-        bars.append(within(f"{name}, peak memory", "a whole process", "limit", peak, LIMIT, at_most=1, unit="GiB"))
-    return bars
+        yield within(f"{name}, peak memory", "a whole process", "limit", peak, LIMIT, at_most=1, unit="GiB")
 
 
 def networks() -> tuple[nn.Module, nn.Module]:

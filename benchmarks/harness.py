@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,16 @@ class Bar:
     holds: bool
 
 
-def measure(name: str) -> list[Bar]:
-    """Run one benchmark, here; a wrong result raises AssertionError before anything is timed."""
-    return import_module(f"benchmarks.{name}").run()
+def measure(name: str, pipe: Connection) -> None:
+    """Run one benchmark, here, and send every bar once it is measured.
+
+    A wrong result raises AssertionError before anything is timed. What stopped it is sent in words.
+    """
+    try:
+        for bar in import_module(f"benchmarks.{name}").run():
+            pipe.send(bar)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
 
 
 def milliseconds(*works: Callable[[], object], repeats: int = 7) -> list[float]:
@@ -108,24 +116,23 @@ def has_matrix_units() -> bool:
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
-def show(bars: list[Bar], path: Path) -> bool:
-    """Print the table, write it as JSON with the machine and the commit, and say whether every bar holds."""
-    from rich.console import Console
-    from rich.table import Table
+COLUMNS = "{:>5}  {:>9}  {:>14}  {:>14}  {:>14}  {}"
+HEADING = COLUMNS.format("holds", "ratio", "bar", "ours", "other", "what: ours | other")
 
-    table = Table("what", "ours", "compared with")
-    for heading in ("ours", "other", "ratio", "bar", "holds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for bar in bars:
-        mark = "-" if bar.bar == "none" else "yes" if bar.holds else "[red]NO[/red]"
-        values = (f"{bar.measured:.2f} {bar.unit}", f"{bar.reference:.2f} {bar.unit}", f"{bar.ratio:.2f}x")
-        table.add_row(bar.name, bar.ours, bar.other, *values, bar.bar, mark)
-    Console(width=150).print(table)
+
+def row(bar: Bar) -> str:
+    """A bar as a line of the table that `HEADING` begins."""
+    mark = "-" if bar.bar == "none" else "yes" if bar.holds else "NO"
+    times = (f"{bar.measured:,.2f} {bar.unit}", f"{bar.reference:,.2f} {bar.unit}")
+    return COLUMNS.format(mark, f"{bar.ratio:,.2f}x", bar.bar, *times, f"{bar.name}: {bar.ours} | {bar.other}")
+
+
+def keep(bars: list[Bar], path: Path) -> None:
+    """Write the bars as JSON, with the machine and the commit."""
     commit, dirty = git()
     facts = {"commit": commit, "dirty": dirty, "date": datetime.now(UTC).isoformat(timespec="seconds")}
     content = facts | {"machine": machine(), "bars": [asdict(bar) for bar in bars]}
     files.write(path, json.dumps(content, indent=1) + "\n")
-    return all(bar.holds for bar in bars)
 
 
 def machine() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import pkgutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import hetlib
 from benchmarks.harness import Bar, within
@@ -12,7 +13,7 @@ REPEATS = 5
 LATE = ("cli", "lab")  # of the command line and the notebooks, which no method imports
 
 
-def run() -> list[Bar]:
+def run() -> Iterator[Bar]:
     """Measure the bar."""
     methods = [f"hetlib.{module.name}" for module in pkgutil.iter_modules(hetlib.__path__) if module.name not in LATE]
     codes = ("import torch", f"import torch, hetlib, {', '.join(methods)}")
@@ -20,7 +21,7 @@ def run() -> list[Bar]:
     times = [[_milliseconds(code) for code in codes] for _ in range(REPEATS + 1)][1:]
     torch_alone, everything = (statistics.median(taken) for taken in zip(*times, strict=True))
     ours = f"import torch, hetlib and {len(methods)} modules"
-    return [within("import hetlib", ours, "import torch", everything, torch_alone, at_most=1, plus=1000)]
+    yield within("import hetlib", ours, "import torch", everything, torch_alone, at_most=1, plus=1000)
 
 
 def _milliseconds(code: str) -> float:

@@ -1,5 +1,7 @@
 """TLV beside its plain loops: layers made wider, narrower and pooled, and the parts that take the time."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -10,12 +12,13 @@ from hetlib.kernels.select import moments
 RANKED = "moments, stable sort, one gather"
 
 
-def run() -> list[Bar]:
+def run() -> Iterator[Bar]:
     """Measure the bars of one layer and of the parts."""
-    return [*layers(), *parts()]
+    yield from layers()
+    yield from parts()
 
 
-def layers() -> list[Bar]:
+def layers() -> Iterator[Bar]:
     """A 3x3 layer doubled, one halved, and 7x7 kernels pooled to 3x3."""
     small, large = (draw(n, n, 3, 3, seed=n) for n in (256, 512))
     wide = draw(256, 64, 7, 7, seed=1)
@@ -25,15 +28,13 @@ def layers() -> list[Bar]:
     assert_close_but_for_ties(up(), plain_up(small, large))
     assert_close_but_for_ties(down(), plain_down(large, small))
     torch.testing.assert_close(pool(), plain_pool(wide, 3))
-    bars = []
     for name, way, ours, plain, bar in (
         ("TLV 256 -> 512, 3x3", RANKED, up, lambda: plain_up(small, large), 15),
         ("TLV 512 -> 256, 3x3", RANKED, down, lambda: plain_down(large, small), 2.5),
         ("TLV kernels 7x7 -> 3x3, 256 x 64", "one product", pool, lambda: plain_pool(wide, 3), 100),
     ):
         measured, reference = milliseconds(ours, plain, repeats=9)
-        bars.append(faster(name, way, "plain loop", measured, reference, bar))
-    return bars
+        yield faster(name, way, "plain loop", measured, reference, bar)
 
 
 def parts() -> list[Bar]:

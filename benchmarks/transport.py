@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,9 +25,12 @@ IDLE = 1.8
 """Both cores count as idle where two threads do what touches no memory so many times as fast as one; twice is all."""
 
 
-def run() -> list[Bar]:
+def run() -> Iterator[Bar]:
     """Measure the bars of cost matrices, exact plans and entropic ones."""
-    return [*costs(), *plans(), layers(), *entropic()]
+    yield from costs()
+    yield from plans()
+    yield layers()
+    yield from entropic()
 
 
 def costs() -> list[Bar]:
@@ -46,15 +49,14 @@ def costs() -> list[Bar]:
     ]
 
 
-def plans() -> list[Bar]:
+def plans() -> Iterator[Bar]:
     """Exact plans of matching layers, where the optimum is near a permutation, and of unrelated ones."""
-    bars = []
     for n, at_least in ((64, 1), (256, 1), (512, 1.2), (1024, 1.2)):
         for name, noise in (("alike", 0.5), ("unrelated", None)):
             measured, reference = exact(between(n, noise))
-            bars.append(faster(f"plan {n} x {n}, {name}", "assignment", "ot.emd", measured, reference, at_least))
+            yield faster(f"plan {n} x {n}, {name}", "assignment", "ot.emd", measured, reference, at_least)
     measured, reference = exact(between(512, None)[:, :256], repeats=15)
-    return [*bars, within("plan 512 x 256", "network simplex", "ot.emd", measured, reference, 1.15)]
+    yield within("plan 512 x 256", "network simplex", "ot.emd", measured, reference, 1.15)
 
 
 def exact(cost: Tensor, repeats: int = 7) -> list[float]:
@@ -84,14 +86,12 @@ def hashes(threads: int) -> None:
         list(pool.map(lambda salt: hashlib.pbkdf2_hmac("sha256", b"", bytes([salt]), 10_000), range(20)))
 
 
-def entropic() -> list[Bar]:
+def entropic() -> Iterator[Bar]:
     """Iterations on costs whose exponentials underflow, beside POT in the same precision."""
     cost = between(512, None)
     cost /= cost.max()
-    return [
-        underflowing(cost, 5e-4, "torch, float32", atol=1e-5),
-        underflowing(cost.double(), 1.25e-4, "NumPy, float64", atol=1e-9),
-    ]
+    yield underflowing(cost, 5e-4, "torch, float32", atol=1e-5)
+    yield underflowing(cost.double(), 1.25e-4, "NumPy, float64", atol=1e-9)
 
 
 def underflowing(cost: Tensor, reg: float, kind: str, atol: float) -> Bar:

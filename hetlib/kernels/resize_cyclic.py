@@ -12,6 +12,8 @@ from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
 
 RESIZERS = ("bilinear", "nearest", "zero")
+TOGETHER = 16
+"""Input channels that are resampled together, a multiple of the numbers that torch interpolates in one vector."""
 
 
 def resize(
@@ -83,7 +85,10 @@ def resized(
     resample = partial(
         _resize_kernel, size=out.shape[-1], align_corners=align_corners, resizer=resizer, antialias=antialias
     )
-    return Fill(layer, out, weight, resample)
+    # Only the leading channels that the target has room for. Inputs are cut at a multiple of the vector's length: torch
+    # rounds the channels that do not fill a last vector otherwise, so a cut elsewhere would change last bits.
+    outputs, inputs = out.shape[0], -(-out.shape[1] // TOGETHER) * TOGETHER
+    return Fill(layer, out, weight[:outputs, :inputs], resample)
 
 
 def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:
@@ -100,12 +105,18 @@ def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:
 
 
 def _resize_kernel(weight: Tensor, size: int, align_corners: bool, resizer: str, antialias: bool) -> Tensor:
+    if size == 1 and weight.shape[-1] % 2 == 1 and not (align_corners or antialias):
+        middle = slice(weight.shape[-1] // 2, weight.shape[-1] // 2 + 1)  # the only tap that any resizer reads then
+        return weight[:, :, middle, middle]
     if resizer == "zero":
         low = (size - weight.shape[-1]) // 2
         high = size - weight.shape[-1] - low
         return F.pad(weight, (low, high, low, high))
     # Not every torch interpolates half precision on the CPU.
     real = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+    # torch interpolates along the channels. Given the weight in that layout it leaves the result in it, too, and need
+    # not turn it round: the caller copies the channels that are wanted to their places anyway.
+    real = real.contiguous(memory_format=torch.channels_last)
     if resizer == "nearest":
         fitted = F.interpolate(real, size=(size, size), mode="nearest-exact")
     else:

@@ -107,3 +107,13 @@ def test_errors_name_both_shapes(source, shape, message):
 def test_unknown_resizer_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'bilinear'"):
         resize(torch.zeros(1, 1, 3, 3), (1, 1, 5, 5), resizer="bilinar")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("how", [{}, {"align_corners": True}, {"antialias": True}, {"resizer": "nearest"}])
+@given(sizes, st.integers(1, 70), kernels, sizes, st.integers(1, 70), kernels)
+def test_what_is_cropped_away_changes_no_bit_of_the_rest(how, dtype, layout, o, i, k, out, inp, size):
+    weight = draw(o, i, k, k, dtype=dtype).contiguous(memory_format=layout)
+    whole = resize(weight, (o, i, size, size), **how)  # no channel is cropped here
+    assert torch.equal(resize(weight, (out, inp, size, size), **how), resize(whole, (out, inp, size, size)))
