@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME ...]`: measure every bar, or those of the named files; print each once it is measured.
 
 Writes `build/benchmarks.json`. The status is 0 if every bar holds, 1 if one does not or cannot be measured,
-2 for an unknown name. `python -m benchmarks gpu` is for a machine with a GPU and stands by itself: see `benchmarks.gpu`.
+2 for an unknown name. `python -m benchmarks gpu` is for a machine with a GPU and stands by itself.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 import benchmarks
 from hetlib.errors import unknown
 
-APART = {"__main__", "harness", "gpu", "gpu_harness", "gpu_kernels", "gpu_training"}
+APART = {"__main__", "harness"} | {"gpu", "gpu_kernels", "gpu_training", "gpu_report"}
 NAMES = sorted({module.name for module in pkgutil.iter_modules(benchmarks.__path__)} - APART)
 RESULTS = Path("build/benchmarks.json")
 
