@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, within
+from hetlib.cli import runner
 from hetlib.cli.report import write_page
-from hetlib.lab import Explorer, notebooks, records, runner
+from hetlib.lab import Explorer, notebooks, records
 from hetlib.lab.tables import published
 
 RECORDS = 200

@@ -11,8 +11,8 @@ from statistics import median
 import nbformat
 import pytest
 
-from hetlib.cli import authors
-from hetlib.lab import notebooks, runner
+from hetlib.cli import authors, runner
+from hetlib.lab import notebooks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = notebooks.names(FOLDER)

@@ -57,8 +57,8 @@ def run(
     runs: Runs = Path("runs"),
 ) -> None:
     """Run one notebook: hetlib run 01 --preset smoke -p SEEDS 2"""
-    from hetlib.cli import results
-    from hetlib.lab import notebooks, runner
+    from hetlib.cli import results, runner
+    from hetlib.lab import notebooks
 
     task = runner.plan(notebook, preset, _pairs(parameter), runs)
     if keep:
@@ -101,7 +101,7 @@ def verify(
 def planned(command: str, parameters: dict[str, str] | None = None, runs: Path = Path("runs")) -> Any:
     """The task of a ``hetlib run`` command line, some parameters changed; a ValueError if it is none, or asks for what
     does not exist."""
-    from hetlib.lab import runner
+    from hetlib.cli import runner
 
     words = shlex.split(command)
     if words[:2] != ["hetlib", "run"]:
@@ -257,7 +257,7 @@ def _show(things: list, what: str) -> None:
 
 def _plan(names: list[str], preset: str | None, runs: Path) -> list:
     """One task per notebook, however often it is named."""
-    from hetlib.lab import runner
+    from hetlib.cli import runner
 
     return list(dict.fromkeys(runner.plan(name, preset, runs=runs) for name in names))
 

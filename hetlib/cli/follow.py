@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hetlib.cli.runner import Outcome, Step, Task, run
 from hetlib.lab import records
-from hetlib.lab.runner import Outcome, Step, Task, run
 
 
 def follow(tasks: Sequence[Task], jobs: int, console: Console) -> list[Outcome]:

@@ -188,6 +188,6 @@ def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _lines(rows: Iterable[Row]) -> str:
-    lines = [HEAD, ("---",) * len(HEAD), *(row.cells for row in rows)]
+    lines = [HEAD, ("---",) * len(HEAD), *rows]
     plain = lambda cell: " ".join(escape(cell, quote=False).replace("|", "/").split())
     return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)

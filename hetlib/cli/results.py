@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from hetlib.cli.runner import Task
 from hetlib.lab import records
 from hetlib.lab.records import Record
-from hetlib.lab.runner import Task
 from hetlib.lab.statistics import interval
 from hetlib.lab.tables import SCRIPT
 

@@ -85,7 +85,7 @@ class Cache:
         uses: Sequence[Any] = (),
         label: str = "",
     ) -> Result:
-        """Find a result, or compute and keep it.
+        """Find a result, or compute and keep it: named tensors on the CPU, and facts as JSON gives them back.
 
         Of several processes that ask for one key, one computes and the others wait and read. A damaged entry is named
         in a warning and computed anew.
@@ -99,13 +99,6 @@ class Cache:
             (removed once the result is kept). Returns named tensors, and facts that JSON can hold.
         label : str
             What the result is, for people.
-
-        Returns
-        -------
-        tensors : dict of str to Tensor
-            On the CPU.
-        facts : dict
-            As JSON gives them back (tuples are lists), whether found or computed.
 
         Raises
         ------

@@ -26,10 +26,8 @@ class Explorer:
     """A view with controls for its settings; the last line of a cell shows it.
 
     The picture is a plain output of the cell, and a change replaces it in place (`update_display` of the Jupyter
-    protocol). So a static page and an executed notebook hold an ordinary PNG, JupyterLab shows one picture and not
-    two, and no picture hides in the state of widgets, which only a live kernel can draw. The controls are a second
-    output, left out where nobody can click (``$HETLIB_HEADLESS``, set by the runner: papermill's kernel looks like
-    any other).
+    protocol). So a static page and an executed notebook hold an ordinary PNG, and JupyterLab shows one picture. The
+    controls are a second output, left out where nobody can click (`hetlib.lab.presets.headless`).
 
     Parameters
     ----------
@@ -47,10 +45,8 @@ class Explorer:
 
     Attributes
     ----------
-    settings : dataclass
-        What the picture shows.
-    result : Any
-        What the view gave for it.
+    settings, result : Any
+        What the picture shows, and what the view gave for it.
     panel : Panel or None
         The controls, once they are shown.
 
@@ -87,12 +83,7 @@ class Explorer:
         self.result = self._look(toggles, self._found(toggles))
 
     def set(self, **changes: Any) -> Any:
-        """Change settings and redraw: the one path that clicks, tests and parameters take.
-
-        Returns
-        -------
-        Any
-            What the view gave.
+        """Change settings, redraw, and give what the view gave: the one path that clicks, tests and parameters take.
 
         Raises
         ------
@@ -115,15 +106,8 @@ class Explorer:
     def train(self, on_epoch: Callable[[History, Job], None] | None = None) -> Any:
         """Run the training of these settings, what it needs first, or find their results, and redraw while it runs.
 
-        Parameters
-        ----------
-        on_epoch : callable, optional
-            Called after every epoch with the history and the job it belongs to.
-
-        Returns
-        -------
-        Any
-            What the view gives afterwards.
+        `on_epoch` is called after every epoch with the history and the job it belongs to. Gives what the view gives
+        afterwards.
 
         Raises
         ------
@@ -131,8 +115,6 @@ class Explorer:
             If this explorer has nothing to train.
         Stopped
             If `stop` was called; another call goes on from there.
-        Exception
-            Whatever training or view raise.
         """
         if self.job is None or self.run is None:
             raise TypeError("this explorer has no job to train")
@@ -145,7 +127,7 @@ class Explorer:
             latest = history if of is job else None
             if on_epoch is not None:
                 on_epoch(history, of)
-            # Whoever has moved on to other settings is not pulled back.
+            # If the user has changed the settings meanwhile, keep the new picture.
             if of is job and self.settings is settings and time.monotonic() - drawn > REDRAW:
                 self._show(settings, history)
                 drawn = time.monotonic()
@@ -166,9 +148,7 @@ class Explorer:
 
     @property
     def command(self) -> str:
-        """The command line that runs the notebook with these settings, headless, by papermill.
-
-        It names what differs from the notebook's own defaults.
+        """The command line that runs the notebook with these settings: it names what differs from the defaults.
 
         Raises
         ------

@@ -6,6 +6,7 @@ left open behind it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -36,43 +37,17 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)
 def style(zoom: float = 1.0) -> None:
     """Set matplotlib to the one style: readable at half a page's width, and small as a file.
 
-    Parameters
-    ----------
-    zoom : float
-        Scales figures and all that is in them alike: 1 is 700 pixels wide and fits a laptop, 1.5 a projector.
-
-    Raises
-    ------
-    ValueError
-        If `zoom` is not between 0.5 and 3.
+    `zoom` scales figures and all that is in them alike, from 0.5 to 3 (else a ValueError): 1 is 700 pixels wide and
+    fits a laptop, 1.5 a projector.
     """
     if not 0.5 <= zoom <= 3:
         raise ValueError(f"zoom must be from 0.5 to 3, got {zoom!r}")
-    import matplotlib
+    import matplotlib.style
     from cycler import cycler
 
-    matplotlib.rcParams.update(
-        {
-            "figure.figsize": (7, 3.4),
-            "figure.dpi": 100 * zoom,
-            "figure.constrained_layout.use": True,
-            "savefig.dpi": 100 * zoom,
-            "font.size": 11,
-            "axes.titlesize": 12,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "axes.prop_cycle": cycler(color=COLOURS),
-            "grid.color": "#E6E6E6",
-            "legend.frameon": False,
-            "image.cmap": "gray",
-            "image.interpolation": "nearest",
-            "lines.linewidth": 2,
-        }
-    )
+    matplotlib.style.use(Path(__file__).with_suffix(".mplstyle"))
+    dpi = 100 * zoom
+    matplotlib.rcParams.update({"axes.prop_cycle": cycler(color=COLOURS), "figure.dpi": dpi, "savefig.dpi": dpi})
 
 
 def axes(width: float = 7, height: float = 3.4) -> "Axes":
@@ -97,16 +72,9 @@ def curves(
     ax : Axes or None
         Where to draw; None makes a new figure.
     histories : mapping of str to sequences
-        For each label one sequence per seed, all of one length; a single seed has no band.
+        For each label one sequence per seed, all of one length (else a ValueError); a single seed has no band.
     x : sequence of float, optional
         Where the values lie; by default 1, 2, ...
-    xlabel, ylabel, title : str
-        Labels with their units.
-
-    Raises
-    ------
-    ValueError
-        If the sequences of a label differ in length.
     """
     ax = ax or axes()
     for (label, seeds), colour, dash in zip(
@@ -133,16 +101,9 @@ def bars_with_intervals(
     xlabel: str = "top-1 accuracy (%)",
     title: str = "",
 ) -> "Figure":
-    """Draw one horizontal bar per label: the mean, its 95 % interval, and every seed as a dot.
+    """Draw one horizontal bar per label, the first at the top: mean, 95 % interval, and every seed as a dot.
 
-    Parameters
-    ----------
-    ax : Axes or None
-        Where to draw; None makes a new figure.
-    values : mapping of str to sequence of float
-        One value per seed; the first label is at the top.
-    xlabel, title : str
-        Label with its unit.
+    `ax` is where to draw, None makes a new figure; `xlabel` names the unit.
     """
     ax = ax or axes(height=0.5 * len(values) + 1.2)
     for y, seeds in enumerate(values.values()):
@@ -164,20 +125,9 @@ def bars_with_intervals(
 def kernel_strip(kernels: Mapping[str, Tensor], title: str = "", unit: str = "weight") -> "Figure":
     """Draw kernels as images, one row per label, all on one colour scale that is symmetric about zero.
 
-    Parameters
-    ----------
-    kernels : mapping of str to Tensor
-        Per label (n, height, width), or (n, 3, height, width) for kernels over red, green and blue, which are drawn
-        as colours about a middle grey; rows may differ in number and size.
-    title : str
-        The finding.
-    unit : str
-        What the colours measure.
-
-    Raises
-    ------
-    ValueError
-        If a tensor has other axes, or some are in colour and others are not.
+    A row is (n, height, width), or (n, 3, height, width) for kernels over red, green and blue, which are drawn as
+    colours about a middle grey. Rows may differ in number and size; other axes, or colour in some rows only, are a
+    ValueError. `unit` is what the colours measure.
     """
     from matplotlib.figure import Figure
 
@@ -204,17 +154,7 @@ def kernel_strip(kernels: Mapping[str, Tensor], title: str = "", unit: str = "we
 
 
 def learning(known: Mapping[str, History], label: str, history: History | None) -> "Figure":
-    """Draw a training as it goes on, beside others in grey; without a history it asks to press Run.
-
-    Parameters
-    ----------
-    known : mapping of str to History
-        Finished trainings by label.
-    label : str
-        What is being trained.
-    history : History or None
-        What there is of it.
-    """
+    """Draw a training as it goes on, beside finished ones in grey; without a history it asks to press Run."""
     ax = axes()
     for (name, done), dash in zip(known.items(), DASHES[1:], strict=False):
         ax.plot(done.evaluated, done.top1, color="grey", linestyle=dash, label=name)

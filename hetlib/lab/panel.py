@@ -30,24 +30,10 @@ KEYS = """<img alt="" src="data:," onerror="
 
 
 class Panel:
-    """Widgets that drive an explorer.
+    """Widgets that drive an explorer, all of them in `box`.
 
-    Parameters
-    ----------
-    explorer : Explorer
-        What a click changes.
-
-    Attributes
-    ----------
-    box : ipywidgets.VBox
-        All of it.
-    controls : dict of str to widget
-        The toggles by name, and "reset"; "copy" if there is a command to copy; "run" and "stop" if there is something
-        to train.
-    message : ipywidgets.HTML
-        What went wrong, or how far the training is.
-    thread : threading.Thread or None
-        The last training that was started by a click.
+    `controls` holds the toggles by name and "reset"; "copy" if there is a command to copy; "run" and "stop" if there is
+    something to train. `message` says what went wrong, or how far the training in `thread` is.
     """
 
     def __init__(self, explorer: Any):

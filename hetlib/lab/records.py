@@ -151,8 +151,6 @@ def read(path: str | os.PathLike) -> Record:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
         If the file is no JSON, or fields are missing, unknown or wrong; each is named.
     """
@@ -166,13 +164,7 @@ def read(path: str | os.PathLike) -> Record:
 
 
 def read_all(folder: str | os.PathLike) -> list[Record]:
-    """Every record of a collection, or of a folder of runs, in order of date.
-
-    Raises
-    ------
-    ValueError
-        If a record is not valid; the message names the file and the fields.
-    """
+    """Every record of a collection, or of a folder of runs, in order of date; each is checked as `read` does."""
     folder = Path(folder)
     found = [*folder.glob("*.json"), *folder.glob("*/record.json")]
     return sorted((read(file) for file in found), key=lambda record: record.when)

@@ -2,12 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from hetlib.errors import unknown
 from hetlib.transfer.report import aligned
+
+HTML = """<table><tr>{% for cell in lines[0] %}<th>{{ cell }}</th>{% endfor %}</tr>{% for line in lines[1:] %}<tr>
+{%- for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{%- if notes %}<ol>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ol>{% endif %}"""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -61,8 +64,9 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        return html_table(self.lines[0], self.lines[1:]) + (f"<ol>{notes}</ol>" if notes else "")
+        from jinja2 import Environment
+
+        return Environment(autoescape=True).from_string(HTML).render(lines=self.lines, notes=self.notes)
 
 
 def paired_differences(
@@ -76,10 +80,8 @@ def paired_differences(
         For each way one value per seed, the same seeds in the same order; more is better.
     baseline : str
         The way that the others are compared with.
-    unit : str
-        Of the values.
-    title : str
-        Over the column of ways.
+    unit, title : str
+        Of the values, and over the column of ways.
 
     Returns
     -------
@@ -97,10 +99,3 @@ def paired_differences(
         cells = (measured(gains, "points").partition(",")[0], "one seed: no verdict" if math.isnan(half) else verdict)
         lines.append((way, measured(list(found), unit), *(("", "baseline") if way == baseline else cells)))
     return Table(tuple(lines))
-
-
-def html_table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """Cells as an HTML table."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f"<table><tr>{top}</tr>{body}</table>"

@@ -2,9 +2,9 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hetlib.errors import unknown
 from hetlib.lab.records import Record
@@ -16,9 +16,8 @@ SCRIPT = "made by a script"
 HEAD = ("experiment", "paper", "released code", "ours (mean ± 95 % CI, n)", "verdict")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a table, as text."""
+class Row(NamedTuple):
+    """One line of a table, as text: the cells below `HEAD`."""
 
     experiment: str
     paper: str
@@ -27,34 +26,14 @@ class Row:
     verdict: str
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        """The line's cells, in the order of `HEAD`."""
-        return self.experiment, self.paper, self.released, self.ours, self.verdict
-
-    @property
     def run(self) -> bool:
         """Whether there is a number of ours."""
         return self.ours != NOT_RUN
 
 
 def published() -> dict[str, dict[str, Any]]:
-    """Published numbers with their sources, by notebook.
-
-    Raises
-    ------
-    ValueError
-        If a number has no source, or two rows of a notebook name one metric.
-    """
-    content = tomllib.loads((Path(__file__).parent / "paper_numbers.toml").read_text(encoding="utf-8"))
-    for name, section in content.items():
-        answered = [row["metric"] for row in section["rows"]]
-        if twice := {metric for metric in answered if answered.count(metric) > 1}:
-            raise ValueError(f"{name}: two rows are answered by one metric: {', '.join(sorted(twice))}")
-        for row in section["rows"]:
-            for column in ("paper", "released"):
-                if column in row and not row[column].get("source"):
-                    raise ValueError(f"{name}: the {column}'s number for {row['metric']!r} has no source")
-    return content
+    """Published numbers with their sources, by notebook."""
+    return tomllib.loads((Path(__file__).parent / "paper_numbers.toml").read_text(encoding="utf-8"))
 
 
 def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list[Row], list[str]]:
@@ -76,7 +55,7 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
     """
     anywhere = {entry["metric"] for entry in section["rows"] if entry.get("anywhere")}
     latest = {
-        (*((_place(record), _departures(record)) if metric not in anywhere else ()), metric): record
+        (*((_setting(record), _departures(record)) if metric not in anywhere else ()), metric): record
         for record in records
         for metric in record.metrics
     }
@@ -89,7 +68,7 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
     return rows, sources
 
 
-def _place(record: Record) -> str:
+def _setting(record: Record) -> str:
     """Data set and preset, as text."""
     return f"{record.data['name']}, {record.preset} preset"
 
@@ -120,7 +99,7 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     origin = [SCRIPT] if record.command is None else []
     remarks = "" if anywhere else ", ".join([*origin, *filter(None, [_departures(record)])])
     note = f" [{_note(f'ours: {remarks}', sources)}]" if remarks else ""
-    where = entry["what"] if anywhere else f"{entry['what']} ({_place(record)}{note})"
+    where = entry["what"] if anywhere else f"{entry['what']} ({_setting(record)}{note})"
     return Row(where, paper, released, measured(values, unit), decided)
 
 
@@ -149,4 +128,4 @@ def beside_published(record: Record) -> Table:
     rows, sources = compare(
         section | {"rows": answered}, [replace(record, metrics=metrics, command=record.command or "this notebook")]
     )
-    return Table((HEAD, *(row.cells for row in rows)), tuple(sources))
+    return Table((HEAD, *rows), tuple(sources))

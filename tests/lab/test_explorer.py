@@ -10,7 +10,8 @@ from matplotlib import pyplot
 from nbclient import NotebookClient
 
 from hetlib import lab
-from hetlib.lab import Explorer, Job, figures, notebooks, panel, runner, slider
+from hetlib.cli import runner
+from hetlib.lab import Explorer, Job, figures, notebooks, panel, slider
 from hetlib.lab.panel import Panel
 from hetlib.lab.train import Stopped
 from hetlib.training import Recipe

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import hetlib
-from hetlib.lab import records, runner
+from hetlib.cli import runner
+from hetlib.lab import records
 from tests.conftest import RECORD
 
 KILLED = """
@@ -21,7 +22,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from hetlib.cli.follow import follow
-from hetlib.lab import runner
+from hetlib.cli import runner
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])

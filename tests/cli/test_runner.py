@@ -6,8 +6,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from hetlib.cli import runner
 from hetlib.cli.follow import follow
-from hetlib.lab import notebooks, records, runner
+from hetlib.lab import notebooks, records
 from tests.conftest import RECORD
 
 
