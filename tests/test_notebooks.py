@@ -235,7 +235,7 @@ def test_parameters_with_annotations_are_read(text):
     notebook = notebooks.read(text)
     assert notebooks.parameters(notebook) == {"A": -0.4, "SIZES": (1, 2), "DATA": None}
     given = {"A": "1", "SIZES": "[3]", "DATA": "cifar10"}
-    assert notebooks.accept(notebook, given) == {"A": 1.0, "SIZES": (3,), "DATA": "cifar10"}
+    assert runner.accept(notebook, given) == {"A": 1.0, "SIZES": (3,), "DATA": "cifar10"}
 
 
 def test_outside_a_clone_the_message_says_so(tmp_path, monkeypatch):
@@ -262,4 +262,4 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
 def test_parameters_that_cannot_be_read_are_named(text, cell, says):
     text.write_text(cell)
     with pytest.raises(ValueError, match=says):
-        notebooks.accept(notebooks.read(text), {"X": 4})
+        runner.accept(notebooks.read(text), {"X": 4})

@@ -229,7 +229,8 @@ def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> No
 @cache_app.command("ls")
 def list_cache() -> None:
     """List what is kept, what was of use most recently first."""
-    from hetlib.lab.cache import Cache, kept
+    from hetlib.cli.sweep import kept
+    from hetlib.lab.cache import Cache
 
     _show(kept(Cache()), f"kept in {Cache().root}")
 
@@ -240,7 +241,8 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove what is old or damaged; what is in use at the moment stays."""
-    from hetlib.lab.cache import Cache, sweep
+    from hetlib.cli.sweep import sweep
+    from hetlib.lab.cache import Cache
 
     _show(sweep(Cache(), days, dry_run), "would go" if dry_run else "removed")
 

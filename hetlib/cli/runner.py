@@ -1,5 +1,6 @@
 """Runs notebooks with papermill, several at a time, and checks each for errors and for the record it has to leave."""
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
+
+from nbformat import NotebookNode
 
 import hetlib
 from hetlib import files
@@ -105,13 +108,46 @@ def plan(
     source = notebooks.find(name, where)
     notebook = notebooks.read(source)
     given = ({"PRESET": preset} if preset else {}) | dict(parameters or {})
-    accepted = notebooks.accept(notebook, given)
+    accepted = accept(notebook, given)
     used = accepted.get("PRESET", notebooks.parameters(notebook).get("PRESET"))
     if used not in PRESETS:
         raise unknown("preset", used, PRESETS)
     digest = hashlib.sha256(json.dumps(accepted, sort_keys=True).encode()).hexdigest()[:8]
     key = Cache().key({"source": source.read_text(encoding="utf-8"), "parameters": accepted}, (hetlib,))
     return Task(source, accepted, Path(runs).resolve() / f"{source.stem}-{used}-{digest}", key)
+
+
+def accept(notebook: NotebookNode, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check parameters against the declared ones; text, as it comes from a command line, is read as the default's type.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not declared (names the nearest) or its value is of another type than the default.
+    """
+    declared = notebooks.parameters(notebook)
+    if given and not declared:
+        raise ValueError("the notebook has no cell tagged `parameters` that declares one, so it takes none")
+    for name in given:
+        if name not in declared:
+            raise unknown("parameter", name, declared)
+    return {name: _value(name, value, declared[name]) for name, value in given.items()}
+
+
+def _value(name: str, value: Any, default: Any) -> Any:
+    given = value
+    if isinstance(value, str) and not isinstance(default, str):
+        try:
+            value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
+        except (ValueError, SyntaxError):
+            value = given
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        value = type(default)(value)
+    if default is not None and type(value) is not type(default):
+        raise ValueError(f"parameter {name} takes {type(default).__name__} (default {default!r}), not {given!r}")
+    return value
 
 
 def run(tasks: Sequence[Task], jobs: int = 1, on_step: Callable[[Step], None] | None = None) -> Iterator[Outcome]:

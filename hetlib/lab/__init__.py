@@ -1,4 +1,4 @@
-"""What notebooks need: presets, cache, ledger, explorer, figures and exercises."""
+"""What notebooks need: presets, trainings, cache, records, explorer, figures and exercises."""
 
 from hetlib.lab.cache import Cache
 from hetlib.lab.estimate import estimate

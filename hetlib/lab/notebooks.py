@@ -108,39 +108,6 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
     return found
 
 
-def accept(notebook: NotebookNode, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Check parameters against the declared ones; text, as it comes from a command line, is read as the default's type.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is not declared (names the nearest) or its value is of another type than the default.
-    """
-    declared = parameters(notebook)
-    if given and not declared:
-        raise ValueError("the notebook has no cell tagged `parameters` that declares one, so it takes none")
-    for name in given:
-        if name not in declared:
-            raise unknown("parameter", name, declared)
-    return {name: _value(name, value, declared[name]) for name, value in given.items()}
-
-
-def _value(name: str, value: Any, default: Any) -> Any:
-    given = value
-    if isinstance(value, str) and not isinstance(default, str):
-        try:
-            value = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
-        except (ValueError, SyntaxError):
-            value = given
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
-        value = type(default)(value)
-    if default is not None and type(value) is not type(default):
-        raise ValueError(f"parameter {name} takes {type(default).__name__} (default {default!r}), not {given!r}")
-    return value
-
-
 def faults(notebook: NotebookNode) -> list[str]:
     """Errors in outputs and in the state of widgets: for each, where it was found and its traceback without colours."""
     places = [(f"cell {index}", output) for index, output in outputs(notebook)]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hetlib import cli
-from hetlib.lab.cache import Cache, kept, sweep
+from hetlib.cli.sweep import kept, sweep
+from hetlib.lab.cache import Cache
 
 DAY = 86400
 
