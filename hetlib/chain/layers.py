@@ -1,6 +1,7 @@
 """What is read from a network: its layers in order, and answers to what other code asks of its graph."""
 
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -75,6 +76,13 @@ class Chain:
     graph: fx.Graph = field(repr=False)
     layers: tuple[Layer, ...]
     shortcuts: tuple[Shortcut, ...]
+
+    def copy(self) -> "Chain":
+        """What was read, of a copy of the network; nothing is traced."""
+        model = deepcopy(self.model)
+        modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+        layers = tuple(replace(layer, module=modules[layer.name]) for layer in self.layers)
+        return Chain(model, self.graph, layers, self.shortcuts)
 
     def convolutions(self) -> tuple[Layer, ...]:
         """HMT's chain, as its released code has it: see the function `convolutions`. Called layers only."""

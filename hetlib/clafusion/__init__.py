@@ -7,10 +7,16 @@ Nguyen, Nguyen, Phung, Bui and Ho, *On Cross-Layer Alignment for Model Fusion of
 >>> balanced = add_layers(found)                       # as deep as `deep`, the same function as `shallow`
 >>> plans = neuron_plans(deep, balanced, images)       # which neurons of `deep` move onto which
 >>> fused = fuse([deep, shallow], images)              # all of it, with the average
+
+The last two lines are a sentence, once the networks are equally deep; its steps combine with those of other papers:
+
+>>> Transfer(SameName(), (Transport(),), blend=0.5)(deep, balanced, images)
+>>> Transfer(Align("cka", pins=(1, 1)), (Cyclic(),))(shallow, deep, images)     # HMT, with CLAFusion's map
 """
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,18 +24,20 @@ from torch import Tensor, nn
 from hetlib.chain import Chain, Network, eval_chain, evaluating
 from hetlib.clafusion.add_layers import add_layers
 from hetlib.clafusion.costs import layer_costs
-from hetlib.clafusion.hmt_variants import partners, stack
-from hetlib.clafusion.mapping import map_layers
+from hetlib.clafusion.hmt_variants import stacked
+from hetlib.clafusion.mapping import Align, map_layers
 from hetlib.clafusion.merge_layers import RELUS, merge_layers
 from hetlib.clafusion.plans import neuron_plans
-from hetlib.clafusion.transport import transport_neurons
+from hetlib.clafusion.transport import Transport, transport_neurons
 from hetlib.clafusion.weights import SIDES, fuse_weights
 from hetlib.data import Images, sample
 from hetlib.errors import unknown
 from hetlib.merging import average
-from hetlib.transfer import Row, TransferReport
+from hetlib.transfer import Fill, Pair, Transfer, TransferReport
 
 __all__ = [
+    "Align",
+    "Transport",
     "add_layers",
     "fuse",
     "fuse_weights",
@@ -113,12 +121,19 @@ def fuse(
     first, *others = _sorted(models)
     _check_images([first, *others], images)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
-    plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS} | {"input_side": input_side}
-    plans |= {"naive": scheme == "naive"}
+    plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS}
+    if scheme == "naive" and plans:
+        raise ValueError(f"an average without transport takes no {', '.join(plans)}")
+    plans["input_side"] = input_side
     maps = [map_layers(first, other, images, **how) for other in others]
-    if len(others) == 1 and balance == "merge":
-        return transport_neurons(merge_layers(maps[0], images, relu), others[0], images, step, **plans)
-    balanced = [eval_chain(add_layers(found, images)) for found in maps]
+    if balance == "merge":
+        first, balanced = eval_chain(merge_layers(maps[0], images, relu)), others
+    else:
+        balanced = [eval_chain(add_layers(found, images)) for found in maps]
+    if scheme == "naive":
+        if len(others) == 1:
+            return average([balanced[0].model, first.model], images, (step, 1 - step))
+        return average([found.model for found in (first, *balanced)], images)
     if len(others) == 1:
         return transport_neurons(first, balanced[0], images, step, **plans)
     if scheme == "iterative":
@@ -161,9 +176,8 @@ def transfer(
     Returns
     -------
     TransferReport
-        One row per layer of the target. Of a fusion, sources are the layers of the deepest network; of a single
-        network and of `hmt`, those of the shallow one ("add": of the deep one). Where layers were merged, rows name
-        none.
+        Of a fusion, sources are the layers of the deepest network, and none where layers were merged. Of a single
+        network, those that it had. With `hmt`, it says which layers HMT's copy fed from which.
 
     Raises
     ------
@@ -174,40 +188,48 @@ def transfer(
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
-        first, giver = _sorted([target, *sources] if len(sources) == 1 else sources)
-        made, taken = stack(first, giver, images, hmt, **options), partners(map_layers(first, giver, images), **options)
-        method, done = f"HMT, {hmt}", "stacked"
-        if hmt == "add":  # the shallow network is fed, and then has the deep one's layers
-            giver, taken = first, {name: name for name in taken}
-    elif len(sources) == 1:
-        first, giver = eval_chain(target), eval_chain(sources[0])
-        _check_alike([first, giver])
-        _check_images([first, giver], images)
-        found = map_layers(first, giver, images, **options)
-        made, taken = add_layers(found, images), found.pairs
-        method, done = "CLAFusion, balanced", "taken"
-    else:
-        ranked = _sorted(sources)
-        made, giver = fuse(ranked, images, **options), ranked[0]
-        merged = options.get("balance") == "merge"
-        taken = {} if merged else {layer.name: layer.name for layer in giver.layers}
-        method, done = f"CLAFusion of {len(sources)} networks", "moved and averaged"
-    _load(target, made)
-    given = {layer.name: tuple(layer.module.weight.shape) for layer in giver.layers}
-    rows = []
-    for layer in eval_chain(target).layers:
-        shape, origin = tuple(layer.module.weight.shape), taken.get(layer.name)
-        rows.append(Row(layer.name, shape, origin, given[origin], done) if origin else Row(layer.name, shape))
-    return TransferReport(method, tuple(rows), tuple(given.items()))
+        deep, shallow = _sorted([target, *sources] if len(sources) == 1 else sources)
+        made, fed = stacked(deep, shallow, images, hmt, **options)
+        # For "add", the shallow network was fed, whose layers then got the names of the deep one's.
+        taken = {row.source: row.source for row in fed.matched if row.source}
+        report = _write_(target, made, deep, taken, "stacked", "the shallow network's own, or added")
+        return replace(report if hmt == "add" else fed, method=f"HMT, {hmt}")
+    if len(sources) == 1:
+        deep, source = eval_chain(target), eval_chain(sources[0])
+        _check_alike([deep, source])
+        _check_images([deep, source], images)
+        found = map_layers(deep, source, images, **options)
+        made = add_layers(found, images)
+        report = _write_(target, made, source, found.modules(), "taken", "added: it changes nothing")
+        return replace(report, method="CLAFusion, balanced")
+    ranked = _sorted(sources)
+    made = fuse(ranked, images, **options)
+    merged = options.get("balance") == "merge"
+    taken = {} if merged else {name: name for name, _ in ranked[0].model.named_modules()}
+    report = _write_(target, made, ranked[0], taken, "moved and averaged", "merged, moved and averaged")
+    return replace(report, method=f"CLAFusion of {len(sources)} networks")
 
 
-def _load(target: nn.Module, made: nn.Module) -> None:
-    state, own = made.state_dict(), target.state_dict()
+def _write_(
+    target: nn.Module, made: nn.Module, source: Chain, taken: dict[str, str], done: str, rest: str
+) -> TransferReport:
+    """Write a network that was made into the target.
+
+    `taken` names the source's module of each of the target's that has one; `done` and `rest` say in the report what
+    happened to these and to the others.
+    """
+    state, own = made.state_dict(), target.state_dict(keep_vars=True)
     for name in {**state, **own}:
         there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
         if there != here:
             raise ValueError(f"{name}: the result has {there}, the target {here}")
-    target.load_state_dict(state)
+    fills = []
+    for name, out in own.items():
+        layer = name.rpartition(".")[0]
+        note = done if layer in taken else rest
+        fills.append(Fill(layer, out, state[name], note=note, source=taken.get(layer)))
+    pairs = [Pair(mine, theirs) for mine, theirs in taken.items()]
+    return Transfer(lambda context: pairs, (lambda context, pairs: fills,))(source, target)
 
 
 def _sorted(models: Sequence[Network]) -> list[Chain]:

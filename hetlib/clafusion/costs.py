@@ -17,14 +17,14 @@ from hetlib.kernels.costs import cost_matrix
 MEASURES = ("cka", "debiased", "neurons", "wasserstein", "cca", "index")
 
 
-def layer_costs(deep: Network, shallow: Network, images: Tensor, measure: str = "cka") -> list[Tensor]:
+def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure: str = "cka") -> list[Tensor]:
     """What it costs to pair the units of two networks, group by group.
 
     Parameters
     ----------
     deep, shallow : nn.Module or Chain
         Two networks of as many groups (`groups`).
-    images : Tensor of shape (N, ...)
+    images : Tensor of shape (N, ...) or None
         What both are run on, once and in evaluation mode.
     measure : {"cka", "debiased", "neurons", "wasserstein", "cca", "index"}
         One minus linear CKA, by the biased estimate (the released choice, which comes near 0 for any two wide
@@ -41,7 +41,7 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor, measure: str = 
     Raises
     ------
     ValueError
-        If the groups do not correspond or the measure is unknown.
+        If the groups do not correspond, the measure is unknown, or it needs images and there are none.
 
     References
     ----------
@@ -54,6 +54,8 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor, measure: str = 
     if measure in ("neurons", "index"):
         sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]
         return [(rows[:, None] - columns).square() for rows, columns in zip(*sizes, strict=True)]
+    if images is None:
+        raise ValueError(f"the measure {measure!r} compares layers on images, and none are given")
     with evaluating(*(found.model for found in chains)):
         seen = [_represented(found, images, measure) for found in chains]
     kept = [[[now[unit.last.name] for unit in run] for run in side] for now, side in zip(seen, runs, strict=True)]

@@ -1,20 +1,57 @@
 """HMT's copy between networks of different depth, as the baseline that CLAFusion compares with."""
 
-from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hetlib.chain import Network, eval_chain
 from hetlib.clafusion.add_layers import add_layers
-from hetlib.clafusion.mapping import CrossMap, map_layers
+from hetlib.clafusion.mapping import Align, map_layers
 from hetlib.clafusion.transport import transport_neurons
 from hetlib.errors import unknown
-from hetlib.kernels.resize_cyclic import resize
 from hetlib.merging import average
+from hetlib.transfer import Context, Cyclic, Pair, Transfer, TransferReport
 
 VARIANTS = ("only", "average", "transport", "add")
 ORDERS = ("align", "chain", "random")
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """The convolutions of the network with fewer layers, in order, paired with some of the other's.
+
+    Depthwise convolutions and shortcuts are left out.
+
+    Attributes
+    ----------
+    seed : int, optional
+        Pair them with a sorted draw of the other's convolutions; by default with the first ones.
+    """
+
+    seed: int | None = None
+
+    def __call__(self, context: Context) -> list[Pair]:
+        """The pairs, in order of execution.
+
+        Raises
+        ------
+        ValueError
+            If the network with fewer layers has no convolution, or more than the other.
+        """
+        found = sorted((context.target_chain, context.source_chain), key=lambda network: -len(network.layers))
+        ours, theirs = ([layer.name for layer in network.layers if layer.kind == "conv"] for network in found)
+        if not 0 < len(theirs) <= len(ours):
+            raise ValueError(
+                f"{type(found[1].model).__name__} has {len(theirs)} convolutions and {type(found[0].model).__name__} "
+                f"{len(ours)}: there is nothing to pair, or too little"
+            )
+        places = list(range(len(theirs)))
+        if self.seed is not None:
+            drawn = torch.randperm(len(ours), generator=torch.Generator().manual_seed(self.seed))
+            places = sorted(drawn[: len(theirs)].tolist())
+        pairs = [(ours[place], name) for place, name in zip(places, theirs, strict=True)]
+        return [Pair(*(pair if found[0] is context.target_chain else pair[::-1])) for pair in pairs]
 
 
 def stack(
@@ -58,48 +95,31 @@ def stack(
     Wang et al., *Heterogeneous Model Transfer between Different Neural Networks*, 2020, as CLAFusion's released code
     adapts it.
     """
+    return stacked(deep, shallow, images, variant, order, seed)[0]
+
+
+def stacked(
+    deep: Network,
+    shallow: Network,
+    images: Tensor,
+    variant: str = "only",
+    order: str = "align",
+    seed: int = 0,
+) -> tuple[nn.Module, TransferReport]:
+    """What `stack` makes, and the report of HMT's copy in it."""
     if variant not in VARIANTS:
         raise unknown("HMT variant", variant, VARIANTS)
-    deep, shallow = eval_chain(deep), eval_chain(shallow)
-    pairs = partners(map_layers(deep, shallow, images), order, seed)
-    if variant == "add":
-        fed = deepcopy(shallow.model)
-        _copy_(deep.model, fed, {mine: theirs for theirs, mine in pairs.items()})
-        return add_layers(map_layers(deep, fed, images), images)
-    fed = deepcopy(deep.model)
-    _copy_(shallow.model, fed, pairs)
-    if variant == "average":
-        return average([fed, deep.model], images)
-    return fed if variant == "only" else transport_neurons(fed, deep, images, 0.5)
-
-
-def partners(found: CrossMap, order: str = "align", seed: int = 0) -> dict[str, str]:
-    """The shallow convolution that each deep one is paired with, in the order that `stack` is given.
-
-    Raises
-    ------
-    ValueError
-        If the order is unknown, or there is no convolution.
-    """
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
-    ours, theirs = (
-        [layer.name for layer in side.layers if layer.kind == "conv"] for side in (found.deep, found.shallow)
-    )
-    if not theirs:
-        raise ValueError(f"{type(found.shallow.model).__name__} has no convolution: there is nothing to stack")
-    if order == "align":
-        return {name: found.pairs[name] for name in ours if name in found.pairs}
-    places = list(range(len(theirs)))
-    if order == "random":
-        drawn = torch.randperm(len(ours), generator=torch.Generator().manual_seed(seed))
-        places = sorted(drawn[: len(theirs)].tolist())
-    return {ours[place]: name for place, name in zip(places, theirs, strict=True)}
-
-
-@torch.no_grad()
-def _copy_(source: nn.Module, target: nn.Module, pairs: dict[str, str]) -> None:
-    donors, weights = source.state_dict(), target.state_dict()
-    for theirs, mine in pairs.items():
-        weight = weights[f"{theirs}.weight"]
-        resize(donors[f"{mine}.weight"], weight.shape, out=weight)
+    match = Align(convolutions=True) if order == "align" else InOrder(seed if order == "random" else None)
+    deep, shallow = eval_chain(deep), eval_chain(shallow)
+    source, fed = (deep, shallow.copy()) if variant == "add" else (shallow, deep.copy())
+    report = Transfer(match, (Cyclic(),))(source, fed, images)
+    made = fed.model
+    if variant == "add":
+        made = add_layers(map_layers(deep, fed, images), images)
+    elif variant == "average":
+        made = average([made, deep.model], images)
+    elif variant == "transport":
+        made = transport_neurons(fed, deep, images, 0.5)
+    return made, report

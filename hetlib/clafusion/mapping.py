@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from hetlib.clafusion.blocks import Block, check_modules, corresponding
 from hetlib.clafusion.costs import MEASURES, layer_costs
 from hetlib.errors import unknown
 from hetlib.match import align, legal_maps
+from hetlib.transfer import Context, Pair
 
 MAPPINGS = ("align", "chain", "random")
 SHORTCUTS = {
@@ -69,6 +71,12 @@ class CrossMap:
         """How many maps keep the pins, of all groups together."""
         return prod(alignment.legal for alignment in self.alignments)
 
+    def modules(self) -> dict[str, str]:
+        """The pairs of layers, and with each pair that of their batch norms."""
+        norms = {layer.name: layer.norm for layer in self.shallow.layers}
+        paired = [(layer.norm, norms[self.pairs[layer.name]]) for layer in self.deep.layers if layer.name in self.pairs]
+        return self.pairs | {mine: theirs for mine, theirs in paired if mine and theirs}
+
     def __str__(self) -> str:
         lines = [f"{self.legal} legal map{'s' * (self.legal != 1)}"]
         for alignment in self.alignments:
@@ -78,10 +86,69 @@ class CrossMap:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Align:
+    """Pairs of layers from the cross-layer alignment of two networks, whichever of the two is the deeper.
+
+    Each layer of the network with fewer layers is paired with one of the other, group by group, and the classifiers
+    with each other. Layers that only the deeper network has stay unpaired.
+
+    Attributes
+    ----------
+    measure, pins, mapping
+        See `map_layers`.
+    seed : int, optional
+        Of the draw, for a "random" mapping; by default it is drawn from the transfer's.
+    convolutions : bool
+        Pair convolutions alone, without depthwise ones and shortcuts.
+
+    References
+    ----------
+    Nguyen et al., ICASSP 2023, section 3.
+    """
+
+    measure: str = "cka"
+    pins: tuple[int, int] = (1, 1)
+    mapping: str | tuple[int, ...] = "align"
+    seed: int | None = None
+    convolutions: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "pins", tuple(self.pins))
+        if not isinstance(self.mapping, str):
+            object.__setattr__(self, "mapping", tuple(int(place) for place in self.mapping))
+
+    def map(self, context: Context) -> CrossMap:
+        """The map of all layers, as `map_layers` gives it; of two equally deep networks the target counts as deep."""
+        seed = self.seed
+        if seed is None and self.mapping == "random":
+            seed = int(torch.randint(2**31, (), generator=context.generator))
+        deep, shallow = sorted((context.target_chain, context.source_chain), key=lambda found: -len(found.layers))
+        how: dict[str, Any] = {"mapping": self.mapping, "measure": self.measure, "pins": self.pins}
+        return map_layers(deep, shallow, context.images, **how, seed=seed or 0)
+
+    def __call__(self, context: Context) -> list[Pair]:
+        """The pairs, in the order of execution of the deeper network.
+
+        Raises
+        ------
+        ValueError
+            As `map_layers` does, or if images are needed and there are none, or no convolution is left.
+        """
+        found = self.map(context)
+        kept = [layer.name for layer in found.deep.layers if not self.convolutions or layer.kind == "conv"]
+        pairs = [(name, found.pairs[name]) for name in kept if name in found.pairs]
+        if not pairs:
+            raise ValueError(f"{type(found.shallow.model).__name__} has no convolution to pair")
+        if found.deep is context.target_chain:
+            return [Pair(deep, shallow) for deep, shallow in pairs]
+        return [Pair(shallow, deep) for deep, shallow in pairs]
+
+
 def map_layers(
     deep: Network,
     shallow: Network,
-    images: Tensor,
+    images: Tensor | None,
     *,
     mapping: str | Sequence[int] = "align",
     measure: str = "cka",
@@ -94,8 +161,8 @@ def map_layers(
     ----------
     deep, shallow : nn.Module or Chain
         Two networks of as many groups (`groups`).
-    images : Tensor of shape (N, ...)
-        What they are compared on; not looked at where the pins leave a single map.
+    images : Tensor of shape (N, ...) or None
+        What they are compared on; not looked at where the pins leave a single map, or the measure is one of sizes.
     mapping : {"align", "chain", "random"} or sequence of int
         At the least cost; the first ones; at random among those that keep the pins; or the deep unit of each shallow
         one, by hand, counted over all groups.

@@ -24,7 +24,7 @@ BATCH = 50
 def neuron_plans(
     source: Network,
     target: Network,
-    images: Tensor,
+    images: Tensor | None,
     *,
     by: str = "activations",
     metric: str = "euclidean",
@@ -41,7 +41,7 @@ def neuron_plans(
     ----------
     source, target : nn.Module or Chain
         Two networks with the same layers, at any widths.
-    images : Tensor of shape (N, ...)
+    images : Tensor of shape (N, ...) or None
         What both are run on; not looked at by weights.
     by : {"activations", "weights"}
         Compare what neurons put out on the images, at every pixel; or their incoming weights, the source's inputs
@@ -89,6 +89,8 @@ def neuron_plans(
     streams = _streams(chains[0], tie)[:count]
     if by == "weights":
         return _by_weights(*chains, streams, metric, reg)
+    if images is None:
+        raise ValueError("activations are compared on images, and none are given; by='weights' needs none")
     costs = _by_activations(*chains, images, streams, metric, after_relu)
     solved = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
     return [solved[stream] for stream in streams]

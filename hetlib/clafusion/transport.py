@@ -1,26 +1,89 @@
 """OTFusion: a network's neurons are moved onto those of another one of equal depth, and the two are averaged."""
 
-from copy import deepcopy
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, Network, eval_chain
+from hetlib.chain import Layer, Network, eval_chain
 from hetlib.clafusion.plans import neuron_plans
 from hetlib.clafusion.weights import fuse_weights, transport_outputs
-from hetlib.merging.average import average_, update_bn
+from hetlib.kernels.fill import Fill
+from hetlib.merging import update_bn
+from hetlib.transfer import Context, Pair, SameName, Transfer
 
 
-def transport_neurons(
-    source: Network,
-    target: Network,
-    images: Tensor,
-    step: float = 0.0,
-    *,
-    input_side: str = "columns",
-    naive: bool = False,
-    **options: Any,
-) -> nn.Module:
+@dataclass(frozen=True)
+class Transport:
+    """OTFusion's fit: the source's neurons move onto the target's; weights, biases, gains and shifts follow them.
+
+    Both networks have the same layers, at any widths. A paired layer is fed together with the batch norm directly
+    behind it. Running statistics are left alone: take them anew by `hetlib.merging.update_bn`.
+
+    Attributes
+    ----------
+    by, metric, after_relu, tie, last, reg
+        How neurons are matched, see `hetlib.clafusion.neuron_plans`.
+    input_side : {"columns", "rows"}
+        See `hetlib.clafusion.fuse_weights`.
+
+    References
+    ----------
+    Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020.
+    """
+
+    by: str = "activations"
+    metric: str = "euclidean"
+    after_relu: bool = False
+    tie: bool = False
+    last: bool = False
+    reg: float | None = None
+    input_side: str = "columns"
+
+    def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
+        """The moved tensors of every pair that is a layer; plans are made for all layers, paired or not.
+
+        Raises
+        ------
+        ValueError
+            As `neuron_plans` and `fuse_weights` do, if a layer is paired with one of another name, or if only one of
+            two layers has a bias.
+        """
+        for pair in pairs:
+            if pair.target != pair.source:
+                raise ValueError(
+                    f"{pair.source} cannot move onto {pair.target}: neurons move between layers of one name. Make the "
+                    "networks equally deep by add_layers or merge_layers, and pair them by SameName()"
+                )
+        source, target = context.source_chain, context.target_chain
+        how: dict[str, Any] = {"by": self.by, "metric": self.metric, "after_relu": self.after_relu, "tie": self.tie}
+        plans = neuron_plans(source, target, context.images, **how, last=self.last, reg=self.reg)
+        ours, theirs = ([layer.module.weight for layer in found.layers] for found in (source, target))
+        names, feeds = [layer.name for layer in target.layers], source.feeds()
+        moved = fuse_weights(ours, theirs, plans, 0.0, feeds=feeds, input_side=self.input_side, names=names)
+        paired = {pair.target for pair in pairs}
+        for i, (layer, weight) in enumerate(zip(source.layers, moved, strict=True)):
+            if layer.name in paired:
+                yield Fill(layer.name, theirs[i], weight, note="moved by transport", source=layer.name)
+                yield from _vectors(context, layer, plans[i] if i < len(plans) else None)
+
+
+def _vectors(context: Context, layer: Layer, plan: Tensor | None) -> Iterator[Fill]:
+    """The bias of a layer, and gain and shift of its batch norm, moved like the layer's outputs."""
+    keys = [(layer.name, "bias")] + ([] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")])
+    ours, theirs = (dict(model.named_parameters()) for model in (context.source, context.target))
+    for owner, key in keys:
+        name = f"{owner}.{key}"
+        if (name in ours) != (name in theirs):
+            raise ValueError(f"only one of the two networks has {name}")
+        if name in ours:
+            vector = ours[name].detach()
+            moved = vector if plan is None else transport_outputs(vector, plan)
+            yield Fill(owner, theirs[name], moved, note="moved with its layer's outputs", source=owner)
+
+
+def transport_neurons(source: Network, target: Network, images: Tensor, step: float = 0.0, **options: Any) -> nn.Module:
     """OTFusion: move a network's neurons onto those of another one of equal depth, and average the two.
 
     Parameters
@@ -31,12 +94,8 @@ def transport_neurons(
         As `neuron_plans` takes them; batch norms take their statistics from them.
     step : float
         Weight of the target: 0 gives the source, moved, and 1 the target.
-    input_side : {"columns", "rows"}
-        As `fuse_weights` takes it.
-    naive : bool
-        Average without moving.
     **options
-        Of `neuron_plans`.
+        Of `Transport`.
 
     Returns
     -------
@@ -46,44 +105,10 @@ def transport_neurons(
     Raises
     ------
     ValueError
-        As `neuron_plans` and `fuse_weights` do; where two shapes differ, the layer is named with both.
+        As `Transport` does; where two shapes differ, the layer is named with both.
     """
-    chains = eval_chain(source), eval_chain(target)
-    source, target = (found.model for found in chains)
-    if naive and options:
-        raise ValueError(f"an average without transport takes no {', '.join(options)}")
-    plans = [] if naive else neuron_plans(*chains, images, **options)
-    fused = deepcopy(target).requires_grad_()
-    if naive:
-        average_(fused, [(source, 1 - step), (target, step)])
-    else:
-        ours, theirs = ([layer.module.weight for layer in found.layers] for found in chains)
-        feeds = chains[0].feeds()
-        names = [layer.name for layer in chains[1].layers]
-        parts = fuse_weights(ours, theirs, plans, step, feeds=feeds, input_side=input_side, names=names)
-        for i, (layer, weight) in enumerate(zip(chains[1].layers, parts, strict=True)):
-            fused.get_submodule(layer.name).weight = nn.Parameter(weight)
-            _vectors_(fused, source, target, chains, i, plans[i] if i < len(plans) else None, step)
-    update_bn(fused, images)
-    return fused
-
-
-def _vectors_(
-    fused: nn.Module,
-    source: nn.Module,
-    target: nn.Module,
-    chains: tuple[Chain, Chain],
-    i: int,
-    plan: Tensor | None,
-    step: float,
-) -> None:
-    """Biases, gains and shifts of one layer and its batch norm."""
-    layer, norm = chains[0].layers[i], chains[0].layers[i].norm
-    names = [f"{layer.name}.bias"] + ([] if norm is None else [f"{norm}.weight", f"{norm}.bias"])
-    ours, theirs, out = (dict(model.named_parameters()) for model in (source, target, fused))
-    for name in names:
-        if (name in ours) != (name in theirs):
-            raise ValueError(f"only one of the two networks has {name}")
-        if name in ours:
-            moved = ours[name].detach() if plan is None else transport_outputs(ours[name].detach(), plan)
-            out[name].data.copy_(moved.lerp(theirs[name].detach(), step))
+    fused = eval_chain(target).copy()
+    fused.model.requires_grad_()
+    Transfer(SameName(), (Transport(**options),), step)(source, fused, images)
+    update_bn(fused.model, images)
+    return fused.model

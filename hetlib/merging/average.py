@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hetlib.chain import evaluating
 
 
-def average(models: Sequence[nn.Module], images: Tensor) -> nn.Module:
-    """The average of networks with the same shapes, with equal weights.
+def average(models: Sequence[nn.Module], images: Tensor, weights: Sequence[float] | None = None) -> nn.Module:
+    """The average of networks with the same shapes.
 
     Parameters
     ----------
@@ -18,20 +18,23 @@ def average(models: Sequence[nn.Module], images: Tensor) -> nn.Module:
         Not changed.
     images : Tensor of shape (N, ...)
         What batch norms take their statistics from.
+    weights : sequence of float, optional
+        One per network; equal and adding up to 1 by default.
 
     Raises
     ------
     ValueError
         If two shapes differ; the parameter is named with both.
     """
+    shares = [1 / len(models)] * len(models) if weights is None else weights
     fused = deepcopy(models[0]).requires_grad_()
-    average_(fused, [(model, 1 / len(models)) for model in models])
+    _average_(fused, list(zip(models, shares, strict=True)))
     update_bn(fused, images)
     return fused
 
 
 @torch.no_grad()
-def average_(fused: nn.Module, parts: list[tuple[nn.Module, float]]) -> None:
+def _average_(fused: nn.Module, parts: list[tuple[nn.Module, float]]) -> None:
     """Write the weighted sum of networks' parameters into one of the same shapes.
 
     Raises

@@ -96,7 +96,7 @@ class TransferReport:
         drawn = sum(row.fed and row.source is None for row in self.rows)
         title = f"{self.method}: {sum(done)} of {len(done)} layers fed"
         title += f" ({', '.join(told)})" if len(told) > 1 else ""
-        return title + (f", of these {drawn} drawn" if drawn else "")
+        return title + (f", of these {drawn} from no source" if drawn else "")
 
     def __str__(self) -> str:
         return f"{self._title()}\n{aligned([HEADER, *(row.cells() for row in self.rows)])}"

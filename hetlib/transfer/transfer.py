@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hetlib.chain import Chain, chain, evaluating
+from hetlib.chain import Chain, Network, eval_chain
 from hetlib.chain.nested import check
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
@@ -60,15 +60,24 @@ class Context:
     images: Tensor | None = None
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
+    @classmethod
+    def of(cls, source: Network, target: Network, images: Tensor | None, seed: int) -> "Context":
+        """A context of two networks; where one is given as its `Chain`, it is not traced again."""
+        models = (network.model if isinstance(network, Chain) else network for network in (source, target))
+        context = cls(next(models), next(models), images, torch.Generator().manual_seed(seed))
+        read = {"source_chain": source, "target_chain": target}
+        vars(context).update({name: found for name, found in read.items() if isinstance(found, Chain)})
+        return context
+
     @cached_property
     def source_chain(self) -> Chain:
         """The source as `hetlib.chain.chain` reads it in evaluation mode; traced when first asked for."""
-        return _read(self.source)
+        return eval_chain(self.source)
 
     @cached_property
     def target_chain(self) -> Chain:
         """The target, likewise; the source's chain where both are one network."""
-        return self.source_chain if self.target is self.source else _read(self.target)
+        return self.source_chain if self.target is self.source else eval_chain(self.target)
 
     def layers(self, pair: Pair) -> tuple[Any, Any]:
         """The modules of a pair: the source's, and the target's."""
@@ -110,12 +119,12 @@ class Transfer:
         blend = "" if self.blend == 0 else f" -> {described(self.blend)}"
         return f"{described(self.match)} -> {fits}{blend}"
 
-    def plan(self, source: nn.Module, target: nn.Module, images: Tensor | None = None, seed: int = 0) -> list[Fill]:
+    def plan(self, source: Network, target: Network, images: Tensor | None = None, seed: int = 0) -> list[Fill]:
         """Work out and check what every tensor of the target becomes; nothing is written.
 
         Parameters
         ----------
-        source, target : nn.Module
+        source, target : nn.Module or Chain
             The network that has learned something, and the one to be fed. Neither is changed.
         images : Tensor of shape (N, ...), optional
             For steps that compare layers or neurons on images.
@@ -133,11 +142,9 @@ class Transfer:
             If a step cannot do its work, a pair names no layer, a weight is missing, computed or lazy, or shapes do not
             fit; the layer is named with its shapes.
         """
-        return self._plan(Context(source, target, images, torch.Generator().manual_seed(seed)))[1]
+        return self._plan(Context.of(source, target, images, seed))[1]
 
-    def __call__(
-        self, source: nn.Module, target: nn.Module, images: Tensor | None = None, seed: int = 0
-    ) -> TransferReport:
+    def __call__(self, source: Network, target: Network, images: Tensor | None = None, seed: int = 0) -> TransferReport:
         """Feed a target, in place, once everything has been planned and checked.
 
         Parameters
@@ -155,10 +162,11 @@ class Transfer:
         ValueError
             As `plan` does; nothing is modified then.
         """
-        pairs, fills = self._plan(Context(source, target, images, torch.Generator().manual_seed(seed)))
+        context = Context.of(source, target, images, seed)
+        pairs, fills = self._plan(context)
         with torch.no_grad():
             write(fills)
-        return report(str(self), source, target, {pair.target: pair.source for pair in pairs}, fills)
+        return report(str(self), context.source, context.target, {pair.target: pair.source for pair in pairs}, fills)
 
     @torch.no_grad()
     def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
@@ -178,11 +186,6 @@ def naming(context: Context, pair: Pair) -> Iterator[None]:
         here, there = (tuple(layer.weight.shape) for layer in context.layers(pair))
         told = f"{pair.source} {here} -> {pair.target} {there}"
         raise ValueError(f"{told}: {error}; nothing was transferred") from error
-
-
-def _read(model: nn.Module) -> Chain:
-    with evaluating(model):
-        return chain(model)
 
 
 def _check_pairs(context: Context, pairs: list[Pair]) -> None:

@@ -177,7 +177,9 @@ class TestReport:
 
     def test_draws_are_fed_but_not_from_a_layer(self):
         report = tlv.transfer(net("vgg11"), net("resnet8"))
-        assert "11 of 11 layers fed (10 of 10 convolutions, 1 of 1 linear layer), of these 1 drawn" in str(report)
+        assert "11 of 11 layers fed (10 of 10 convolutions, 1 of 1 linear layer), of these 1 from no source" in str(
+            report
+        )
         assert len(report.matched) == 10
 
     def test_a_step_s_own_words_are_shown(self):
