@@ -164,7 +164,7 @@ class Group:
         A layer that takes in a channel k times gets k times what it got before. To keep the function, as Net2Net does,
         divide first:
 
-        >>> counts = torch.bincount(index, minlength=group.size)
+        >>> counts = torch.bincount(index, minlength=group.size).double()
         >>> for member in group.reads:
         ...     state[member.name] = member.scaled(state[member.name], 1 / counts.clamp(min=1))
         >>> state = group.gather(state, index)

@@ -52,7 +52,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=4)
-@given(narrow=st.floats(0.1, 0.2), factor=st.floats(1, 2.5), seed=st.integers(0, 9))
+@given(narrow=st.floats(0.125, 0.2), factor=st.floats(1, 2.5), seed=st.integers(0, 9))
 def test_the_function_is_kept(family, narrow, factor, seed):
     source, target = net(family, narrow), net(family, narrow * factor, seed=1)
     untouched = deepcopy(source)
@@ -135,9 +135,19 @@ def test_draws_come_from_the_seed_alone():
         (("mobilenetv2", 0.25), ("mobilenetv2", 0.125), r"conv1\.weight \(8, 3, 3, 3\) -> \(4, 3, 3, 3\)"),
         (("resnet20", 0.25), ("resnet32", 0.5), r"layer1\.3\.conv1\.weight \(8, 8, 3, 3\): both networks need"),
         (("resnet32", 0.25), ("resnet20", 0.5), r"layer1\.3\.conv1\.weight \(4, 4, 3, 3\): both networks need"),
+        # Stages of 16 and 24 channels, both rounded to two, need no projection between them.
+        (("mobilenetv2", 0.1), ("mobilenetv2", 0.2), r"layer2\.0\.downsample\.0\.weight .*: both networks need"),
         (("resnet20", 0.25), ("vgg11", 0.5), r"features\.0\.weight \(32, 3, 3, 3\): both networks need"),
-        (("vgg11", 0.1, 10), ("vgg11", 0.1, 7), r"linear\.weight \(10, 51\) -> \(7, 51\): cannot widen: network output"),
-        (("vgg11", 0.1, 10), ("vgg11", 0.2, 12), r"linear\.weight \(10, 51\) -> \(12, 102\): cannot widen: network output"),
+        (
+            ("vgg11", 0.1, 10),
+            ("vgg11", 0.1, 7),
+            r"linear\.weight \(10, 51\) -> \(7, 51\): cannot widen: network output",
+        ),
+        (
+            ("vgg11", 0.1, 10),
+            ("vgg11", 0.2, 12),
+            r"linear\.weight \(10, 51\) -> \(12, 102\): cannot widen: network output",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_before_anything_is_changed(source, target, told):
@@ -184,6 +194,11 @@ def test_only_the_number_of_channels_may_differ(target, told):
     with pytest.raises(ValueError, match=told):
         WIDER(Joined(4), target)
     assert same(target, untouched)
+
+
+def test_a_bias_that_only_the_source_has_is_named():
+    with pytest.raises(ValueError, match=r"fc1\.bias \(4,\): both networks need"):
+        WIDER(net("mlp", 0.1), net("mlp", 0.2, bias=False))
 
 
 def test_a_layer_must_be_paired_by_its_name():
