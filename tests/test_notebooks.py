@@ -11,7 +11,7 @@ from statistics import median
 import nbformat
 import pytest
 
-from hetlib.cli import authors, runner
+from hetlib.cli import authors, outputs, runner
 from hetlib.lab import notebooks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -69,7 +69,7 @@ def measure(notebook):
         "words": len(re.findall(r"\w[\w'’-]*", prose)),
         "median cell": median(lines),
         "longest cell": max(lines),
-        "figures": sum("image/png" in output.get("data", ()) for _, output in notebooks.outputs(notebook)),
+        "figures": sum("image/png" in output.get("data", ()) for _, output in outputs.outputs(notebook)),
         "bytes": len(nbformat.writes(notebook).encode()),
     }
 
@@ -118,7 +118,7 @@ def test_every_toggle_of_an_explorer_is_a_parameter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_fit_a_laptop(name):
     published = notebooks.read(FOLDER / f"{name}.ipynb")
-    images = [output.get("data", {}).get("image/png") for _, output in notebooks.outputs(published)]
+    images = [output.get("data", {}).get("image/png") for _, output in outputs.outputs(published)]
     for image in filter(None, images):
         width, height = struct.unpack(">II", base64.b64decode(image)[16:24])
         assert width <= 1000
@@ -249,7 +249,7 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
     path = tmp_path / "broken.ipynb"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"broken.ipynb is no notebook"):
-        notebooks.faults(notebooks.read(path))
+        outputs.faults(notebooks.read(path))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import ast
 import re
-from base64 import b64decode
 from itertools import zip_longest
 from pathlib import Path
 
 from nbformat import NotebookNode
 
-from hetlib.lab.notebooks import faults, find, names, read, save, tagged
+from hetlib.cli.outputs import faults
+from hetlib.lab.notebooks import find, names, read, save, tagged
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -31,12 +31,6 @@ def publish(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
         elif title := re.match(r"#+ (.*)", cell.source):
             heading = title[1]
     return source
-
-
-def picture(notebook: NotebookNode) -> bytes | None:
-    """The PNG of the cell tagged `picture`, which stands for the notebook in README; None without one."""
-    found = [output.get("data", {}).get("image/png") for cell in tagged(notebook, "picture") for output in cell.outputs]
-    return next((b64decode(image) for image in found if image), None)
 
 
 def check(text: str | Path, published: str | Path) -> list[str]:

@@ -144,6 +144,7 @@ def _train_first(preset: str) -> None:
 def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
     """For authors: run the text of the notebooks and write them, with their outputs, to notebooks/."""
     from hetlib.cli import authors
+    from hetlib.cli.outputs import picture
     from hetlib.files import write
     from hetlib.lab import notebooks
 
@@ -152,7 +153,7 @@ def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) ->
     for task in tasks:
         done = authors.publish(notebooks.read(task.source), notebooks.read(task.output))
         path = notebooks.save(notebooks.folder() / task.output.name, done)
-        if image := authors.picture(done):
+        if image := picture(done):
             write(path.parents[1] / "docs" / f"{path.stem}.png", image)
         for complaint in authors.check(task.source, path):
             console.print(f"[yellow]{path.name}:[/] {escape(complaint)}")

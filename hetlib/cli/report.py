@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from hetlib.cli.outputs import outputs
 from hetlib.errors import unknown
 from hetlib.files import write
 from hetlib.lab import notebooks, records
@@ -77,7 +78,7 @@ def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
 
 def _figures(folder: Path) -> list[str]:
     """PNG figures of the executed notebook in a run's folder, as base64 text."""
-    found = [output for file in folder.glob("*.ipynb") for _, output in notebooks.outputs(notebooks.read(file))]
+    found = [output for file in folder.glob("*.ipynb") for _, output in outputs(notebooks.read(file))]
     return [output["data"]["image/png"].replace("\n", "") for output in found if "image/png" in output.get("data", {})]
 
 

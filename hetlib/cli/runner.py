@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 
 import hetlib
 from hetlib import files
+from hetlib.cli.outputs import faults
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
 from hetlib.lab.cache import Cache
@@ -233,9 +234,9 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             on_cell_start=on_cell,
         )
     except PapermillExecutionError as error:
-        failed = notebooks.faults(notebooks.read(task.output))
+        failed = faults(notebooks.read(task.output))
         return f"cell {error.exec_count} failed:\n\n{error.source}\n\n" + "\n".join(failed)
-    return "\n".join(f"an error was swallowed in {fault}" for fault in notebooks.faults(ran)) or None
+    return "\n".join(f"an error was swallowed in {fault}" for fault in faults(ran)) or None
 
 
 def _kernel(task: Task, cores: int) -> type:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hetlib.cli import outputs
 from hetlib.cli.report import write_page
 from hetlib.lab import notebooks
 
@@ -266,7 +267,7 @@ def test_the_static_page_shows_every_figure_without_a_network(offline, name, tmp
     published = notebooks.read(notebooks.folder() / f"{name}.ipynb")
     html = tmp_path / f"{name}.html"
     html.write_text(HTMLExporter().from_notebook_node(published)[0], encoding="utf-8")
-    figures = [output for _, output in notebooks.outputs(published) if "image/png" in output.get("data", {})]
+    figures = [output for _, output in outputs.outputs(published) if "image/png" in output.get("data", {})]
     page, _ = offline
     page.goto(html.as_uri())
     assert drawn(page) == len(figures) >= 5
