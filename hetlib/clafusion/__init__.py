@@ -148,7 +148,7 @@ def fuse(
 def transfer(
     sources: Sequence[nn.Module],
     target: nn.Module,
-    data: Images,
+    data: Images | Tensor,
     *,
     samples: int = 200,
     activation_seed: int = 21,
@@ -163,8 +163,8 @@ def transfer(
         As `fuse` takes them. A single one is balanced to the target's depth, and does what it did.
     target : nn.Module
         Written in place.
-    data : Images
-        The training images, of which `sample` draws.
+    data : Images or Tensor of shape (N, ...)
+        The training images, of which `sample` draws; or normalised images, which are taken as they are.
     samples, activation_seed : int
         How many are drawn, and the seed.
     hmt : str, optional
@@ -184,7 +184,7 @@ def transfer(
     ValueError
         As `fuse` does, or if the target has another shape: the tensor is named with both shapes.
     """
-    images = sample(data, samples, activation_seed)
+    images = data if isinstance(data, Tensor) else sample(data, samples, activation_seed)
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")

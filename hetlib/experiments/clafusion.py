@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hetlib.clafusion.fusion import Fusion
 from hetlib.errors import unknown
 from hetlib.lab.cache import Cache
 from hetlib.lab.job import Job
 from hetlib.lab.train import start, train_all
 from hetlib.merging import Ensemble
-from hetlib.training import Recipe, evaluate
+from hetlib.training import DistilFrom, Recipe, evaluate
 from hetlib.zoo.plain import VGG11_HALF, VGG13_DOUB, VGG13_STUDENT
 
 Network = tuple[str, Mapping[str, Any]]
@@ -124,9 +125,14 @@ def parents(experiment: Experiment, seed: int) -> list[Job]:
     jobs: list[Job] = []
     for name, options in experiment.networks:
         twins = sum(job.model == name for job in jobs)
-        shared = (experiment.data, experiment.recipe, seed + 100 * twins, dict(options), experiment.data_options)
-        jobs.append(Job(name, *shared))
+        jobs.append(_job(experiment, (name, options), experiment.recipe, seed + 100 * twins))
     return jobs
+
+
+def _job(experiment: Experiment, network: Network, recipe: Recipe, seed: int, **fed: Any) -> Job:
+    name, options = network
+    where, few = experiment.data, experiment.data_options
+    return Job(model=name, options=dict(options), data=where, data_options=few, recipe=recipe, seed=seed, **fed)
 
 
 def arms(
@@ -153,12 +159,9 @@ def arms(
     born = parents(experiment, seed)
     first, second = born[:2]
 
-    def tuned(network: Network, *sources: Job, **transfer: Any) -> Job:
-        name, options = network
-        shared = (experiment.data, experiment.finetune, seed, dict(options), experiment.data_options)
-        if not sources:
-            return Job(name, *shared)
-        return Job(name, *shared, source=sources[0], partners=sources[1:], transfer=transfer, method="clafusion")
+    def tuned(network: Network, *sources: Job, **how: Any) -> Job:
+        fed = {"sources": sources, "transfer": Fusion(how)} if sources else {}
+        return _job(experiment, network, experiment.finetune, seed, **fed)
 
     found = {
         "fused": tuned(experiment.result, *born),
@@ -171,7 +174,7 @@ def arms(
     if experiment.hmt:
         shapes = {"hmt add": experiment.result}
         found |= {
-            name: tuned(shapes.get(name, experiment.networks[0]), first, second, seed=seed, **how)
+            name: tuned(shapes.get(name, experiment.networks[0]), first, second, **how)
             for name, how in HMT_ARMS.items()
         }
         found["hmt from scratch"] = tuned(experiment.networks[0], second, hmt="only")
@@ -179,9 +182,9 @@ def arms(
         starts = {"scratch": tuned(experiment.networks[1]), "pretrained": found["shallow"], "fused": found["fused"]}
         for alpha in alphas:
             for temperature in temperatures:
-                how = {"alpha": alpha, "temperature": temperature}
+                taught = DistilFrom(first, alpha, temperature)
                 found |= {
-                    f"distilled {start}, alpha {alpha}, T {temperature}": replace(job, teacher=first, distil=how)
+                    f"distilled {start}, alpha {alpha}, T {temperature}": replace(job, objective=taught)
                     for start, job in starts.items()
                 }
     return found

@@ -7,8 +7,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from hetlib import files
 from hetlib.lab.code import sources
+from hetlib.lab.definitions import name_of
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -47,7 +49,7 @@ class Cache:
         ----------
         config : mapping
             The full configuration: anything JSON can hold, and dataclasses. Tuples equal lists.
-        uses : sequence of modules, classes and functions
+        uses : sequence of modules, classes, functions and texts
             The code whose change shall make the result new; a package stands for all its modules. Comments,
             docstrings and layout do not count. What this code calls elsewhere has to be listed too.
 
@@ -62,7 +64,7 @@ class Cache:
             If the configuration holds something that has no plain form, or the source of a part cannot be read.
         """
         code = sorted(text for part in uses for text in sources(part))
-        return hashlib.sha256(_canonical([config, code, torch.__version__]).encode()).hexdigest()
+        return hashlib.sha256(canonical([config, code, torch.__version__]).encode()).hexdigest()
 
     def path(self, key: str) -> Path:
         """Where the entry of a key is, or would be."""
@@ -110,7 +112,7 @@ class Cache:
                 found = self._find(key)
                 if found is None:
                     self.computed.append(label or key[:8])
-                    about = {"key": key, "label": label, "config": json.loads(_canonical(config))}
+                    about = {"key": key, "label": label, "config": json.loads(canonical(config))}
                     return self._compute(key, compute, about)
         self.reused.append(label or key[:8])
         return found
@@ -136,7 +138,7 @@ class Cache:
         scratch.parent.mkdir(parents=True, exist_ok=True)
         tensors, facts = compute(scratch)
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        facts = json.loads(_canonical(facts))
+        facts = json.loads(canonical(facts))
         files.save_tensors(self.path(key), tensors, about | {"facts": facts})
         shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
         return tensors, facts
@@ -152,13 +154,17 @@ class Cache:
             yield
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """A value as JSON, in one form; dataclasses with the names of their types at every depth, functions by name."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__name__: asdict(value)}
+    if isinstance(value, type | FunctionType):
+        return {"name": name_of(value)}
+    if is_dataclass(value):
+        # Values that are dataclasses themselves come here in their turn.
+        return {name_of(type(value)): {field.name: getattr(value, field.name) for field in fields(value)}}
     raise TypeError(
         f"{value!r} ({type(value).__name__}) has no plain form: use numbers, text, lists, dicts or dataclasses"
     )

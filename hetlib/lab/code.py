@@ -12,30 +12,35 @@ from types import ModuleType
 from typing import Any
 
 LAUNCHES = {"hetlib.kernels.fill_triton", "hetlib.kernels.sinkhorn_triton"}
-NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.transfer.report", *LAUNCHES}
+NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.lab", "hetlib.transfer.report", *LAUNCHES}
 """What names, keeps or shows things, and launches, which do on a GPU what their torch twins do elsewhere."""
 
 
+@lru_cache(maxsize=64)
 def code_of(*names: str) -> tuple[ModuleType, ...]:
-    """The modules of hetlib, by names such as "tlv" or "kernels.fill", and all that they import from hetlib.
+    """Some modules by full name, and all of hetlib that they import, in order of name.
 
-    What no number depends on is left out; a package stands for all of its modules.
+    What no number depends on is left out, and modules without a source; a package stands for all of its modules.
     """
     found: dict[str, ModuleType] = {}
-    waiting = [f"hetlib.{name}" for name in names]
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found or name in NUMBERLESS:
+        if name in found or name in NUMBERLESS or name.startswith("hetlib.lab."):
             continue
-        found[name] = import_module(name)
-        waiting += _imported(found[name])
+        module = import_module(name)
+        if (getattr(module, "__file__", None) or "").endswith(".py"):
+            found[name] = module
+            waiting += _imported(module)
     return tuple(found[name] for name in sorted(found))
 
 
 def _imported(module: ModuleType) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hetlib":
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.split(".")[0] == "hetlib"]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hetlib":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 names.append(whole if _is_module(str(node.module), whole) else str(node.module))
@@ -48,9 +53,11 @@ def _is_module(package: str, name: str) -> bool:
 
 
 def sources(part: Any) -> Iterator[str]:
-    """The code of a module, class or function, or of every module of a package, without comments and docstrings."""
+    """The code of a module, class, function or text, or of a package's modules, without comments and docstrings."""
     try:
-        if isinstance(part, ModuleType):
+        if isinstance(part, str):
+            yield _bare(part)
+        elif isinstance(part, ModuleType):
             file = Path(part.__file__ or "")
             for module in sorted(file.parent.rglob("*.py")) if hasattr(part, "__path__") else [file]:
                 yield _bare(module.read_text(encoding="utf-8"))

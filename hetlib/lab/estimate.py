@@ -1,19 +1,18 @@
 """How long trainings will take and how much memory they want, measured on a few steps before they start."""
 
-import json
 import math
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from hetlib.files import write
 from hetlib.lab import records
-from hetlib.lab.cache import Cache
+from hetlib.lab.cache import Cache, canonical
+from hetlib.lab.definitions import name_of
 from hetlib.lab.presets import Run
 from hetlib.lab.train import Job, begin_worker, default_processes, objective_of, unique_and_missing
 from hetlib.training import fit
@@ -97,15 +96,15 @@ def _with_needs(job: Job) -> Iterator[Job]:
 
 
 def _kind(job: Job) -> str:
-    """What decides the cost of a training: all but its seed, where it starts from and how much a teacher counts.
+    """What decides the cost of a training: all but its seed, where it starts from and the numbers in its objective.
 
-    A support in crossover and a teacher run in every step, so their kinds count too.
+    The networks that an objective names run in every step, so their kinds count too.
     """
-    free = {"seed", "source", "partners", "transfer", "method", "teacher", "distil"}
-    facts: dict[str, Any] = {name: fact for name, fact in job.description.items() if name not in free}
-    running = {"support": job.source if job.crossover is not None else None, "teacher": job.teacher}
-    facts |= {role: _kind(each) for role, each in running.items() if each is not None}
-    return json.dumps(facts, sort_keys=True)
+    names = ("model", "data", "recipe", "options", "data_options")
+    aim = replace(job, sources=(), transfer=None)
+    facts = {name: getattr(job, name) for name in names}
+    facts |= {"objective": name_of(type(job.objective)), "networks": [*map(_kind, aim.needs)]}
+    return canonical(facts)
 
 
 def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
@@ -128,8 +127,9 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     tested = test.subset(range(min(len(test), TESTED)))
     times = [time.perf_counter()]
     short = recipe.changed(epochs=3, evaluate_every=3)
-    facts = objective_of(job, few, lambda other: other.build().to(device))
-    fit(job.build().to(device), few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **facts)
+    model = job.build().to(device)
+    aim = objective_of(job, model, few, lambda other: other.build().to(device))
+    fit(model, few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **aim)
     epoch = times[2] - times[1]
     evaluation = max(0.0, times[3] - times[2] - epoch)
     evaluations = math.ceil(recipe.epochs / recipe.evaluate_every)

@@ -1,8 +1,10 @@
-"""A training described as plain data, and what its result depends on."""
+"""A training described as data, and what its result depends on."""
 
-from dataclasses import asdict, dataclass, field
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -10,19 +12,14 @@ from torch import nn
 
 from hetlib import data, zoo
 from hetlib.data import Images
-from hetlib.errors import unknown
 from hetlib.lab.code import code_of
-from hetlib.tlv import Crossover
-from hetlib.training import Distillation, Recipe
-
-METHODS = ("hmt", "tlv", "baselines", "clafusion")
-LATER = ("partners", "teacher", "distil")
-"""Fields that jobs did not always have: left out of descriptions where they are not used."""
+from hetlib.lab.definitions import MAIN, define, inside, named, script
+from hetlib.training import Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training, complete enough that its description is the key under which its result is kept.
+    """One training, complete enough that it is the key under which its result is kept.
 
     Attributes
     ----------
@@ -33,84 +30,66 @@ class Job:
     recipe : Recipe
         Settings of the training.
     seed : int
-        Seed of the initial weights, of the data order and of the augmentation.
-    options, data_options : dict
+        Seed of the initial weights, of the transfer, of the data order and of the augmentation.
+    options, data_options : mapping
         Keyword arguments for `build`, and for `load` of the training images; the test images are always all.
-    source : Job, optional
-        The training whose network feeds this one before it starts.
-    transfer : dict or None
-        Keyword arguments for the transfer from `source`; None feeds nothing.
-    method : str
-        The module of hetlib whose `transfer` is called; "clafusion" fuses, and is given the training images too.
-    crossover : dict or None
-        Keyword arguments for `hetlib.tlv.Crossover` in training, with the network of `source` as its support;
-        None trains without.
-    partners : tuple of Job
-        Further trainings, whose networks "clafusion" fuses with that of `source`.
-    teacher, distil : Job and dict, optional
-        The training whose network teaches this one, and alpha and temperature for `hetlib.training.Distillation`.
+    sources : tuple of Job
+        The trainings whose networks feed this one before it starts.
+    transfer : callable, optional
+        How they do: a `hetlib.transfer.Transfer`, or another frozen dataclass or function that is called as
+        ``transfer(source, target, images, seed=seed)`` and writes into the target. Of several sources it is given a
+        list. The images are a sample of the training images (`hetlib.data.sample`).
+    objective : callable, optional
+        What is minimised, if not cross-entropy: a frozen dataclass that names other jobs, such as
+        `hetlib.training.DistilFrom`. It is called as ``objective(model, network, images, recipe)``, where ``network``
+        gives the trained network of a job, and answers with keyword arguments for `hetlib.training.fit`.
 
     Raises
     ------
     ValueError
-        For an unknown method, a setting out of range, and a field that lacks another one which it needs.
+        If there are sources without a transfer, or a transfer without sources.
+    TypeError
+        If the transfer or the objective cannot be called, or a source is no job.
     """
 
     model: str
     data: str
     recipe: Recipe
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    data_options: dict[str, Any] = field(default_factory=dict)
-    source: "Job | None" = None
-    transfer: dict[str, Any] | None = field(default_factory=dict)
-    method: str = "hmt"
-    crossover: dict[str, Any] | None = None
-    partners: tuple["Job", ...] = ()
-    teacher: "Job | None" = None
-    distil: dict[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple["Job", ...] = ()
+    transfer: Callable[..., Any] | None = None
+    objective: Callable[..., Mapping[str, Any]] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "partners", tuple(self.partners))
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
-        if self.crossover is not None:
-            if self.source is None:
-                raise ValueError(f"{self.label}: crossover needs a source, whose features are crossed over")
-            Crossover(None, steps=1, **self.crossover)  # a wrong setting is told at once
-        if self.partners and (self.method != "clafusion" or not self.fed):
-            raise ValueError(f"{self.label}: partners need a source, and the method 'clafusion' to be fused with it")
-        if (self.teacher is None) != (self.distil is None):
-            raise ValueError(f"{self.label}: teacher and distil (alpha and temperature) need each other")
-        if self.distil is not None:
-            Distillation(nn.Identity(), **self.distil)
+        object.__setattr__(self, "sources", tuple(self.sources))
+        for each in self.sources:
+            if not isinstance(each, Job):
+                raise TypeError(f"{self.label}: a source must be a Job, got {type(each).__name__}")
+        for name in ("transfer", "objective"):
+            given = getattr(self, name)
+            if given is not None and (not callable(given) or isinstance(given, type)):
+                raise TypeError(f"{self.label}: {name} must be a dataclass or function that is called, got {given!r}")
+        if bool(self.sources) != (self.transfer is not None):
+            raise ValueError(f"{self.label}: sources and a transfer need each other")
 
     @property
     def label(self) -> str:
-        """A short name for people: what is trained on what, and how it started."""
-        models = [each.model for each in (self.source, *self.partners) if each is not None]
-        start = f" from {' + '.join(models)} ({self._way()})" if models else ""
-        taught = "" if self.teacher is None else f" taught by {self.teacher.model}"
-        return f"{self.model} on {self.data}{start}{taught}, seed {self.seed}"
-
-    def _way(self) -> str:
-        transfer = [] if self.transfer is None else [self.transfer.get("order") or self.method]
-        return " + ".join(transfer + ["crossover"] * (self.crossover is not None))
-
-    @property
-    def fed(self) -> bool:
-        """Whether a transfer from other networks comes before the training."""
-        return self.source is not None and self.transfer is not None
+        """A short name for people: what is trained on what, how it started, and what it minimises."""
+        models = " + ".join(getattr(each, "model", "?") for each in self.sources)
+        start = f" from {models} ({_short(self.transfer)})" if models else ""
+        aim = "" if self.objective is None else f" with {_short(self.objective)}"
+        return f"{self.model} on {self.data}{start}{aim}, seed {self.seed}"
 
     @property
     def needs(self) -> tuple["Job", ...]:
         """The trainings whose networks this one takes, and which come before it."""
-        return tuple(each for each in (self.source, *self.partners, self.teacher) if each is not None)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """All fields as plain data, by which results are kept and found again."""
-        return asdict(self, dict_factory=_used_fields)
+        found: list[Job] = []
+        for job in _jobs([self.sources, self.transfer, self.objective]):
+            if job not in found:
+                found.append(job)
+        return tuple(found)
 
     def load(self, split: str) -> Images:
         """The images of a split."""
@@ -123,9 +102,30 @@ class Job:
             torch.manual_seed(self.seed)
             return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
 
+    def __reduce__(self) -> tuple:
+        """Pickled with the definitions of a notebook that it needs, so that any process can have it."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _rebuilt, (script(_things(self)), pickle.dumps(values))
 
-def _used_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: fact for name, fact in pairs if name not in LATER or fact}
+
+def _rebuilt(texts: Mapping[str, str], values: bytes) -> Job:
+    define(texts)
+    return Job(**pickle.loads(values))
+
+
+def _short(step: Any) -> str:
+    if type(step).__str__ is not object.__str__:
+        return str(step)
+    return step.__name__ if isinstance(step, FunctionType) else type(step).__name__
+
+
+def _jobs(value: Any) -> Iterator[Job]:
+    """The jobs that stand in a value, without those that they need themselves."""
+    if isinstance(value, Job):
+        yield value
+    else:
+        for each in inside(value):
+            yield from _jobs(each)
 
 
 @lru_cache(maxsize=4)
@@ -133,16 +133,22 @@ def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Images
     return data.load(name, split, **dict(options))
 
 
-def uses(job: Job) -> tuple[ModuleType, ...]:
-    """The code a result depends on: change any of it, comments apart, and the result is computed anew."""
-    return code_of(*_parts(job))
+def _things(job: Job) -> list[type | FunctionType]:
+    """The classes and functions that a job names, and those that the jobs it needs do."""
+    return [*dict.fromkeys(thing for thing in named(job) if thing is not Job)]
 
 
-def _parts(job: Job) -> set[str]:
-    optional = {
-        job.method: job.fed,
-        "tlv.crossover": job.crossover is not None,
-        "training.objectives": job.distil is not None,
-    }
-    own = {"data", "training", "zoo"} | {name for name, taken in optional.items() if taken}
-    return own.union(*map(_parts, job.needs))
+def uses(job: Job) -> tuple[ModuleType | str, ...]:
+    """The code a result depends on: change any of it, comments apart, and the result is computed anew.
+
+    That is the training, the data and the networks, and the source of every class and function that a job names: the
+    modules that they stand in, with what these import from hetlib, and what a notebook defines itself.
+    """
+    things = _things(job)
+    modules = {thing.__module__ for thing in things} - MAIN
+    return code_of("hetlib.data", "hetlib.training", "hetlib.zoo", *sorted(modules)) + tuple(script(things).values())
+
+
+def asked(job: Job) -> tuple[dict[str, Any], tuple[ModuleType | str, ...]]:
+    """What a cache is asked for the result of a job."""
+    return {"job": job}, uses(job)

@@ -1,13 +1,12 @@
 """Trainings described as plain data: run once, found again, and spread over processes."""
 
-import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import nn
 from hetlib import data
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
-from hetlib.lab.job import Job, uses
+from hetlib.lab.definitions import portable
+from hetlib.lab.job import Job, asked
 from hetlib.lab.presets import headless, unattended
-from hetlib.tlv import Crossover, support_features
-from hetlib.training import Distillation, History, Objective, cross_entropy, fit
+from hetlib.training import History, fit
 
 
 class Stopped(Exception):
@@ -36,14 +35,14 @@ class Trained:
 
 
 def start(job: Job, cache: Cache) -> nn.Module:
-    """The job's network as its training finds it: built, and fed from its source and partners if it has any.
+    """The job's network as its training finds it: built, and fed from its sources if it has any.
 
     Parameters
     ----------
     job : Job
         What is to be trained.
     cache : Cache
-        Where these are found, or kept once trained.
+        Where its sources are found, or kept once trained.
 
     Returns
     -------
@@ -51,51 +50,33 @@ def start(job: Job, cache: Cache) -> nn.Module:
         On the CPU.
     """
     model = job.build()
-    if job.source is None or job.transfer is None:
-        return model
-    transfer, source = import_module(f"hetlib.{job.method}").transfer, train(job.source, cache).model
-    if job.method == "clafusion":
-        sources = [source, *(train(each, cache).model for each in job.partners)]
-        transfer(sources, model, job.load("train"), **job.transfer)
-    else:
-        transfer(source, model, **job.transfer)
+    if job.transfer is not None:
+        networks = [train(source, cache).model for source in job.sources]
+        given = networks[0] if len(networks) == 1 else networks
+        job.transfer(given, model, data.sample(job.load("train")), seed=job.seed)
     return model
 
 
-def objective_of(job: Job, images: Images, network: Callable[[Job], nn.Module]) -> dict[str, Any]:
-    """What a job minimises on some images: in crossover with its source, taught by its teacher, or cross-entropy.
+def objective_of(job: Job, model: nn.Module, images: Images, network: Callable[[Job], nn.Module]) -> Mapping[str, Any]:
+    """What a job minimises on some images, as keyword arguments for `hetlib.training.fit`.
 
     Parameters
     ----------
     job : Job
         Says which.
+    model : nn.Module
+        What is trained.
     images : Images
         What it is trained on.
     network : callable
         Gives the network of another job.
-
-    Returns
-    -------
-    dict
-        For `hetlib.training.fit`: the objective, and a support's features where training does not augment its images.
     """
-    objective: Objective = cross_entropy
-    if job.teacher is not None and job.distil is not None:
-        objective = Distillation(network(job.teacher), **job.distil)
-    if job.source is None or job.crossover is None:
-        return {"objective": objective}
-    support, cached = network(job.source), not job.recipe.augment
-    steps = job.recipe.epochs * math.ceil(len(images) / job.recipe.batch_size)
-    rows = [support_features(support, images, precision=job.recipe.precision)] if cached else []
-    return {
-        "objective": Crossover(None if cached else support, steps=steps, inner=objective, **job.crossover),
-        "rows": rows,
-    }
+    return {} if job.objective is None else job.objective(model, network, images, job.recipe)
 
 
 def history_of(job: Job, cache: Cache) -> History | None:
     """The history of a job whose result is kept; None where it would have to be trained."""
-    kept = cache.find(job.description, uses(job))
+    kept = cache.find(*asked(job))
     return None if kept is None else History(**kept[1]["history"])
 
 
@@ -156,15 +137,24 @@ def train_all(
     unique, missing = unique_and_missing(jobs, cache)
     processes = processes or default_processes(device)
     found = {key: _fetch(job, cache, device) for key, job in unique.items() if key not in missing}
-    found |= _in_processes(missing, cache, device, min(processes, len(missing)))
+    here = {key: job for key, job in missing.items() if not portable(job)}
+    apart = {key: job for key, job in missing.items() if key not in here}
+    found |= _in_processes(apart, cache, device, min(processes, len(apart)))
+    if here and processes > 1:
+        warnings.warn(
+            f"{len(here)} trainings run in this process, one after the other, since others cannot have what they name: "
+            "a function without a name, or a class or function that stands inside another",
+            stacklevel=2,
+        )
+    found |= _in_processes(here, cache, device, 1)
     if not headless():
         print(f"{len(missing)} trained, {len(unique) - len(missing)} reused from {cache.root}")
-    return [_trained(job, *found[cache.key(job.description, uses(job))]) for job in jobs]
+    return [_trained(job, *found[cache.key(*asked(job))]) for job in jobs]
 
 
 def unique_and_missing(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str, Job]]:
     """Equal jobs told once, by key: all of them, and those not kept yet; what they need is not followed."""
-    unique = {cache.key(job.description, uses(job)): job for job in jobs}
+    unique = {cache.key(*asked(job)): job for job in jobs}
     return unique, {key: job for key, job in unique.items() if not cache.has(key)}
 
 
@@ -223,16 +213,16 @@ def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any,
 def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
     def compute(scratch: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
-        facts = objective_of(job, images, lambda other: train(other, cache).model.to(device))
-        if "validation" in data.splits(job.data):
-            facts["validation"] = job.load("validation")
-        how = {"seed": job.seed, "checkpoint": scratch, "on_epoch": on_epoch}
-        history = fit(network, images, test, job.recipe, **how, **facts)
+        aim = objective_of(job, network, images, lambda other: train(other, cache).model.to(device))
+        held_out = job.load("validation") if "validation" in data.splits(job.data) else None
+        how = {"seed": job.seed, "validation": held_out, "checkpoint": scratch, "on_epoch": on_epoch}
+        history = fit(network, images, test, job.recipe, **how, **aim)
         if history.epochs < job.recipe.epochs:
             raise Stopped(f"{job.label}: stopped after {history.epochs} of {job.recipe.epochs} epochs")
         return network.cpu().state_dict(), {"history": asdict(history)}
 
-    return cache.fetch(job.description, compute, uses(job), label=job.label)
+    config, code = asked(job)
+    return cache.fetch(config, compute, code, label=job.label)
 
 
 def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Trained:

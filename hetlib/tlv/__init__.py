@@ -19,7 +19,7 @@ from hetlib.errors import unknown
 from hetlib.kernels.resize_by_variance import fill, filled, resize_bias, resize_kernel, resize_width
 from hetlib.kernels.select import pick
 from hetlib.match import by_ratio
-from hetlib.tlv.crossover import Crossover, crossover, pooled_features, support_features
+from hetlib.tlv.crossover import Crossover, CrossoverWith, crossover, pooled_features, support_features
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, keep, unpaired
 from hetlib.transfer.transfer import naming
 
@@ -30,6 +30,7 @@ __all__ = [
     "ByRatio",
     "ByVariance",
     "Crossover",
+    "CrossoverWith",
     "LinearStatistics",
     "crossover",
     "fill",

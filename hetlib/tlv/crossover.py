@@ -4,7 +4,9 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 2024 (DOI 10.1007/978-3-031-63929-6_21), after its released code.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from hetlib.data import Images, normalise
 from hetlib.errors import unknown
-from hetlib.training import Frozen, Objective, cross_entropy, use_bf16
+from hetlib.training import Frozen, Objective, Recipe, cross_entropy, use_bf16
 
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 MASKS = ("batch", "image")
@@ -195,6 +197,51 @@ class Crossover(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Go on from there."""
         self._step = int(state)
+
+
+@dataclass(frozen=True)
+class CrossoverWith:
+    """A `Crossover` as data, for a `hetlib.lab.Job`: the support is named, and found or trained when it is needed.
+
+    Where training does not augment its images, the support's features are worked out once.
+
+    Attributes
+    ----------
+    support : Job
+        The training whose network is the support.
+    p, mask, source, schedule
+        As for `Crossover`.
+    inner : callable, optional
+        Another objective as data, such as a `hetlib.training.DistilFrom`; by default cross-entropy.
+
+    Raises
+    ------
+    ValueError
+        As `Crossover`.
+    """
+
+    support: Any
+    p: float = 0.1
+    mask: str = "batch"
+    source: str = "features"
+    schedule: str = "constant"
+    inner: Any = None
+
+    def __post_init__(self):
+        self._crossover(None, 1, cross_entropy)  # a wrong setting is told at once
+
+    def _crossover(self, support: nn.Module | None, steps: int, inner: Objective) -> Crossover:
+        return Crossover(support, self.p, self.mask, self.source, self.schedule, steps, inner)
+
+    def __call__(self, model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
+        """Keyword arguments for `hetlib.training.fit`; `network` gives the network of a job."""
+        inner = {} if self.inner is None else self.inner(model, network, images, recipe)
+        support, rows = network(self.support), [*inner.get("rows", ())]
+        steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
+        given = support if recipe.augment else None
+        if given is None:
+            rows = [support_features(support, images, precision=recipe.precision), *rows]
+        return inner | {"objective": self._crossover(given, steps, inner.get("objective", cross_entropy)), "rows": rows}
 
 
 @torch.no_grad()

@@ -2,10 +2,11 @@
 
 from hetlib.training.evaluate import evaluate, use_bf16
 from hetlib.training.loop import Loop, fit
-from hetlib.training.objectives import Distillation, Frozen, Objective, cross_entropy, distillation_loss
+from hetlib.training.objectives import DistilFrom, Distillation, Frozen, Objective, cross_entropy, distillation_loss
 from hetlib.training.recipe import History, Recipe
 
 __all__ = [
+    "DistilFrom",
     "Distillation",
     "Frozen",
     "History",

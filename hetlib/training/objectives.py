@@ -10,6 +10,7 @@ released with Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heter
 import hashlib
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hetlib.data import Images
 from hetlib.files import checksum
+from hetlib.training.recipe import Recipe
 
 Objective = Callable[..., Tensor]
 """``objective(model, images, labels, *rows) -> loss``: rows are what `hetlib.training.fit` has for each image."""
@@ -148,3 +151,32 @@ class Distillation(nn.Module):
     def extra_repr(self) -> str:
         """The settings."""
         return f"alpha={self.alpha}, temperature={self.temperature}"
+
+
+@dataclass(frozen=True)
+class DistilFrom:
+    """A `Distillation` as data, for a `hetlib.lab.Job`: the teacher is named, and found or trained when it is needed.
+
+    Attributes
+    ----------
+    teacher : Job
+        The training whose network teaches.
+    alpha, temperature : float
+        As for `distillation_loss`.
+
+    Raises
+    ------
+    ValueError
+        As `Distillation`.
+    """
+
+    teacher: Any
+    alpha: float
+    temperature: float
+
+    def __post_init__(self):
+        _check(self.alpha, self.temperature)
+
+    def __call__(self, model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
+        """Keyword arguments for `fit`; `network` gives the network of a job."""
+        return {"objective": Distillation(network(self.teacher), self.alpha, self.temperature)}

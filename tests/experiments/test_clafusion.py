@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hetlib import clafusion, data, match, zoo
+from hetlib import data, match, zoo
 from hetlib.chain import chain
 from hetlib.experiments import clafusion as experiments
 from hetlib.experiments import clafusion_figures, clafusion_one_shot
@@ -24,11 +24,10 @@ def test_every_experiment_fits_together(name):
     assert len({(job.model, job.seed) for job in born}) == len(born)
     images = born[0].load("train")
     for arm, job in experiments.arms(experiment, 0, (0.7,), (4,)).items():
-        if job.source is None:
+        if not job.sources:
             continue
-        sources = [each.build() for each in (job.source, *job.partners)]
         target = job.build()
-        report = clafusion.transfer(sources, target, images, samples=2, **job.transfer)
+        report = job.transfer([each.build() for each in job.sources], target, data.sample(images, 2))
         rows = {row.target for row in report if row.kind in ("convolution", "linear layer")}
         assert rows == {layer.name for layer in chain(target).layers}, arm
 
@@ -55,7 +54,9 @@ def test_arms_are_distilled_over_the_whole_grid():
     found = experiments.arms(experiments.EXPERIMENTS["vgg-student"], 0, experiments.ALPHAS, experiments.TEMPERATURES)
     distilled = [job for name, job in found.items() if name.startswith("distilled")]
     assert len(distilled) == 3 * 6 * 5
-    assert all(job.teacher == experiments.parents(experiments.EXPERIMENTS["vgg-student"], 0)[0] for job in distilled)
+    assert all(
+        job.objective.teacher == experiments.parents(experiments.EXPERIMENTS["vgg-student"], 0)[0] for job in distilled
+    )
 
 
 def test_experiments_are_found_by_name():

@@ -75,7 +75,7 @@ class Trial:
 
 def trial(choice):
     recipe = Recipe(epochs=400, lr=choice.lr, precision="fp32", augment=False)
-    return Job("plainnet5", "digits", recipe, options={"width": 0.25, "kernel_size": 3})
+    return Job(model="plainnet5", data="digits", recipe=recipe, options={"width": 0.25, "kernel_size": 3})
 
 def view(choice, history):
     return figures.curves(None, {} if history is None else {"loss": [history.loss]}, ylabel="loss (nats)")

@@ -14,8 +14,15 @@ from hetlib.training import Recipe
 ESTIMATE = import_module("hetlib.lab.estimate")  # the face has a function of that name
 
 QUICK = Recipe(epochs=6, precision="fp32", augment=False, batch_size=256, evaluate_every=2)
-SOURCE = Job("plainnet5", "digits", QUICK, options={"width": 0.125, "kernel_size": 3})
-JOBS = [replace(SOURCE, seed=seed, source=SOURCE if fed else None) for seed in (1, 2, 1) for fed in (False, True)]
+
+
+def copied(source, target, images, seed):
+    target.load_state_dict(source.state_dict())
+
+
+SOURCE = Job(model="plainnet5", data="digits", recipe=QUICK, options={"width": 0.125, "kernel_size": 3})
+FED = {"sources": (SOURCE,), "transfer": copied}
+JOBS = [replace(SOURCE, seed=seed, **(FED if fed else {})) for seed in (1, 2, 1) for fed in (False, True)]
 
 
 @pytest.fixture

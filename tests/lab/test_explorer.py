@@ -254,7 +254,7 @@ class Trial:
 
 def trial(choice):
     recipe = Recipe(epochs=3, lr=choice.lr, precision="fp32", augment=False, batch_size=256)
-    return Job("plainnet5", "digits", recipe, options={"width": 0.125, "kernel_size": 3})
+    return Job(model="plainnet5", data="digits", recipe=recipe, options={"width": 0.125, "kernel_size": 3})
 
 
 def epochs(choice, history):

@@ -1,22 +1,25 @@
 """Trainings described as data: found again, seeded, resumed, and the same in other processes."""
 
+import pickle
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 
-from hetlib import hmt
+from hetlib import data, hmt
+from hetlib.clafusion.fusion import Fusion
 from hetlib.lab.cache import Cache
 from hetlib.lab.estimate import Cost
-from hetlib.lab.job import uses
+from hetlib.lab.job import asked, uses
 from hetlib.lab.train import Job, Stopped, start, train, train_all
-from hetlib.training import Distillation, Recipe, fit
+from hetlib.tlv import Crossover, CrossoverWith, support_features
+from hetlib.training import DistilFrom, Distillation, Recipe, fit
 
 ESTIMATE = import_module("hetlib.lab.estimate")  # the face has a function of that name
 
@@ -34,7 +37,7 @@ def same(a, b):
 
 
 def test_a_result_is_found_again(cache):
-    job = Job("plainnet5", "digits", QUICK, options=SMALL)
+    job = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL)
     first, again = train(job, cache), train(job, Cache(cache.root))
     assert len(cache.computed) == 1
     assert first.history == again.history
@@ -43,29 +46,32 @@ def test_a_result_is_found_again(cache):
 
 
 def test_every_setting_makes_another_result(cache):
-    job = Job("plainnet5", "digits", QUICK, options=SMALL)
+    job = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL)
     others = [
-        Job("plainnet5", "digits", QUICK, seed=1, options=SMALL),
-        Job("plainnet5", "digits", QUICK.changed(lr=0.01), options=SMALL),
-        Job("plainnet5", "digits", QUICK, options=SMALL | {"width": 0.25}),
-        Job("plainnet5", "digits", QUICK, options=SMALL, source=job),
-        Job("plainnet5", "digits", QUICK, options=SMALL, source=job, transfer={"order": "shuffle"}),
+        Job(model="plainnet5", data="digits", recipe=QUICK, seed=1, options=SMALL),
+        Job(model="plainnet5", data="digits", recipe=QUICK.changed(lr=0.01), options=SMALL),
+        Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL | {"width": 0.25}),
+        Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL, sources=[job], transfer=average),
+        Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL, sources=[job], transfer=noisy),
     ]
-    keys = {cache.key({"job": each}, uses(each)) for each in (job, *others)}
-    assert len(keys) == 6
+    assert len(keys(cache, [job, *others])) == 6
 
 
 def test_the_global_generator_is_left_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    Job("plainnet5", "digits", QUICK, seed=9, options=SMALL).build()
+    Job(model="plainnet5", data="digits", recipe=QUICK, seed=9, options=SMALL).build()
     assert torch.equal(torch.rand(2), expected)
 
 
+def interval(source, target, images, seed):
+    hmt.transfer(source, target, "interval")
+
+
 def test_a_source_is_trained_first_and_feeds_its_heirs(cache):
-    source = Job("vgg8", "digits", QUICK, options={"width": 0.125, "image_size": 8})
-    heir = Job("plainnet5", "digits", QUICK, options=SMALL, source=source, transfer={"order": "interval"})
+    source = Job(model="vgg8", data="digits", recipe=QUICK, options={"width": 0.125, "image_size": 8})
+    heir = plain(0, sources=[source], transfer=interval)
     fed, expected = start(heir, cache), heir.build()
     hmt.transfer(train(source, cache).model, expected, "interval")
     assert same(fed, expected)
@@ -73,7 +79,7 @@ def test_a_source_is_trained_first_and_feeds_its_heirs(cache):
 
 
 def test_processes_give_the_same_numbers_as_one(tmp_path):
-    work = [Job("plainnet5", "digits", QUICK, seed=seed, options=SMALL) for seed in (0, 1, 0)]
+    work = [Job(model="plainnet5", data="digits", recipe=QUICK, seed=seed, options=SMALL) for seed in (0, 1, 0)]
     alone = train_all(work, Cache(tmp_path / "one"), processes=1)
     spread = train_all(work, Cache(tmp_path / "two"), processes=2)
     for a, b in zip(alone, spread, strict=True):
@@ -83,13 +89,13 @@ def test_processes_give_the_same_numbers_as_one(tmp_path):
 
 
 def test_a_failing_job_names_its_error(cache):
-    job = Job("plainnet5", "digits", QUICK, options=SMALL | {"kernel": 3})
+    job = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL | {"kernel": 3})
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
         train_all([job], cache, processes=2)
 
 
 def test_a_stopped_training_is_not_kept_as_a_result_and_goes_on(cache):
-    job = Job("plainnet5", "digits", QUICK, options=SMALL)
+    job = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL)
     with pytest.raises(Stopped, match="stopped after 1 of 2 epochs"):
         train(job, cache, on_epoch=lambda history: True)
     seen = []
@@ -101,7 +107,7 @@ def test_a_stopped_training_is_not_kept_as_a_result_and_goes_on(cache):
 
 
 def test_the_parent_knows_what_its_processes_computed(tmp_path):
-    work = [Job("plainnet5", "digits", QUICK, seed=seed, options=SMALL) for seed in (0, 1)]
+    work = [Job(model="plainnet5", data="digits", recipe=QUICK, seed=seed, options=SMALL) for seed in (0, 1)]
     train(work[0], Cache(tmp_path))
     for expected in ((1, 1), (0, 2)):
         cache = Cache(tmp_path)
@@ -111,11 +117,11 @@ def test_the_parent_knows_what_its_processes_computed(tmp_path):
 
 def test_an_error_is_told_before_everything_else_has_trained(tmp_path):
     cache, long = Cache(tmp_path), QUICK.changed(epochs=30)
-    bad = Job("plainnet5", "digits", QUICK, options=SMALL | {"kernel": 3})
-    good = [Job("plainnet5", "digits", long, seed=seed, options=SMALL) for seed in range(8)]
+    bad = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL | {"kernel": 3})
+    good = [Job(model="plainnet5", data="digits", recipe=long, seed=seed, options=SMALL) for seed in range(8)]
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
         train_all([bad, *good], cache, processes=2)
-    assert sum(cache.has(cache.key(job.description, uses(job))) for job in good) < len(good)
+    assert sum(cache.has(cache.key(*asked(job))) for job in good) < len(good)
 
 
 ORPHANS = """
@@ -126,7 +132,8 @@ from hetlib.training import Recipe
 
 if __name__ == "__main__":
     recipe = Recipe(epochs=100_000, precision="fp32", augment=False)
-    train_all([Job("plainnet5", "digits", recipe, seed=seed) for seed in (0, 1)], Cache(sys.argv[1]), processes=2)
+    jobs = [Job(model="plainnet5", data="digits", recipe=recipe, seed=seed) for seed in (0, 1)]
+    train_all(jobs, Cache(sys.argv[1]), processes=2)
 """
 
 
@@ -158,177 +165,209 @@ def parent_of(stat):
         return None
 
 
-METHODS = {
-    "hmt": {"hmt", "match", "chain", "chain.channels", "kernels.resize_cyclic", "kernels.fill", "kernels.write"},
-    "tlv": {"tlv", "match", "transfer.overlay", "chain.nested", "kernels.select", "kernels.resize_by_variance"},
-    "baselines": {"baselines", "match", "transfer.overlay", "chain.nested", "kernels.overlay", "kernels.write"},
-}
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_any_method_feeds_a_job_and_all_it_computes_with_is_part_of_the_key(cache, method):
-    source = Job("plainnet5", "digits", QUICK, options=SMALL)
-    heir = replace(source, seed=1, source=source, method=method)
-    assert not same(start(heir, cache), heir.build())
-    names = {module.__name__.removeprefix("hetlib.") for module in uses(heir)}
-    assert METHODS[method] | {"data", "data.published", "training.recipe", "training", "zoo"} <= names
-    assert not names & (
-        {"errors", "files", "transfer.report", "kernels.fill_triton", "kernels.sinkhorn_triton"}
-        | set(METHODS) - {method}
-    )
-    assert heir.label.endswith(f"({method}), seed 1")
+def modules(job):
+    """Names, below hetlib, of the modules whose code is part of a job's key."""
+    return {each.__name__.removeprefix("hetlib.") for each in uses(job) if not isinstance(each, str)}
 
 
 def test_what_a_job_depends_on_is_known_without_triton(cache):
     hidden = (
         "import sys; sys.modules['triton'] = None; from hetlib.lab.code import code_of; "
-        "print(*(module.__name__ for module in code_of('hmt', 'tlv')))"
+        "print(*(module.__name__ for module in code_of('hetlib.hmt', 'hetlib.tlv')))"
     )
     found = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=True).stdout.split()
     assert {"hetlib.kernels.write", "hetlib.chain"} <= set(found)
 
 
+def test_only_the_code_of_the_steps_that_a_job_names_counts():
+    always = {"data", "data.published", "training", "training.recipe", "training.loop", "zoo"}
+    never = {"errors", "files", "transfer.report", "kernels.fill_triton", "kernels.sinkhorn_triton", "lab.train"}
+    fused = plain(0, sources=[plain(1), plain(2)], transfer=Fusion())
+    assert always <= modules(plain(0)) & modules(fused)
+    assert not never & (modules(plain(0)) | modules(fused))
+    assert not {"clafusion", "tlv", "hmt"} & modules(plain(0))
+    assert {"clafusion.fusion", "clafusion.plans", "kernels.transport", "chain.channels"} <= modules(fused)
+    heir = plain(3, sources=[fused], transfer=average)
+    assert modules(fused) <= modules(heir), "the code behind what a job needs counts as well"
+    assert "tlv.crossover" in modules(plain(0, objective=CrossoverWith(plain(1))))
+
+
 @pytest.mark.parametrize("augment", [False, True])
-def test_a_job_trains_in_crossover_with_its_source(cache, augment):
+def test_a_job_trains_in_crossover_with_another(cache, augment):
     recipe = QUICK.changed(augment=augment)
-    source = Job("plainnet5", "digits", recipe, options=SMALL)
-    plain = replace(source, seed=1, source=source, transfer=None)
-    crossed = replace(plain, crossover={"p": 0.5})
-    apart, together = train(plain, cache), train(crossed, cache)
-    assert same(start(plain, cache), crossed.build())
-    assert same(start(crossed, cache), crossed.build())
+    alone = replace(plain(1), recipe=recipe)
+    crossed = replace(alone, objective=CrossoverWith(replace(plain(0), recipe=recipe), p=0.5))
+    apart, together = train(alone, cache), train(crossed, cache)
+    assert same(start(crossed, cache), alone.build())
     assert not same(apart.model, together.model)
     assert train(crossed, cache).history == together.history
-    assert "hetlib.tlv.crossover" in {module.__name__ for module in uses(crossed)}
-    assert crossed.label == "plainnet5 on digits from plainnet5 (crossover), seed 1"
+    assert crossed.label == "plainnet5 on digits with CrossoverWith, seed 1"
+    student, support = alone.build(), train(crossed.needs[0], cache).model
+    rows = [] if augment else [support_features(support, alone.load("train"), precision="fp32")]
+    objective = Crossover(support if augment else None, 0.5, steps=12)
+    fit(student, alone.load("train"), alone.load("test"), recipe, objective=objective, rows=rows, seed=1)
+    assert same(student, together.model)
 
 
-def test_crossover_without_a_source_is_refused():
-    with pytest.raises(ValueError, match="plainnet5 on digits, seed 0: crossover needs a source"):
-        Job("plainnet5", "digits", QUICK, crossover={})
+@dataclass(frozen=True)
+class Average:
+    """A stand-in for a fusion: the plain average."""
+
+    share: float = 1.0
+
+    def __call__(self, sources, target, images, seed):
+        assert images.shape == (200, 1, 8, 8)
+        sources = [sources] if isinstance(sources, torch.nn.Module) else sources
+        with torch.no_grad():
+            for name, value in target.named_parameters():
+                value.lerp_(torch.stack([source.get_parameter(name) for source in sources]).mean(0), self.share)
 
 
-FUSE = """
-import torch
+@dataclass(frozen=True)
+class Likewise(Average):
+    """Another step with the same fields and values."""
 
-calls = []
 
-def transfer(sources, target, data, **options):
-    calls.append((sources, data, options))
+def average(source, target, images, seed):
+    Average()(source, target, images, seed)
+
+
+def noisy(source, target, images, seed):
     with torch.no_grad():
-        for name, value in target.named_parameters():
-            value.copy_(torch.stack([dict(source.named_parameters())[name] for source in sources]).mean(0))
-"""
-
-
-@pytest.fixture
-def fusion(tmp_path, monkeypatch):
-    """A stand-in for the module that fuses: the plain average."""
-    path = tmp_path / "clafusion.py"
-    path.write_text(FUSE)
-    specification = spec_from_file_location("hetlib.clafusion", path)
-    module = module_from_spec(specification)
-    specification.loader.exec_module(module)
-    monkeypatch.setitem(sys.modules, "hetlib.clafusion", module)
-    return module
+        for value in target.parameters():
+            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def plain(seed, **fields):
-    return Job("plainnet5", "digits", QUICK, seed=seed, options=SMALL, **fields)
+    return Job(model="plainnet5", data="digits", recipe=QUICK, seed=seed, options=SMALL, **fields)
 
 
-def test_partners_are_fused_with_the_source_on_the_jobs_images(cache, fusion):
-    parts = [plain(seed) for seed in (1, 2, 3)]
-    fused = plain(0, source=parts[0], partners=parts[1:], method="clafusion", transfer={"step": 0.5})
-    model = start(fused, cache)
-    ((sources, images, options),) = fusion.calls
-    assert all(same(source, train(part, cache).model) for source, part in zip(sources, parts, strict=True))
-    assert (images.checksum, options) == (fused.load("train").checksum, {"step": 0.5})
-    assert not same(model, fused.build())
-    assert "hetlib.clafusion" in {module.__name__ for module in uses(fused)}
-    assert fused.label == "plainnet5 on digits from plainnet5 + plainnet5 + plainnet5 (clafusion), seed 0"
+def keys(cache, jobs):
+    return {cache.key(*asked(job)) for job in jobs}
+
+
+def test_several_sources_are_given_as_a_list_and_one_alone(cache):
+    sources = [plain(seed) for seed in (1, 2, 3)]
+    fused, single = (plain(0, sources=given, transfer=Average()) for given in (sources, sources[:1]))
+    networks = [train(each, cache).model for each in sources]
+    expected = fused.build()
+    Average()(networks, expected, data.sample(fused.load("train")), 0)
+    assert same(start(fused, cache), expected)
+    assert all(map(torch.equal, start(single, cache).parameters(), networks[0].parameters()))
+    assert fused.label == "plainnet5 on digits from plainnet5 + plainnet5 + plainnet5 (Average), seed 0"
+
+
+def test_a_jobs_seed_reaches_its_transfer(cache):
+    one, other = (start(plain(seed, sources=[plain(1)], transfer=noisy), cache) for seed in (4, 5))
+    expected = plain(4).build()
+    noisy(None, expected, None, 4)
+    assert same(one, expected)
+    assert not same(one, other)
 
 
 def test_a_student_is_taught_by_another_job(cache):
     alone = plain(0)
-    taught = plain(0, teacher=plain(1), distil={"alpha": 0.9, "temperature": 4.0})
+    taught = plain(0, objective=DistilFrom(plain(1), 0.9, 4.0))
     found = train(taught, cache)
     assert not same(found.model, train(alone, cache).model)
     assert train(taught, cache).history == found.history
-    assert "hetlib.training.objectives" in {module.__name__ for module in uses(taught)}
-    assert taught.label == "plainnet5 on digits taught by plainnet5, seed 0"
+    assert taught.label == "plainnet5 on digits with DistilFrom, seed 0"
     student, objective = alone.build(), Distillation(train(plain(1), cache).model, 0.9, 4.0)
     fit(student, alone.load("train"), alone.load("test"), QUICK, objective=objective)
     assert same(student, found.model)
 
 
 def test_a_taught_student_can_be_in_crossover_too(cache):
-    crossed = plain(0, source=plain(2), transfer=None, crossover={"p": 0.5})
-    both = replace(crossed, teacher=plain(1), distil={"alpha": 0.9, "temperature": 4.0})
-    assert not same(train(both, cache).model, train(crossed, cache).model)
+    taught = DistilFrom(plain(1), 0.9, 4.0)
+    both = plain(0, objective=CrossoverWith(plain(2), p=0.5, inner=taught))
+    assert both.needs == (plain(2), plain(1))
+    ends = [
+        train(each, cache).model
+        for each in (both, plain(0, objective=taught), replace(both, objective=CrossoverWith(plain(2), p=0.5)))
+    ]
+    assert not any(same(a, b) for a, b in combinations(ends, 2))
 
 
-def test_all_that_is_needed_is_trained_first_and_once(cache, fusion):
+def test_all_that_is_needed_is_trained_first_and_once(cache):
     teacher, first, second = plain(1), plain(2), plain(3)
-    student = plain(4, teacher=teacher, distil={"alpha": 0.5, "temperature": 2.0})
-    fused = plain(5, source=first, partners=(second, student), method="clafusion")
-    last = plain(6, source=fused, teacher=teacher, distil={"alpha": 0.5, "temperature": 2.0})
+    student = plain(4, objective=DistilFrom(teacher, 0.5, 2.0))
+    fused = plain(5, sources=(first, second, student), transfer=average)
+    last = plain(6, sources=[fused], transfer=average, objective=DistilFrom(teacher, 0.5, 2.0))
     assert last.needs == (fused, teacher)
     train_all([last, teacher, last], cache, processes=1)
     assert len(cache.computed) == len(set(cache.computed)) == 6
     assert cache.computed[-1] == last.label
-    untaught = {module.__name__ for module in uses(replace(last, teacher=None, distil=None))}
-    assert {"hetlib.clafusion", "hetlib.training.objectives"} <= untaught, (
-        "the code behind what a job needs counts as well"
-    )
 
 
-def test_fields_that_came_later_are_told_only_where_they_are_used():
-    heir = plain(0, source=plain(1), transfer={"order": "interval"})
-    before = {"model", "data", "recipe", "seed", "options", "data_options", "source", "transfer", "method", "crossover"}
-    assert set(heir.description) == set(heir.description["source"]) == before
-    assert heir.description["recipe"] == asdict(QUICK)
-    taught = plain(0, teacher=heir, distil={"alpha": 0.5, "temperature": 2.0})
-    assert set(taught.description) == before | {"teacher", "distil"}
-    assert taught.description["teacher"] == heir.description
-
-
-def test_new_fields_make_other_results(cache, fusion):
-    fused = plain(0, source=plain(1), method="clafusion")
-    taught = plain(0, teacher=plain(1), distil={"alpha": 0.5, "temperature": 2.0})
+def test_whatever_a_job_names_makes_another_result(cache):
+    fused = plain(0, sources=[plain(1)], transfer=Average())
+    taught = plain(0, objective=DistilFrom(plain(1), 0.5, 2.0))
     different = [
+        plain(0),
         fused,
-        replace(fused, partners=(plain(2),)),
-        replace(fused, partners=(plain(3),)),
-        replace(fused, partners=(plain(2), plain(3))),
+        replace(fused, transfer=Average(0.5)),
+        replace(fused, transfer=Likewise()),
+        replace(fused, transfer=average),
+        replace(fused, sources=(plain(2),)),
+        replace(fused, sources=(plain(1), plain(2))),
+        replace(fused, sources=(plain(2), plain(1))),
+        replace(fused, sources=(replace(fused, transfer=Likewise()),)),
+        replace(fused, sources=(fused,)),
+        replace(fused, transfer=Around(Average())),
+        replace(fused, transfer=Around(Likewise())),
+        replace(fused, transfer=Around((Average(), Likewise()))),
         taught,
-        replace(taught, teacher=plain(2)),
-        replace(taught, distil={"alpha": 0.6, "temperature": 2.0}),
+        replace(taught, objective=DistilFrom(plain(2), 0.5, 2.0)),
+        replace(taught, objective=DistilFrom(plain(1), 0.6, 2.0)),
+        replace(taught, objective=CrossoverWith(plain(1))),
+        replace(taught, objective=CrossoverWith(plain(1), inner=DistilFrom(plain(1), 0.5, 2.0))),
     ]
-    assert len({cache.key(job.description, uses(job)) for job in different}) == len(different)
+    assert len(keys(cache, different)) == len(different)
+    assert keys(cache, [fused, taught]) == keys(cache, [replace(fused), pickle.loads(pickle.dumps(taught))])
+
+
+@dataclass(frozen=True)
+class Around:
+    """A step made of others, as a sentence is."""
+
+    steps: object
+
+    def __call__(self, source, target, images, seed):
+        """Do nothing."""
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "error", "message"),
     [
-        ({"partners": (plain(1),)}, "seed 0: partners need a source, and the method 'clafusion'"),
-        ({"partners": (plain(1),), "source": plain(2)}, "partners need a source, and the method 'clafusion'"),
-        ({"partners": (plain(1),), "source": plain(2), "method": "clafusion", "transfer": None}, "partners need"),
-        ({"teacher": plain(1)}, "teacher and distil .* need each other"),
-        ({"distil": {"alpha": 0.5, "temperature": 2.0}}, "teacher and distil .* need each other"),
-        ({"teacher": plain(1), "distil": {"alpha": 2, "temperature": 2.0}}, "alpha must be from 0 to 1, got 2"),
+        ({"sources": (plain(1),)}, ValueError, "seed 0: sources and a transfer need each other"),
+        ({"transfer": average}, ValueError, "sources and a transfer need each other"),
+        (
+            {"sources": (plain(1),), "transfer": {"order": "chain"}},
+            TypeError,
+            "transfer must be a dataclass or function",
+        ),
+        ({"sources": (plain(1),), "transfer": Average}, TypeError, "transfer must be a dataclass or function"),
+        ({"sources": ("plainnet5",), "transfer": average}, TypeError, "a source must be a Job, got str"),
+        ({"objective": 3}, TypeError, "objective must be a dataclass or function that is called, got 3"),
     ],
 )
-def test_fields_that_do_not_go_together_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+def test_fields_that_do_not_go_together_are_refused(fields, error, message):
+    with pytest.raises(error, match=message):
         plain(0, **fields)
+
+
+def test_wrong_settings_of_an_objective_are_told_at_once():
+    with pytest.raises(ValueError, match="alpha must be from 0 to 1, got 2"):
+        DistilFrom(plain(1), 2, 2.0)
+    with pytest.raises(ValueError, match="unknown mask 'rows'"):
+        CrossoverWith(plain(1), mask="rows")
 
 
 def test_the_estimate_counts_what_is_needed_once_and_a_teacher_in_every_step(cache, monkeypatch):
     monkeypatch.setattr(ESTIMATE, "_probe_all", lambda kinds, device: dict.fromkeys(kinds, Cost(60.0, 512.0)))
     teacher = plain(1)
-    taught = [plain(0, teacher=teacher, distil={"alpha": alpha, "temperature": 2.0}) for alpha in (0.1, 0.5)]
-    fused = plain(0, source=teacher, partners=(plain(2),), method="clafusion")
+    taught = [plain(0, objective=DistilFrom(teacher, alpha, 2.0)) for alpha in (0.1, 0.5)]
+    fused = plain(0, sources=[teacher, plain(2)], transfer=average)
     assert ESTIMATE.measure([teacher, *taught], cache).trainings == 3
     assert {ESTIMATE._kind(job) for job in (teacher, fused)} == {ESTIMATE._kind(plain(0))}
     assert len({ESTIMATE._kind(job) for job in (teacher, *taught)}) == 2
