@@ -66,8 +66,8 @@ def script(things: Iterable[type | FunctionType]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for thing in things:
+        _check_closure(thing)
         if thing.__module__ in MAIN:
-            _check_closure(thing)
             top = thing.__qualname__.partition(".")[0]
             _add(top, thing if top == thing.__qualname__ else vars(sys.modules["__main__"])[top], texts)
     return texts
@@ -146,6 +146,8 @@ def _global_names(text: str) -> set[str]:
 def _check_closure(thing: type | FunctionType) -> None:
     functions = [thing] if isinstance(thing, FunctionType) else [*vars(thing).values()]
     for each in functions:
-        if isinstance(each, FunctionType) and (taken := set(each.__code__.co_freevars) - {"__class__"}):
+        # Methods that `dataclass` makes have closures as well, of its own.
+        own = isinstance(each, FunctionType) and each.__code__.co_qualname.startswith(thing.__qualname__)
+        if own and (taken := set(each.__code__.co_freevars) - {"__class__"}):
             told = f"{thing.__qualname__} takes {', '.join(sorted(taken))} from the function around it"
             raise TypeError(f"{told}, which no key can cover: make it a field")

@@ -58,8 +58,10 @@ from IPython.display import display
 
 from hetlib import hmt, lab, zoo
 from hetlib.chain import chain, convolutions
+from hetlib.hmt import ByPosition, Cyclic
 from hetlib.lab import Job, figures
 from hetlib.training import Recipe
+from hetlib.transfer import Transfer
 
 run = lab.start("01_hmt", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 
@@ -271,11 +273,12 @@ assert not torch.allclose(ours, theirs, rtol=0.1)
 # %%
 TIED = Recipe(epochs=run.choose(smoke=1, classroom=6, paper=6), lr=0.01, schedule="constant", precision="fp32")
 sample = {"count": run.choose(smoke=500, classroom=1000, paper=1000)}
-narrow = Job("plainnet5", "shapes-source", TIED, 0, {"width": 0.25, "kernel_size": 3}, sample)
+shared = {"model": "plainnet5", "data": "shapes-source", "data_options": sample, "recipe": TIED}
+narrow = Job(**shared, options={"width": 0.25, "kernel_size": 3})
 levels = (0.0, 0.01, 0.1, 0.3)
-setup = ({"width": 0.5, "kernel_size": 3}, sample, narrow)
-# Job: model, data, recipe, seed, its options, the data's options, source, how to transfer
-wide = [Job("plainnet5", "shapes-source", TIED, 1, *setup, {"noise": level}) for level in levels]
+HMT = Transfer(ByPosition(), (Cyclic(),))
+heirs = Job(**shared, seed=1, options={"width": 0.5, "kernel_size": 3}, sources=[narrow], transfer=HMT)
+wide = [replace(heirs, transfer=Transfer(ByPosition(), [Cyclic(noise=level)])) for level in levels]
 widened = dict(zip(levels, lab.train_all(wide, run.cache, run.device), strict=True))
 
 
@@ -341,7 +344,8 @@ few = {} if real else {"count": run.choose(smoke=96, classroom=240, paper=240)}
 lessons = {} if real else {"count": run.choose(smoke=512, classroom=8000, paper=8000)}
 school = Recipe(epochs=run.choose(smoke=1, classroom=5 if real else 9, paper=15), schedule="one-cycle")
 size = run.choose(smoke=0.25, classroom=0.5 if real else 0.25, paper=1.0)
-teacher = Job("vgg11", "cifar10" if real else "shapes-source", school, 0, {"width": size}, lessons)
+learns = {"data": "cifar10" if real else "shapes-source", "data_options": lessons, "recipe": school}
+teacher = Job(model="vgg11", options={"width": size}, **learns)
 WIDTHS = {"plainnet5": 1.0 if real else 0.5, "resnet8": 1.0 if real else 0.25}
 released = Recipe(epochs=350, schedule="steps", milestones=(149, 249), evaluate_every=10)
 short = Recipe(epochs=run.choose(smoke=1, classroom=50, paper=50), schedule="cosine", evaluate_every=10)
@@ -350,20 +354,21 @@ recipe = released if run.preset == "paper" else short
 # %%
 VARIANTS = {
     "none": None,
-    "chain": {},
-    "shuffle": {"order": "shuffle"},
-    "interval": {"order": "interval"},
-    "corners": {"align_corners": True},
-    "zero padding": {"resizer": "zero"},
-    "gain corrected": {"correct_gain": True},
-    "batch norms too": {"batch_norm": True},
+    "chain": HMT,
+    "shuffle": Transfer(ByPosition("shuffle"), [Cyclic()]),
+    "interval": Transfer(ByPosition("interval"), [Cyclic()]),
+    "corners": Transfer(ByPosition(), [Cyclic(align_corners=True)]),
+    "zero padding": Transfer(ByPosition(), [Cyclic(resizer="zero")]),
+    "gain corrected": Transfer(ByPosition(), [Cyclic(correct_gain=True)]),
+    "batch norms too": Transfer(ByPosition(), [Cyclic(batch_norm=True)]),
 }
 TARGETS = {"plainnet5": list(VARIANTS), "resnet8": list(VARIANTS)[:4]}
 
 
 def job(target, variant, seed):
-    how = VARIANTS[variant]
-    return Job(target, task, recipe, seed, {"width": WIDTHS[target]}, few, None if how is None else teacher, how or {})
+    start = {"sources": [teacher], "transfer": VARIANTS[variant]} if VARIANTS[variant] else {}
+    facts = {"options": {"width": WIDTHS[target]}, "data": task, "data_options": few, "recipe": recipe}
+    return Job(model=target, seed=seed, **facts, **start)
 
 
 # %%

@@ -128,7 +128,8 @@ recipe = experiments.MLP if run.preset == "paper" else lessons
 
 
 def perceptron(hidden, seed, where=task):
-    return Job("mlp", where, recipe, seed, {"hidden": hidden, "in_features": inputs, "bias": False})
+    options = {"hidden": hidden, "in_features": inputs, "bias": False}
+    return Job(model="mlp", options=options, data=where, recipe=recipe, seed=seed)
 
 
 # %%

@@ -60,10 +60,12 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
 
-from hetlib import lab, match, tlv, zoo
+from hetlib import baselines, hmt, lab, match, tlv, zoo
 from hetlib.experiments import tlv_figures
 from hetlib.lab import Job, figures
+from hetlib.tlv import CrossoverWith
 from hetlib.training import Recipe, evaluate
+from hetlib.transfer import Transfer, unpaired
 
 run = lab.start("05_tlv", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 
@@ -154,7 +156,8 @@ task = DATA or run.choose(smoke="shapes-target", classroom="shapes-target", pape
 lessons = {} if real else {"count": run.choose(smoke=512, classroom=8000, paper=8000)}
 school = Recipe(epochs=run.choose(smoke=1, classroom=5 if real else 9, paper=15), schedule="one-cycle")
 size = {"width": run.choose(smoke=0.25, classroom=0.25, paper=1.0)}
-teacher = Job("vgg16" if real else "vgg11", "cifar100-40k" if real else "shapes-source", school, 0, size, lessons)
+learns = {"data": "cifar100-40k" if real else "shapes-source", "data_options": lessons, "recipe": school}
+teacher = Job(model="vgg16" if real else "vgg11", options=size, **learns)
 learned = lab.train_all([teacher], run.cache, run.device)[0]
 trained = [layer.weight.detach() for layer in learned.model.modules() if isinstance(layer, torch.nn.Conv2d)]
 print(f"the source scores {learned.history.final:.1f} % on the test images of its own task, {teacher.data}")
@@ -392,31 +395,40 @@ short = Recipe(epochs=run.choose(smoke=1, classroom=40, paper=40), schedule="cos
 recipe = released if run.preset == "paper" else short
 network, options = ("torchvision/resnet18", {}) if real else ("resnet8", {"width": 0.25})
 
-# %%
-BASE, FULL, CROSS = {"linear": False}, {}, {"p": 0.1}
-# What each arm feeds (None: nothing, the layers stay as born), and what it crosses over while it trains.
-ARMS = {"he": (None, None), "base": (BASE, None), "statistics": ({"convolutions": False}, None)}
-ARMS |= {"base_statistics": (FULL, None), "base_unshuffled": (BASE | {"shuffle": False}, None)}
-ARMS |= {"crossover": (None, CROSS), "cross": (BASE, CROSS), "full": (FULL, CROSS)}
-ARMS |= {"unshuffled": (FULL | {"shuffle": False}, CROSS)}
-ARMS |= {f"keep {how}": (BASE | {"keep": how}, None) for how in ("max", "min", "random")}
-ARMS |= {f"shuffle {name}": (BASE | {"shuffle": name}, None) for name in ("filters", "inputs")}
-ARMS |= {"hmt": ({}, None), "dpiat": ({"method": "dpiat"}, None), "tli": ({"method": "tli"}, None)}
-ARMS |= {f"p = {p}": (None, {"p": p}) for p in (0.05, 0.2, 0.5)}
-ARMS |= {"per image": (None, CROSS | {"mask": "image"}), "mean": (None, CROSS | {"source": "mean"})}
-ARMS |= {"zeros": (None, CROSS | {"source": "zeros"}), "dropout": (FULL, CROSS | {"source": "zeros"})}
-
-
-def job(arm, seed):
-    how, crossing = ARMS[arm]
-    method = {"hmt": "hmt", "dpiat": "baselines", "tli": "baselines"}.get(arm, "tlv")
-    fed = None if how is None else how | ({"seed": seed} if method == "tlv" else {})
-    start = (teacher, fed, method, crossing) if arm != "he" else ()
-    return Job(network, task, recipe, seed, options, few, *start)
-
 
 # %%
-plan = {(arm, seed): job(arm, seed) for arm in ARMS for seed in run.seeds}
+def tlv_by(*fits, **how):
+    return Transfer(tlv.ByRatio(), (tlv.ByVariance(**how), *fits))
+
+
+def mixed(p=0.1, **how):
+    return CrossoverWith(teacher, p, **how)
+
+
+STATISTICS = tlv.LinearStatistics()
+BASE, FULL, UNSHUFFLED = tlv_by(), tlv_by(STATISTICS), tlv_by(shuffle=False)
+# What each arm starts from (None: the layers stay as born), and what it crosses over while it trains.
+ARMS = {"he": (None, None), "base": (BASE, None), "statistics": (Transfer(unpaired, [STATISTICS]), None)}
+ARMS |= {"base_statistics": (FULL, None), "base_unshuffled": (UNSHUFFLED, None)}
+ARMS |= {"crossover": (None, mixed()), "cross": (BASE, mixed()), "full": (FULL, mixed())}
+ARMS |= {"unshuffled": (tlv_by(STATISTICS, shuffle=False), mixed())}
+ARMS |= {f"keep {how}": (tlv_by(keep=how), None) for how in ("max", "min", "random")}
+ARMS |= {f"shuffle {name}": (tlv_by(shuffle=name), None) for name in ("filters", "inputs")}
+ARMS |= {"hmt": (Transfer(hmt.ByPosition(), [hmt.Cyclic()]), None)}
+ARMS |= {name: (baselines.METHODS[name], None) for name in ("dpiat", "tli")}
+ARMS |= {f"p = {p}": (None, mixed(p)) for p in (0.05, 0.2, 0.5)}
+ARMS |= {"per image": (None, mixed(mask="image")), "mean": (None, mixed(source="mean"))}
+ARMS |= {"zeros": (None, mixed(source="zeros")), "dropout": (FULL, mixed(source="zeros"))}
+
+
+def job(seed, transfer=None, objective=None):
+    start = {"sources": [teacher], "transfer": transfer} if transfer else {}
+    facts = {"options": options, "data": task, "data_options": few, "recipe": recipe}
+    return Job(model=network, seed=seed, objective=objective, **facts, **start)
+
+
+# %%
+plan = {(arm, seed): job(seed, *ARMS[arm]) for arm in ARMS for seed in run.seeds}
 lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at preset "paper"
 
 # %%
@@ -431,7 +443,7 @@ def scores(arm):
 # %%
 place = f"{task.removesuffix('-40k')}/{network.removeprefix('torchvision/')}"
 metrics = {f"{place}/{arm}/top1": {"unit": "%", "values": scores(arm)} for arm in ARMS}
-first = job("he", run.seeds[0])
+first = job(run.seeds[0])
 record = run.record(
     metrics, (first.load("train"), first.load("test")), source=learned.history.final, recipe=asdict(recipe)
 )
@@ -532,8 +544,7 @@ class Trial:
 
 
 def trial(choice):
-    crossing = {"p": choice.p, "mask": choice.mask, "source": choice.mixed}
-    return Job(network, task, recipe, run.seeds[0], options, few, teacher, BASE | {"shuffle": False}, "tlv", crossing)
+    return job(run.seeds[0], UNSHUFFLED, mixed(choice.p, mask=choice.mask, source=choice.mixed))
 
 
 def learning(choice, history):
