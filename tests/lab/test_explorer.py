@@ -351,8 +351,13 @@ def test_a_second_click_on_run_starts_no_second_training(trainer):
     assert trainer.result == 3
 
 
+def copied(source, target, images, seed):
+    target.load_state_dict(source.state_dict())
+
+
 def test_the_source_is_told_of_and_can_be_stopped(run):
-    made = Explorer(epochs, Trial(), run, lambda choice: replace(trial(choice), seed=1, source=trial(choice)))
+    heir = lambda choice: replace(trial(choice), seed=1, sources=[trial(choice)], transfer=copied)
+    made = Explorer(epochs, Trial(), run, heir)
     heard = []
 
     def listen(history, job):
