@@ -19,7 +19,8 @@ from hetlib.errors import unknown
 from hetlib.kernels.resize_by_variance import fill, filled, resize_bias, resize_kernel, resize_width
 from hetlib.kernels.select import pick
 from hetlib.match import by_ratio
-from hetlib.tlv.crossover import Crossover, CrossoverWith, crossover, pooled_features, support_features
+from hetlib.tlv.crossover import Crossover, CrossoverWith, crossover
+from hetlib.tlv.support import pooled_features, support_features
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, keep, unpaired
 from hetlib.transfer.transfer import naming
 
