@@ -6,8 +6,10 @@ from typing import Any
 
 from hetlib.clafusion.fusion import Fusion
 from hetlib.errors import unknown
+from hetlib.experiments.clafusion_perceptrons import perceptrons
 from hetlib.lab.cache import Cache
 from hetlib.lab.job import Job
+from hetlib.lab.presets import SEEDS
 from hetlib.lab.train import start, train_all
 from hetlib.merging import Ensemble
 from hetlib.training import DistilFrom, Recipe, evaluate
@@ -17,7 +19,6 @@ Network = tuple[str, Mapping[str, Any]]
 PLAIN = {"bn": False, "bias": False}
 HALVES = tuple(range(30, 300, 30))
 
-MLP = Recipe(10, 64, lr=0.01, momentum=0.5, weight_decay=0, schedule="constant", augment=False, precision="fp32")
 RESNET = Recipe(300, 256, lr=0.1, weight_decay=1e-4, schedule="steps", milestones=(150, 250))
 VGG = Recipe(300, 128, lr=0.05, weight_decay=5e-4, schedule="steps", milestones=HALVES, gamma=0.5)
 TUNED = {"epochs": 120, "milestones": (20, 40, 60, 80, 100), "gamma": 0.5}
@@ -188,6 +189,51 @@ def arms(
                     for start, job in starts.items()
                 }
     return found
+
+
+def at_preset(name: str, preset: str, width: float = 0.0, epochs: int = 0) -> Experiment | None:
+    """An experiment as a preset runs it: whole, narrower on the paper's data, or narrower on rendered shapes.
+
+    Parameters
+    ----------
+    name : str
+        One of `EXPERIMENTS`, or "none".
+    preset : {"smoke", "classroom", "reduced", "paper"}
+        How big.
+    width : float
+        Of every hidden layer, as a factor, at "reduced"; 0 takes an eighth.
+    epochs : int
+        Of the parents at "reduced", and half as many to train on; 0 takes 6.
+
+    Returns
+    -------
+    Experiment or None
+        None for "none".
+    """
+    experiment = find(name)
+    if experiment is None or preset == "paper":
+        return experiment
+    if preset == "reduced":
+        first = Recipe(epochs or 6, lr=0.1, schedule="one-cycle")
+        then = first.changed(epochs=max(1, first.epochs // 2), lr=0.05)
+        return experiment.reduced(width or 1 / 8, experiment.data, first, then)
+    first = Recipe(1 if preset == "smoke" else 8, lr=0.05, schedule="one-cycle")
+    then = first.changed(epochs=max(1, first.epochs // 2), lr=0.025)
+    return experiment.reduced(1 / 8, "shapes-source", first, then, count=256 if preset == "smoke" else 3000)
+
+
+def all_arms(experiment: Experiment | None, preset: str, seeds: Sequence[int]) -> dict[int, dict[str, Job]]:
+    """The `arms` of every seed, with the whole grid of distillation at the paper's preset and one point elsewhere."""
+    grid = (ALPHAS, TEMPERATURES) if preset == "paper" else ((0.7,), (4,))
+    return {} if experiment is None else {seed: arms(experiment, seed, *grid) for seed in seeds}
+
+
+def jobs(preset: str, seeds: Sequence[int] | None = None, name: str = "vgg-student") -> dict[Any, Job]:
+    """All trainings of notebook 02 at a preset, seeds by default the preset's own."""
+    chosen = range(SEEDS[preset]) if seeds is None else seeds
+    found: dict[Any, Job] = dict(perceptrons(preset, chosen))
+    every = all_arms(at_preset(name, preset), preset, chosen)
+    return found | {(arm, seed): job for seed, by_arm in every.items() for arm, job in by_arm.items()}
 
 
 def outcomes(

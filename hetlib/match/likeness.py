@@ -83,7 +83,7 @@ def by_blocks(sources: Sequence, targets: Sequence, score: Callable[[Any, Any], 
     Parameters
     ----------
     sources, targets : sequence of items and lists of items
-        As `hetlib.standardise` gives them.
+        As `hetlib.chain.nested` gives them.
     score : callable
         Of a source item and a target item, at least 0.
 

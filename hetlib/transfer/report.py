@@ -91,11 +91,11 @@ class TransferReport:
 
     def _title(self) -> str:
         counted = {kind: [row.fed for row in self.rows if row.kind == kind] for kind in COUNTED}
-        told = [f"{sum(fed)} of {len(fed)} {kind}{'s' * (len(fed) != 1)}" for kind, fed in counted.items() if fed]
+        each = [f"{sum(fed)} of {len(fed)} {kind}{'s' * (len(fed) != 1)}" for kind, fed in counted.items() if fed]
         done = [fed for kind in counted.values() for fed in kind]
         drawn = sum(row.fed and row.source is None for row in self.rows)
         title = f"{self.method}: {sum(done)} of {len(done)} layers fed"
-        title += f" ({', '.join(told)})" if len(told) > 1 else ""
+        title += f" ({', '.join(each)})" if len(each) > 1 else ""
         return title + (f", of these {drawn} from no source" if drawn else "")
 
     def __str__(self) -> str:
@@ -166,13 +166,13 @@ def report(
     -------
     TransferReport
     """
-    told: dict[str, list[Fill]] = {}
+    by_layer: dict[str, list[Fill]] = {}
     for fill in fills:
-        told.setdefault(fill.layer, []).append(fill)
+        by_layer.setdefault(fill.layer, []).append(fill)
     layers = dict(leaves(flatten(target)))
-    listed = {name: layer for name, layer in layers.items() if name in told or _kind(layer) in COUNTED}
-    listed |= {name: target.get_submodule(name) for name in told if name not in layers}
-    rows = tuple(_row(name, layer, told.get(name, []), source, pairs.get(name)) for name, layer in listed.items())
+    listed = {name: layer for name, layer in layers.items() if name in by_layer or _kind(layer) in COUNTED}
+    listed |= {name: target.get_submodule(name) for name in by_layer if name not in layers}
+    rows = tuple(_row(name, layer, by_layer.get(name, []), source, pairs.get(name)) for name, layer in listed.items())
     givers = {row.source for row in rows}
     given = [(name, layer) for name, layer in leaves(flatten(source)) if name in givers or _kind(layer) in COUNTED]
     return TransferReport(method, rows, tuple((name, _weight_shape(layer)) for name, layer in given))

@@ -184,8 +184,8 @@ def naming(context: Context, pair: Pair) -> Iterator[None]:
         yield
     except ValueError as error:
         here, there = (tuple(layer.weight.shape) for layer in context.layers(pair))
-        told = f"{pair.source} {here} -> {pair.target} {there}"
-        raise ValueError(f"{told}: {error}; nothing was transferred") from error
+        layers = f"{pair.source} {here} -> {pair.target} {there}"
+        raise ValueError(f"{layers}: {error}; nothing was transferred") from error
 
 
 def _check_pairs(context: Context, pairs: list[Pair]) -> None:
@@ -201,7 +201,7 @@ def _check_pairs(context: Context, pairs: list[Pair]) -> None:
 
 def _check_fills(target: nn.Module, fills: list[Fill]) -> None:
     """Refuse fills of what is not a tensor of the target in real memory, and kernels resampled to a wrong size."""
-    own = {id(tensor) for tensor in target.state_dict(keep_vars=True).values()}
+    own = {id(tensor) for tensor in (*target.parameters(), *target.buffers())}
     for fill in fills:
         if fill.keeps:
             continue

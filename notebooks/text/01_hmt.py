@@ -31,9 +31,11 @@
 # we found has any. Every number below is ours.
 
 # %% tags=["parameters"]
-PRESET: str = "classroom"  # smoke, classroom or paper
+PRESET: str = "classroom"  # smoke, classroom, reduced or paper
 DATA: str = ""  # training set of the targets, as "sub-cifar100"; empty takes the preset's own
 SEEDS: int = 0  # trainings per curve; 0 takes the preset's own number
+WIDTH: float = 0.0  # width of every hidden layer, as a factor; 0 takes the preset's own
+EPOCHS: int = 0  # epochs of the targets; 0 takes the preset's own
 ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
 TARGET: str = "plainnet5"  # explorers: plainnet5 or resnet8
 ORDER: str = "chain"  # explorers: chain, shuffle or interval
@@ -58,10 +60,8 @@ from IPython.display import display
 
 from hetlib import hmt, lab, zoo
 from hetlib.chain import chain, convolutions
-from hetlib.hmt import ByPosition, Cyclic
-from hetlib.lab import Job, figures
-from hetlib.training import Recipe
-from hetlib.transfer import Transfer
+from hetlib.experiments import hmt as experiments
+from hetlib.lab import figures
 
 run = lab.start("01_hmt", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 
@@ -271,15 +271,8 @@ assert not torch.allclose(ours, theirs, rtol=0.1)
 # chosen so that rounding does not hide the tie.
 
 # %%
-TIED = Recipe(epochs=run.choose(smoke=1, classroom=6, paper=6), lr=0.01, schedule="constant", precision="fp32")
-sample = {"count": run.choose(smoke=500, classroom=1000, paper=1000)}
-shared = {"model": "plainnet5", "data": "shapes-source", "data_options": sample, "recipe": TIED}
-narrow = Job(**shared, options={"width": 0.25, "kernel_size": 3})
-levels = (0.0, 0.01, 0.1, 0.3)
-HMT = Transfer(ByPosition(), (Cyclic(),))
-heirs = Job(**shared, seed=1, options={"width": 0.5, "kernel_size": 3}, sources=[narrow], transfer=HMT)
-wide = [replace(heirs, transfer=Transfer(ByPosition(), [Cyclic(noise=level)])) for level in levels]
-widened = dict(zip(levels, lab.train_all(wide, run.cache, run.device), strict=True))
+wide = experiments.widening(run.preset)
+widened = dict(zip(wide, lab.train_all(list(wide.values()), run.cache, run.device), strict=True))
 
 
 def filters(model):
@@ -338,42 +331,16 @@ for number, (name, rows) in enumerate(filters(widened[0.0].model).items()):
 # is trained once per seed; the seed draws its first weights, the order of the images and the augmentation.
 
 # %%
-real = run.preset == "paper" or "cifar" in DATA
-task = DATA or run.choose(smoke="shapes-target", classroom="shapes-target", paper="sub-cifar100")
-few = {} if real else {"count": run.choose(smoke=96, classroom=240, paper=240)}
-lessons = {} if real else {"count": run.choose(smoke=512, classroom=8000, paper=8000)}
-school = Recipe(epochs=run.choose(smoke=1, classroom=5 if real else 9, paper=15), schedule="one-cycle")
-size = run.choose(smoke=0.25, classroom=0.5 if real else 0.25, paper=1.0)
-learns = {"data": "cifar10" if real else "shapes-source", "data_options": lessons, "recipe": school}
-teacher = Job(model="vgg11", options={"width": size}, **learns)
-WIDTHS = {"plainnet5": 1.0 if real else 0.5, "resnet8": 1.0 if real else 0.25}
-released = Recipe(epochs=350, schedule="steps", milestones=(149, 249), evaluate_every=10)
-short = Recipe(epochs=run.choose(smoke=1, classroom=50, paper=50), schedule="cosine", evaluate_every=10)
-recipe = released if run.preset == "paper" else short
+setting = {"data": DATA, "width": WIDTH, "epochs": EPOCHS}
+teacher = experiments.source(run.preset, DATA, WIDTH)
+recipe = experiments.recipe(run.preset, EPOCHS)
+TARGETS, VARIANTS = experiments.TARGETS, experiments.ARMS
+for way, sentence in VARIANTS.items():
+    print(f"{way:15} {sentence or 'keeps its random initial weights'}")
 
 # %%
-VARIANTS = {
-    "none": None,
-    "chain": HMT,
-    "shuffle": Transfer(ByPosition("shuffle"), [Cyclic()]),
-    "interval": Transfer(ByPosition("interval"), [Cyclic()]),
-    "corners": Transfer(ByPosition(), [Cyclic(align_corners=True)]),
-    "zero padding": Transfer(ByPosition(), [Cyclic(resizer="zero")]),
-    "gain corrected": Transfer(ByPosition(), [Cyclic(correct_gain=True)]),
-    "batch norms too": Transfer(ByPosition(), [Cyclic(batch_norm=True)]),
-}
-TARGETS = {"plainnet5": list(VARIANTS), "resnet8": list(VARIANTS)[:4]}
-
-
-def job(target, variant, seed):
-    start = {"sources": [teacher], "transfer": VARIANTS[variant]} if VARIANTS[variant] else {}
-    facts = {"options": {"width": WIDTHS[target]}, "data": task, "data_options": few, "recipe": recipe}
-    return Job(model=target, seed=seed, **facts, **start)
-
-
-# %%
-plan = {(name, way, seed): job(name, way, seed) for name, ways in TARGETS.items() for way in ways for seed in run.seeds}
-lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at preset "paper"
+plan = experiments.jobs(run.preset, run.seeds, **setting)
+lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at presets "reduced" and "paper"
 
 # %%
 results = dict(zip(plan, lab.train_all(list(plan.values()), run.cache, run.device), strict=True))
@@ -392,7 +359,7 @@ metrics = {
     for way in ways
     for which in ("final", "best")
 }
-first = job("plainnet5", "none", run.seeds[0])
+first = plan["plainnet5", "none", run.seeds[0]]
 record = run.record(metrics, (first.load("train"), first.load("test")), source=learned.final, recipe=asdict(recipe))
 lab.beside_published(record)
 
@@ -489,7 +456,7 @@ class Trial:
 
 
 def trial(choice):
-    return replace(job("plainnet5", choice.start, run.seeds[0]), recipe=recipe.changed(lr=choice.lr))
+    return replace(plan["plainnet5", choice.start, run.seeds[0]], recipe=recipe.changed(lr=choice.lr))
 
 
 def learning(choice, history):

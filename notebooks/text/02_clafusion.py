@@ -32,10 +32,12 @@
 # to us: every fused number here is ours, with nothing to be compared with.
 
 # %% tags=["parameters"]
-PRESET: str = "classroom"  # smoke, classroom or paper
+PRESET: str = "classroom"  # smoke, classroom, reduced or paper
 DATA: str = ""  # "digits" or "mnist" for the fully connected networks; empty takes the preset's own
 EXPERIMENT: str = "vgg-student"  # convolutional networks: resnet-cifar10, vgg-student, ... or none
 SEEDS: int = 0  # trainings per curve; 0 takes the preset's own number
+WIDTH: float = 0.0  # width of convolutional networks at preset reduced, as a factor; 0 takes an eighth
+EPOCHS: int = 0  # epochs of the parents at preset reduced, and half as many to train on; 0 takes 6
 ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
 MEASURE: str = "cka"  # explorers: cka, debiased, neurons, wasserstein, cca or index
 FIRST: int = 1  # explorers: layers pinned at the beginning, 0 to 2
@@ -67,13 +69,13 @@ from IPython.display import display
 
 from hetlib import clafusion, data, kernels, lab, match, zoo
 from hetlib.chain import chain
-from hetlib.errors import unknown
-from hetlib.lab import Job, figures
+from hetlib.lab import figures
 from hetlib.experiments import clafusion as experiments
+from hetlib.experiments import clafusion_perceptrons as perceptrons
 from hetlib.experiments import clafusion_figures as pictures
 from hetlib.experiments import clafusion_one_shot as one_shot
 from hetlib.merging import Ensemble, interpolate, match_weights, repair, variances
-from hetlib.training import Recipe, evaluate
+from hetlib.training import evaluate
 
 run = lab.start("02_clafusion", PRESET, DATA or None, SEEDS or None, zoom=ZOOM, EXPERIMENT=EXPERIMENT)
 aligned, balanced = (MEASURE, FIRST, LAST), (BALANCE, RELU)
@@ -81,7 +83,7 @@ moved_by, averaged = (BY, METRIC, AFTER_RELU, ENTROPY, SAMPLES), (STEP, MATCH_LA
 settings = lab.checked(
     one_shot.Switches(*aligned, *balanced, *moved_by, *averaged)
 )  # a mistake is told before training
-experiment = experiments.find(EXPERIMENT)
+experiment = experiments.at_preset(EXPERIMENT, run.preset, WIDTH, EPOCHS)
 
 # %% [markdown]
 # ## The problem in one picture
@@ -93,12 +95,9 @@ experiment = experiments.find(EXPERIMENT)
 # finetuned.
 
 # %%
-task = DATA or run.choose(smoke="digits", classroom="digits", paper="mnist")
-PIXELS = {"digits": 64, "mnist": 784}
-if task not in PIXELS:
-    raise unknown("data set of the perceptrons", task, PIXELS)
-inputs = PIXELS[task]
-DEEP, SHALLOW = (400, 200, 100, 50, 25), (400, 200, 100)
+plan = perceptrons.perceptrons(run.preset, run.seeds, DATA)
+task = plan["deep", run.seeds[0]].data
+inputs, DEEP, SHALLOW = perceptrons.PIXELS[task], perceptrons.DEEP, perceptrons.SHALLOW
 MAPS = list(combinations(range(5), 3))  # every way to keep three of five layers in order
 
 
@@ -123,20 +122,6 @@ lab.Explorer(bridge, Bridge(), run)
 # First, two networks that have learned something. Both are without biases, as in all of the paper's experiments.
 
 # %%
-lessons = Recipe(run.choose(smoke=5, classroom=40, paper=40), 32, lr=0.05, weight_decay=0, augment=False)
-recipe = experiments.MLP if run.preset == "paper" else lessons
-
-
-def perceptron(hidden, seed, where=task):
-    options = {"hidden": hidden, "in_features": inputs, "bias": False}
-    return Job(model="mlp", options=options, data=where, recipe=recipe, seed=seed)
-
-
-# %%
-SKILLS = {"special": SHALLOW, "general": (*SHALLOW, 50)}
-plan = {("deep", seed): perceptron(DEEP, seed) for seed in run.seeds}
-plan |= {("shallow", seed): perceptron(SHALLOW, seed) for seed in (*run.seeds, 1 + max(run.seeds))}
-plan |= {(s, seed): perceptron(hidden, seed, f"{task}-{s}") for s, hidden in SKILLS.items() for seed in run.seeds}
 nets = {key: found.model for key, found in zip(plan, lab.train_all(list(plan.values()), run.cache), strict=True)}
 
 school, exam = data.load(task), data.load(task, "test")
@@ -319,7 +304,7 @@ lab.Explorer(neurons, Neurons(), run)
 # If the other network is a permuted copy, transport undoes the permutation:
 
 # %%
-twin, state = perceptron(SHALLOW, 0).build(), shallow.state_dict()
+twin, state = plan["shallow", run.seeds[0]].build(), shallow.state_dict()
 for number, group in enumerate(group for group in chain(shallow).axes if not group.fixed):
     group.permute_(state, torch.randperm(group.size, generator=torch.Generator().manual_seed(number)))
 twin.load_state_dict(state)
@@ -453,7 +438,7 @@ for weight in (0.0, 0.3, 0.5, 0.7, 1.0):
     print(f"weight {weight:.1f}: {known[0]:5.1f} % of all test images, {known[1]:5.1f} % of fours")
 parts = {s: (plan["general", s], plan["special", s]) for s in run.seeds}
 mixture = one_shot.released_mixture(parts, top1, draws, run.cache) if task == "mnist" else {}
-values |= {f"{place}/skill/{name}": [top1(nets[name, s]) for s in run.seeds] for name in SKILLS}
+values |= {f"{place}/skill/{name}": [top1(nets[name, s]) for s in run.seeds] for name in perceptrons.SKILLS}
 for name, way in one_shot.HALVES.items():
     values[f"{place}/skill/{name}"] = [curve[one_shot.STEPS.index(0.5)] for curve in sweeps[way]]
 
@@ -474,14 +459,8 @@ for name, way in one_shot.HALVES.items():
 # alpha, from scratch, from the student, or from the fused network.
 
 # %%
-grid = experiments.ALPHAS, experiments.TEMPERATURES
-if experiment and run.preset != "paper":
-    first = Recipe(run.choose(smoke=1, classroom=8, paper=8), lr=0.05, schedule="one-cycle")
-    few = {"count": run.choose(smoke=256, classroom=3000, paper=3000)}
-    then, grid = first.changed(epochs=max(1, first.epochs // 2), lr=0.025), ((0.7,), (4,))
-    experiment = experiment.reduced(1 / 8, "shapes-source", first, then, **few)
-arms = {s: experiments.arms(experiment, s, *grid) for s in run.seeds} if experiment else {}
-lab.estimate([job for found in arms.values() for job in found.values()], run)  # at preset "paper": hours and memory
+arms = experiments.all_arms(experiment, run.preset, run.seeds)
+lab.estimate([job for found in arms.values() for job in found.values()], run)  # hours and memory, where they matter
 
 # %%
 if experiment:
@@ -492,7 +471,7 @@ if experiment:
     bars |= {name if "distilled" in name else f"{name}, trained on": scores for name, scores in after.items()}
     display(figures.bars_with_intervals(figures.axes(7, 5.6), bars, title=title))
     display(lab.paired_differences(after, baseline="aligned", title="start of the finetuning"))
-    where = EXPERIMENT if run.preset == "paper" else f"shapes/{EXPERIMENT}"
+    where = EXPERIMENT if run.preset in ("reduced", "paper") else f"shapes/{EXPERIMENT}"
     outcomes = before | {f"{name}/finetuned": scores for name, scores in after.items()}
     values |= {f"{where}/{name}": scores for name, scores in outcomes.items()}
 

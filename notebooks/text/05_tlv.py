@@ -32,9 +32,11 @@
 # a single seed, where the whole method gains about one point on CIFAR.
 
 # %% tags=["parameters"]
-PRESET: str = "classroom"  # smoke, classroom or paper
+PRESET: str = "classroom"  # smoke, classroom, reduced or paper
 DATA: str = ""  # training set of the targets: "cifar10-40k" or "cifar100-40k"; empty takes the preset's own
 SEEDS: int = 0  # trainings per curve; 0 takes the preset's own number
+WIDTH: float = 0.0  # width of every hidden layer of the source, as a factor; 0 takes the preset's own
+EPOCHS: int = 0  # epochs of the targets; 0 takes the preset's own
 ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
 N_SOURCE: int = 13  # explorers: layers of the source, 1 to 24
 N_TARGET: int = 20  # explorers: layers of the target, 1 to 24
@@ -60,12 +62,11 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
 
-from hetlib import baselines, hmt, lab, match, tlv, zoo
+from hetlib import lab, match, tlv, zoo
+from hetlib.experiments import tlv as experiments
 from hetlib.experiments import tlv_figures
-from hetlib.lab import Job, figures
-from hetlib.tlv import CrossoverWith
-from hetlib.training import Recipe, evaluate
-from hetlib.transfer import Transfer, unpaired
+from hetlib.lab import figures
+from hetlib.training import evaluate
 
 run = lab.start("05_tlv", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 
@@ -151,13 +152,8 @@ for how in ("max", "min", "interleaved"):
 # CIFAR-100.
 
 # %%
-real = run.preset == "paper" or "cifar" in DATA
-task = DATA or run.choose(smoke="shapes-target", classroom="shapes-target", paper="cifar100-40k")
-lessons = {} if real else {"count": run.choose(smoke=512, classroom=8000, paper=8000)}
-school = Recipe(epochs=run.choose(smoke=1, classroom=5 if real else 9, paper=15), schedule="one-cycle")
-size = {"width": run.choose(smoke=0.25, classroom=0.25, paper=1.0)}
-learns = {"data": "cifar100-40k" if real else "shapes-source", "data_options": lessons, "recipe": school}
-teacher = Job(model="vgg16" if real else "vgg11", options=size, **learns)
+setting = {"data": DATA, "width": WIDTH, "epochs": EPOCHS}
+teacher = experiments.source(run.preset, DATA, WIDTH)
 learned = lab.train_all([teacher], run.cache, run.device)[0]
 trained = [layer.weight.detach() for layer in learned.model.modules() if isinstance(layer, torch.nn.Conv2d)]
 print(f"the source scores {learned.history.final:.1f} % on the test images of its own task, {teacher.data}")
@@ -389,47 +385,13 @@ tlv_figures.animation([frame(number, mask) for mask in ("batch", "image") for nu
 # which does so layer by layer.
 
 # %%
-few = {} if real else {"count": run.choose(smoke=96, classroom=240, paper=240)}
-released = Recipe(epochs=200, optimiser="adamw", lr=1e-4, weight_decay=5e-4, schedule="constant")
-short = Recipe(epochs=run.choose(smoke=1, classroom=40, paper=40), schedule="cosine", evaluate_every=10)
-recipe = released if run.preset == "paper" else short
-network, options = ("torchvision/resnet18", {}) if real else ("resnet8", {"width": 0.25})
-
+recipe, ARMS = experiments.recipe(run.preset, EPOCHS), experiments.ARMS
+for name in ("base", "statistics", "base_unshuffled", "hmt", "dpiat", "tli"):
+    print(f"{name:16} {ARMS[name].transfer}")
 
 # %%
-def tlv_by(*fits, **how):
-    return Transfer(tlv.ByRatio(), (tlv.ByVariance(**how), *fits))
-
-
-def mixed(p=0.1, **how):
-    return CrossoverWith(teacher, p, **how)
-
-
-STATISTICS = tlv.LinearStatistics()
-BASE, FULL, UNSHUFFLED = tlv_by(), tlv_by(STATISTICS), tlv_by(shuffle=False)
-# What each arm starts from (None: the layers stay as born), and what it crosses over while it trains.
-ARMS = {"he": (None, None), "base": (BASE, None), "statistics": (Transfer(unpaired, [STATISTICS]), None)}
-ARMS |= {"base_statistics": (FULL, None), "base_unshuffled": (UNSHUFFLED, None)}
-ARMS |= {"crossover": (None, mixed()), "cross": (BASE, mixed()), "full": (FULL, mixed())}
-ARMS |= {"unshuffled": (tlv_by(STATISTICS, shuffle=False), mixed())}
-ARMS |= {f"keep {how}": (tlv_by(keep=how), None) for how in ("max", "min", "random")}
-ARMS |= {f"shuffle {name}": (tlv_by(shuffle=name), None) for name in ("filters", "inputs")}
-ARMS |= {"hmt": (Transfer(hmt.ByPosition(), [hmt.Cyclic()]), None)}
-ARMS |= {name: (baselines.METHODS[name], None) for name in ("dpiat", "tli")}
-ARMS |= {f"p = {p}": (None, mixed(p)) for p in (0.05, 0.2, 0.5)}
-ARMS |= {"per image": (None, mixed(mask="image")), "mean": (None, mixed(source="mean"))}
-ARMS |= {"zeros": (None, mixed(source="zeros")), "dropout": (FULL, mixed(source="zeros"))}
-
-
-def job(seed, transfer=None, objective=None):
-    start = {"sources": [teacher], "transfer": transfer} if transfer else {}
-    facts = {"options": options, "data": task, "data_options": few, "recipe": recipe}
-    return Job(model=network, seed=seed, objective=objective, **facts, **start)
-
-
-# %%
-plan = {(arm, seed): job(seed, *ARMS[arm]) for arm in ARMS for seed in run.seeds}
-lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at preset "paper"
+plan = experiments.jobs(run.preset, run.seeds, **setting)
+lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at presets "reduced" and "paper"
 
 # %%
 results = dict(zip(plan, lab.train_all(list(plan.values()), run.cache, run.device), strict=True))
@@ -441,9 +403,10 @@ def scores(arm):
 
 
 # %%
+task, network = plan["he", run.seeds[0]].data, plan["he", run.seeds[0]].model
 place = f"{task.removesuffix('-40k')}/{network.removeprefix('torchvision/')}"
 metrics = {f"{place}/{arm}/top1": {"unit": "%", "values": scores(arm)} for arm in ARMS}
-first = job(run.seeds[0])
+first = plan["he", run.seeds[0]]
 record = run.record(
     metrics, (first.load("train"), first.load("test")), source=learned.history.final, recipe=asdict(recipe)
 )
@@ -544,7 +507,9 @@ class Trial:
 
 
 def trial(choice):
-    return job(run.seeds[0], UNSHUFFLED, mixed(choice.p, mask=choice.mask, source=choice.mixed))
+    crossing = {"p": choice.p, "mask": choice.mask, "source": choice.mixed}
+    arm = experiments.Arm(ARMS["base_unshuffled"].transfer, crossing)
+    return experiments.job(run.preset, arm, run.seeds[0], **setting)
 
 
 def learning(choice, history):
