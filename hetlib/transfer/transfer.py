@@ -183,7 +183,8 @@ def naming(context: Context, pair: Pair) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        here, there = (tuple(layer.weight.shape) for layer in context.layers(pair))
+        weights = [getattr(layer, "weight", None) for layer in context.layers(pair)]
+        here, there = (type(w).__name__ if w is None else tuple(w.shape) for w in weights)
         layers = f"{pair.source} {here} -> {pair.target} {there}"
         raise ValueError(f"{layers}: {error}; nothing was transferred") from error
 
@@ -227,5 +228,8 @@ def _blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:
     for fill, share in zip(writing, shares, strict=True):
         if not isinstance(share, Tensor) and not 0 <= share <= 1:
             raise ValueError(f"{fill.layer}: coefficient {share} is not from 0 to 1")
+        if not (fill.out.is_floating_point() or fill.out.is_complex()):
+            kind = f"{fill.layer} {tuple(fill.out.shape)} holds {fill.out.dtype}"
+            raise ValueError(f"{kind}, which cannot be blended")
     taken = iter(shares)
     return [fill if fill.keeps else replace(fill, alpha=next(taken)) for fill in fills]

@@ -159,7 +159,8 @@ def test_each_network_is_traced_once_and_only_when_asked(monkeypatch):
     import hetlib.transfer.transfer as mechanism
 
     traced = []
-    monkeypatch.setattr(mechanism, "_read", lambda model, read=mechanism._read: (traced.append(model), read(model))[1])
+    read = mechanism.eval_chain
+    monkeypatch.setattr(mechanism, "eval_chain", lambda model: (traced.append(model), read(model))[1])
     source, target = net("resnet20"), net("resnet8", 1)
     HMT(source, target)
     assert traced == []
@@ -253,6 +254,16 @@ def test_bad_sentences_are_named_and_write_nothing(sentence, says):
     with pytest.raises(ValueError, match=says):
         sentence(source, target)
     assert same(target, before)
+
+
+def test_whole_numbers_are_replaced_but_not_blended():
+    counts = lambda context, pairs: [Fill("0", context.target.get_buffer("count"), torch.tensor([7, 8]))]
+    source, target = small(4), small(4)
+    target.register_buffer("count", torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match=r"0 \(2,\) holds torch.int64, which cannot be blended"):
+        Transfer(hmt.ByPosition(), (Cyclic(), counts), 0.5)(source, target)
+    Transfer(hmt.ByPosition(), (counts,))(source, target)
+    assert target.count.tolist() == [7, 8]
 
 
 def test_networks_whose_weights_are_not_there_are_named():
