@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from hetlib.chain.channels import Group
 from hetlib.chain.follow import coupled_axes
@@ -107,6 +108,25 @@ class Chain:
     def axes(self) -> tuple[Group, ...]:
         """Groups of channel axes that must be permuted together, fixed ones included."""
         return coupled_axes(self.model, self.graph)
+
+    @cached_property
+    def channel_numbers(self) -> dict[tuple[str, int], Tensor]:
+        """For every tensor axis, by name and axis, the number of the network's channel at each of its places.
+
+        Channels are numbered group by group, in the order of `axes`. It is -1 where the data does not pass, and where
+        a channel has several places on the axis.
+        """
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        numbers: dict[tuple[str, int], Tensor] = {}
+        first = 0
+        for group in self.axes:
+            for member in group.members:
+                if member.index.shape[1] == 1:
+                    unknown = torch.full((shapes[member.name][member.axis],), -1)
+                    own = numbers.setdefault((member.name, member.axis), unknown)
+                    own[member.index[:, 0]] = torch.arange(group.size) + first
+            first += group.size
+        return numbers
 
     @cached_property
     def nodes(self) -> dict[str, fx.Node]:

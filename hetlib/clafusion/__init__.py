@@ -254,8 +254,8 @@ def _check_alike(chains: Sequence[Chain]) -> None:
     for what, layer, axis in (("classes", -1, 0), ("inputs", 0, 1)):
         weights = [(found.layers[layer].name, tuple(found.layers[layer].module.weight.shape)) for found in chains]
         if len({shape[axis] for _, shape in weights}) > 1:
-            told = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
-            raise ValueError(f"the networks differ in {what}: {told}")
+            shapes = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
+            raise ValueError(f"the networks differ in {what}: {shapes}")
     for number, found in enumerate(chains, 1):
         for name, tensor in found.model.state_dict().items():
             if not tensor.isfinite().all():

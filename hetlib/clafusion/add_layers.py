@@ -12,7 +12,7 @@ from hetlib.clafusion.mapping import CrossMap, described
 
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
-"""What keeps values that are not negative so."""
+"""Operations after which values that were not negative still are not."""
 FEW = 2
 """Images on which the network with layers added is compared with the one before."""
 UNLIKE = "between their layers the deep and the shallow network differ in what they do"
@@ -53,34 +53,33 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     ----------
     Nguyen et al., ICASSP 2023, section 3 ("layer balancing"); for residual blocks the released code.
     """
-    balanced, inserted = deepcopy(found.deep.model), []
+    balanced = deepcopy(found.deep.model)
+    inserted: list[str] = []  # batch norms of added layers
     donors = {layer.name: layer for layer in found.shallow.layers}
     for alignment in found.alignments:
         partners = dict(zip(alignment.picks, alignment.shallow, strict=True))
+        # `near` is the partner, or else the last partner before: blocks that are added take their widths from it.
         near = alignment.shallow[0]
         width = near.layers[0].module.weight.shape[1]
-        for place, unit in enumerate(alignment.deep):
-            near = partners.get(place, near)
-            if place in partners:
+        for number, block in enumerate(alignment.deep):
+            near = partners.get(number, near)
+            if number in partners:
                 width = _outputs(near.last)
-                _adopt_shortcut(balanced, found.deep, unit, found.shallow, near)
-            elif unit.is_block:
-                _check_bare(found.deep, unit)
-                _silence(balanced, unit, near, width)
+                _copy_shortcut_(balanced, found.deep, block, found.shallow, near)
+            elif block.is_residual:
+                _check_shortcut(found.deep, block)
+                _zero_block_(balanced, block, near, width)
             else:
-                _check_neighbours(found.deep, unit.last)
-                put(balanced, unit.last, _identity(unit.last, width))
-                if unit.last.norm is not None:
-                    balanced.set_submodule(unit.last.norm, _still(balanced.get_submodule(unit.last.norm), width))
-                    inserted.append(unit.last.norm)
+                _check_neighbours(found.deep, block.last)
+                inserted += _identity_layer_(balanced, block.last, width)
     for layer in found.deep.layers:
         if layer.name in found.pairs:
-            _adopt(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
+            _copy_layer_(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
     clips = found.alignments and found.alignments[0].picks[0]  # an identity on the input, whose ReLU is no identity
     if images is not None and not clips:
         _check_same(balanced, found.shallow.model, images[:FEW])
     if images is not None and inserted:
-        _settle_(balanced, inserted, images)
+        _set_statistics_(balanced, inserted, images)
     return balanced.requires_grad_()
 
 
@@ -99,10 +98,10 @@ def _check_same(balanced: nn.Module, shallow: nn.Module, images: Tensor) -> None
         raise ValueError(f"{UNLIKE}: with layers added, the shallow one is off by {gap:.2g}")
 
 
-def _settle_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
+def _set_statistics_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
     """Give inserted batch norms the statistics of what reaches them, and what undoes these for gain and shift."""
 
-    def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    def set_from_inputs(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         values = neurons(inputs[0])
         variance, mean = torch.var_mean(values, 1, correction=min(1, values.shape[1] - 1))  # as running statistics
         for own, value in ((norm.running_mean, mean), (norm.running_var, variance), (norm.bias, mean)):
@@ -112,7 +111,7 @@ def _settle_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
     modules: list[Any] = [balanced.get_submodule(name) for name in norms]
     if any(norm.weight is None for norm in modules):
         raise ValueError(f"{norms[0]} has no gain and shift: it cannot be made to pass on what comes")
-    hooks = [norm.register_forward_pre_hook(settle) for norm in modules]
+    hooks = [norm.register_forward_pre_hook(set_from_inputs) for norm in modules]
     try:
         with evaluating(balanced):
             balanced(images)
@@ -121,7 +120,7 @@ def _settle_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
             hook.remove()
 
 
-def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:
+def _copy_layer_(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:
     if (layer.norm is None) != (donor.norm is None):
         raise ValueError(f"of {layer.name} and its partner {donor.name} only one has a batch norm: they do not balance")
     balanced.set_submodule(layer.name, deepcopy(donor.module))
@@ -129,9 +128,9 @@ def _adopt(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) 
         balanced.set_submodule(layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
 
 
-def _adopt_shortcut(balanced: nn.Module, deep: Chain, unit: Block, shallow: Chain, partner: Block) -> None:
+def _copy_shortcut_(balanced: nn.Module, deep: Chain, block: Block, shallow: Chain, partner: Block) -> None:
     """Copy the modules that pad or pool on the partner's shortcut: they may hold a number of channels."""
-    pairs = (deep, deep.shortcut_of(unit.block)), (shallow, shallow.shortcut_of(partner.block))
+    pairs = (deep, deep.shortcut_of(block.number)), (shallow, shallow.shortcut_of(partner.number))
     names, donors = (found.modules_on(shortcut) if shortcut else () for found, shortcut in pairs)
     if len(names) != len(donors):
         raise ValueError(
@@ -141,16 +140,16 @@ def _adopt_shortcut(balanced: nn.Module, deep: Chain, unit: Block, shallow: Chai
         balanced.set_submodule(name, deepcopy(shallow.model.get_submodule(donor)))
 
 
-def _check_bare(found: Chain, unit: Block) -> None:
+def _check_shortcut(found: Chain, block: Block) -> None:
     """Raise if a block that shall be idle has anything on its shortcut."""
-    shortcut = found.shortcut_of(unit.block)
+    shortcut = found.shortcut_of(block.number)
     if shortcut is None or shortcut.kind != "identity":
         raise ValueError(
-            f"{unit.name} has no partner, but {described(shortcut)}: only a block with a bare shortcut can be idle"
+            f"{block.name} has no partner, but {described(shortcut)}: only a block with a bare shortcut can be idle"
         )
 
 
-def put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
+def set_weight_(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
     """Give a layer another weight, of any shape, and a bias of zeros if it has one."""
     module: Any = deepcopy(layer.module)
     module.weight = nn.Parameter(weight)
@@ -160,7 +159,16 @@ def put(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
     balanced.set_submodule(layer.name, module)
 
 
-def _identity(layer: Layer, width: int) -> Tensor:
+def _identity_layer_(balanced: nn.Module, layer: Layer, width: int) -> list[str]:
+    """Make a layer pass on every channel, and its batch norm too, whose name is returned if there is one."""
+    set_weight_(balanced, layer, _identity_weight(layer, width))
+    if layer.norm is None:
+        return []
+    balanced.set_submodule(layer.norm, _identity_norm(balanced.get_submodule(layer.norm), width))
+    return [layer.norm]
+
+
+def _identity_weight(layer: Layer, width: int) -> Tensor:
     module: Any = layer.module
     eye = torch.eye(width, dtype=module.weight.dtype, device=module.weight.device)
     if isinstance(module, nn.Linear):
@@ -177,24 +185,24 @@ def _identity(layer: Layer, width: int) -> Tensor:
     return weight
 
 
-def _silence(balanced: nn.Module, unit: Block, near: Block, width: int) -> None:
+def _zero_block_(balanced: nn.Module, block: Block, near: Block, width: int) -> None:
     """Zeros for all convolutions of a block, which then is its shortcut; inner widths are those of one beside it."""
     inside = [_outputs(layer) for layer in near.layers if layer.kind != "shortcut"]
-    widths = [width, *inside[: len(unit.layers) - 1], width]
-    for layer, inputs, outputs in zip(unit.layers, widths, widths[1:], strict=False):
+    widths = [width, *inside[: len(block.layers) - 1], width]
+    for layer, inputs, outputs in zip(block.layers, widths, widths[1:], strict=False):
         old = layer.module.weight
-        put(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
+        set_weight_(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
         if layer.norm is not None:
-            balanced.set_submodule(layer.norm, _still(balanced.get_submodule(layer.norm), outputs))
+            balanced.set_submodule(layer.norm, _identity_norm(balanced.get_submodule(layer.norm), outputs))
 
 
-def _still(norm: Any, width: int) -> nn.Module:
+def _identity_norm(norm: Any, width: int) -> nn.Module:
     """A batch norm of another width that, in evaluation, passes on what comes."""
-    still = type(norm)(width, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    if still.running_var is None:
+    made = type(norm)(width, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if made.running_var is None:
         raise ValueError(f"{norm} keeps no statistics: without them it cannot pass on what comes")
-    still.running_var.fill_(1 - norm.eps)
-    return still.to(norm.running_var).train(norm.training)
+    made.running_var.fill_(1 - norm.eps)
+    return made.to(norm.running_var).train(norm.training)
 
 
 def _check_neighbours(found: Chain, layer: Layer) -> None:

@@ -1,4 +1,4 @@
-"""The units in which layers of two networks are matched, and the groups within which they may be."""
+"""The blocks in which layers of two networks are matched, and the groups within which they may be."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,16 +26,16 @@ class Block:
 
     @property
     def last(self) -> Layer:
-        """The layer whose output stands for the unit; `hetlib.chain.layer_outputs` gives a block's sum there."""
+        """The layer whose output stands for the block; `hetlib.chain.layer_outputs` gives a block's sum there."""
         return [layer for layer in self.layers if layer.kind != "shortcut"][-1]
 
     @property
-    def is_block(self) -> bool:
+    def is_residual(self) -> bool:
         """Whether it is a residual block."""
-        return self.block is not None
+        return self.number is not None
 
     @property
-    def block(self) -> int | None:
+    def number(self) -> int | None:
         """The index of the residual block, None outside of any."""
         return self.layers[0].block
 
@@ -70,11 +70,11 @@ def groups(found: Chain) -> list[list[Block]]:
     *hidden, last = found.layers
     if last.block is not None:
         raise ValueError(f"{last.name} is the last layer and in a residual block: there is no classifier to keep")
-    units: list[Block] = []
-    for block, layers in groupby(hidden, lambda layer: layer.block):
+    blocks: list[Block] = []
+    for number, layers in groupby(hidden, lambda layer: layer.block):
         run = tuple(layers)
-        units += [Block((layer,)) for layer in run] if block is None else [Block(run)]
-    return [list(run) for _, run in groupby(units, lambda unit: (unit.last.stage, unit.is_block))]
+        blocks += [Block((layer,)) for layer in run] if number is None else [Block(run)]
+    return [list(run) for _, run in groupby(blocks, lambda block: (block.last.stage, block.is_residual))]
 
 
 def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[list[Block]]]:
@@ -83,7 +83,7 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[
     Raises
     ------
     ValueError
-        If that is not so, or if other pools or activations stand between the layers of one; those of both are told.
+        If that is not so, or if other pools or activations stand between the layers of one; both networks' are named.
     """
     between = [_between(found) for found in (deep, shallow)]
     if between[0] != between[1]:
@@ -93,7 +93,7 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[
             f"{', '.join(between[1]) or 'nothing'}: both need the same"
         )
     ours, theirs = groups(deep), groups(shallow)
-    kinds = [[(run[0].is_block, type(run[0].last.module)) for run in side] for side in (ours, theirs)]
+    kinds = [[(run[0].is_residual, type(run[0].last.module)) for run in side] for side in (ours, theirs)]
     if kinds[0] != kinds[1]:
         raise ValueError(
             f"the deep network ({type(deep.model).__name__}) has {_described(ours)}, the shallow one "
@@ -103,8 +103,8 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[
     for a, b in zip(ours, theirs, strict=True):
         if len(a) < len(b):
             raise ValueError(
-                f"{len(b)} units from {b[0].name} on in the shallow network, {len(a)} from {a[0].name} on in the deep: "
-                "no group may be longer in the shallow one"
+                f"{len(b)} blocks from {b[0].name} on in the shallow network, {len(a)} from {a[0].name} on in the "
+                "deep: no group may be longer in the shallow one"
             )
     return ours, theirs
 

@@ -18,7 +18,7 @@ MEASURES = ("cka", "debiased", "neurons", "wasserstein", "cca", "index")
 
 
 def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure: str = "cka") -> list[Tensor]:
-    """What it costs to pair the units of two networks, group by group.
+    """What it costs to pair the blocks of two networks, group by group.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure:
 
     Returns
     -------
-    list of Tensors of shape (deep units, shallow units)
+    list of Tensors of shape (deep blocks, shallow blocks)
         In float64.
 
     Raises
@@ -58,16 +58,16 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure:
         raise ValueError(f"the measure {measure!r} compares layers on images, and none are given")
     with evaluating(*(found.model for found in chains)):
         seen = [_represented(found, images, measure) for found in chains]
-    kept = [[[now[unit.last.name] for unit in run] for run in side] for now, side in zip(seen, runs, strict=True)]
+    kept = [[[now[block.last.name] for block in run] for run in side] for now, side in zip(seen, runs, strict=True)]
     return [_dissimilarity(rows, columns, measure).double() for rows, columns in zip(*kept, strict=True)]
 
 
 def _sizes(run: Sequence[Block], measure: str) -> list[int]:
-    return [unit.last.module.weight.shape[0] for unit in run] if measure == "neurons" else [*range(len(run))]
+    return [block.last.module.weight.shape[0] for block in run] if measure == "neurons" else [*range(len(run))]
 
 
 def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor]:
-    wanted = {unit.last.name for run in groups(found) for unit in run}
+    wanted = {block.last.name for run in groups(found) for block in run}
     by_gram = measure in ("cka", "debiased")
     kept = {}
     for layer, value in layer_outputs(found, images):

@@ -1,4 +1,4 @@
-"""Which layer of a shallow network stands beside which of a deep one: units, their costs, and the map between them."""
+"""Which layer of a shallow network stands beside which of a deep one: blocks, their costs, and the map between them."""
 
 import warnings
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class Alignment:
     Attributes
     ----------
     deep, shallow : tuple of Block
-        The units of the group.
+        The blocks of the group.
     picks : tuple of int
-        The deep unit of each shallow one, strictly increasing.
+        The deep block of each shallow one, strictly increasing.
     legal : int
         How many maps keep the pins; 1 means that no cost had a say.
     cost : Tensor of shape (deep, shallow) or None
@@ -81,7 +81,7 @@ class CrossMap:
         lines = [f"{self.legal} legal map{'s' * (self.legal != 1)}"]
         for alignment in self.alignments:
             taken = dict(zip(alignment.picks, alignment.shallow, strict=True))
-            names = (f"{unit.name}={taken[i].name if i in taken else '+'}" for i, unit in enumerate(alignment.deep))
+            names = (f"{block.name}={taken[i].name if i in taken else '+'}" for i, block in enumerate(alignment.deep))
             lines.append("  ".join(names))
         return "\n".join(lines)
 
@@ -164,12 +164,12 @@ def map_layers(
     images : Tensor of shape (N, ...) or None
         What they are compared on; not looked at where the pins leave a single map, or the measure is one of sizes.
     mapping : {"align", "chain", "random"} or sequence of int
-        At the least cost; the first ones; at random among those that keep the pins; or the deep unit of each shallow
+        At the least cost; the first ones; at random among those that keep the pins; or the deep block of each shallow
         one, by hand, counted over all groups.
     measure : {"cka", "debiased", "neurons", "wasserstein", "cca", "index"}
         See `layer_costs`.
     pins : (int, int)
-        How many units at the beginning and the end of each group are paired whatever they cost. A single unit that is
+        How many blocks at the beginning and the end of each group are paired whatever they cost. A single block that is
         pinned at both ends goes to the first deep one.
     seed : int
         Of the draw, for "random".
@@ -214,8 +214,8 @@ def map_layers(
     alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
     for group in alignments:
-        for unit, pick in zip(group.shallow, group.picks, strict=True):
-            pairs |= _paired(chains, group.deep[pick], unit)
+        for block, pick in zip(group.shallow, group.picks, strict=True):
+            pairs |= _paired(chains, group.deep[pick], block)
     return CrossMap(alignments, pairs, *chains)
 
 
@@ -228,27 +228,27 @@ def _legal(deep: Sequence[Block], shallow: Sequence[Block], pins: tuple[int, int
     count = legal_maps(len(deep), len(shallow), _pins(shallow, pins))
     if not count:
         raise ValueError(
-            f"{len(shallow)} units from {shallow[0].name} on into {len(deep)} from {deep[0].name} on: no map keeps the "
-            f"pins {pins}"
+            f"{len(shallow)} blocks from {shallow[0].name} on into {len(deep)} from {deep[0].name} on: no map keeps "
+            f"the pins {pins}"
         )
     return count
 
 
 def _paired(chains: tuple[Chain, Chain], deep: Block, shallow: Block) -> dict[str, str]:
-    shortcuts = [found.shortcut_of(unit.block) for found, unit in zip(chains, (deep, shallow), strict=True)]
+    shortcuts = [found.shortcut_of(block.number) for found, block in zip(chains, (deep, shallow), strict=True)]
     words = [described(shortcut) for shortcut in shortcuts]
-    here, there = ([layer.kind == "shortcut" for layer in unit.layers] for unit in (deep, shallow))
+    here, there = ([layer.kind == "shortcut" for layer in block.layers] for block in (deep, shallow))
     if here != there or words[0] != words[1]:
         raise ValueError(
             f"{deep.name} of the deep network has {len(here)} layers and {words[0]}, {shallow.name} of the "
             f"shallow one {len(there)} and {words[1]}: they cannot be paired. Blocks that change the "
-            "resolution pair with each other if the first unit of each group is pinned, pins=(1, ...)"
+            "resolution pair with each other if the first block of each group is pinned, pins=(1, ...)"
         )
     return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}
 
 
 def _pins(run: Sequence[Block], pins: tuple[int, int]) -> tuple[int, int]:
-    """The pins of a group; a single unit can be pinned only once, at the beginning if at all there."""
+    """The pins of a group; a single block can be pinned only once, at the beginning if at all there."""
     return pins if len(run) > 1 else (min(pins[0], 1), 0 if pins[0] else min(pins[1], 1))
 
 
@@ -273,14 +273,14 @@ def _picked(
 def _by_hand(ours: list[list[Block]], theirs: list[list[Block]], mapping: Sequence[int]) -> list[list[int]]:
     wanted = sum(map(len, theirs))
     if len(mapping) != wanted:
-        raise ValueError(f"a map by hand names the deep unit of each of {wanted} shallow ones, got {list(mapping)}")
+        raise ValueError(f"a map by hand names the deep block of each of {wanted} shallow ones, got {list(mapping)}")
     picks, begin, rest = [], 0, list(mapping)
     for a, b in zip(ours, theirs, strict=True):
         mine, rest = [i - begin for i in rest[: len(b)]], rest[len(b) :]
         if mine != sorted(set(mine)) or mine[0] < 0 or mine[-1] >= len(a):
             raise ValueError(
-                f"{[i + begin for i in mine]} must increase from {begin} to {begin + len(a) - 1} at most, the units of "
-                f"the deep network from {a[0].name} on"
+                f"{[i + begin for i in mine]} must increase from {begin} to {begin + len(a) - 1} at most, the blocks "
+                f"of the deep network from {a[0].name} on"
             )
         picks.append(mine)
         begin += len(a)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating, full_precision, layer_outputs
-from hetlib.clafusion.add_layers import RELU_LIKE, followers, put
+from hetlib.clafusion.add_layers import RELU_LIKE, followers, set_weight_
 from hetlib.clafusion.mapping import CrossMap
 from hetlib.errors import unknown
 
@@ -65,6 +65,8 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
 
 def _multiply_(merged: nn.Module, found: CrossMap, active: dict[str, Tensor]) -> None:
     """Write the products of weights into the shallow network's layers."""
+    # Between two matched layers, `factor` and `shift` are the affine map from what the first of them puts out, through
+    # the layers merged so far: D_k W_k ... D_1 W_1, with a diagonal D in the place of each ReLU.
     targets = {layer.name: layer for layer in found.shallow.layers}
     factor: Tensor | None = None
     shift: Tensor | None = None
@@ -77,7 +79,7 @@ def _multiply_(merged: nn.Module, found: CrossMap, active: dict[str, Tensor]) ->
             shift = None if bias is None else active[layer.name] * bias
             continue
         target, factor, shift = targets[found.pairs[layer.name]], None, None
-        put(merged, target, weight.clone())
+        set_weight_(merged, target, weight.clone())
         if bias is not None:
             merged.get_submodule(target.name).bias = nn.Parameter(bias.clone())
 

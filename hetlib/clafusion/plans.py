@@ -101,7 +101,11 @@ def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
 
 
 def _streams(found: Chain, tie: bool) -> list[int]:
-    """For every layer, the number that it shares with those whose outputs move by the same plan."""
+    """For every layer, a number that it shares with those whose outputs move by the same plan.
+
+    Tied, that is the number of the group of channels that the layer writes. Untied, each layer has its own, but for a
+    depthwise one, whose channels are those of the layer that feeds it.
+    """
     if tie:
         group = {member.name: i for i, group in enumerate(found.axes) for member in group.writes}
         names = [f"{layer.name}.weight" for layer in found.layers]

@@ -65,16 +65,16 @@ def fuse_weights(
         raise ValueError(f"{len(deep)} and {len(shallow)} weights, {len(plans)} plans: balance the networks first")
     feeds = _guessed(deep) if feeds is None else feeds
     fused = []
-    told = [f"layer {i}" for i in range(len(deep))] if names is None else names
+    labels = [f"layer {i}" for i in range(len(deep))] if names is None else names
     for i, (source, target) in enumerate(zip(deep, shallow, strict=True)):
         try:
             moved = transport_inputs(source, [plans[j] for j in feeds[i]], input_side)
             moved = transport_outputs(moved, plans[i]) if i < len(plans) else moved
         except ValueError as error:
-            raise ValueError(f"{told[i]}: {error}") from None
+            raise ValueError(f"{labels[i]}: {error}") from None
         if moved.shape != target.shape:
             raise ValueError(
-                f"{told[i]}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
+                f"{labels[i]}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
             )
         fused.append(moved.lerp(target, step))
     return fused

@@ -33,7 +33,8 @@ def repair(
     fused : nn.Module
         The average. Not changed.
     parents : sequence of nn.Module
-        The networks that were averaged, their neurons in place: for two, `[move(deep, balanced, images), balanced]`.
+        The networks that were averaged, their neurons in one order: for two, what `transport_neurons` makes of the
+        deep one, and the balanced one.
     images : Tensor of shape (N, ...)
         What all are run on, in evaluation mode and in one batch.
     weights : sequence of float, optional

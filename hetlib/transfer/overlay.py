@@ -81,18 +81,10 @@ class _Channels:
     """Which channel of the source stands in which channel of the target, as far as that has been decided."""
 
     def __init__(self, target: Chain):
-        self.slots: dict[tuple[str, int], Tensor] = {}
-        offset = 0
-        shapes = {name: tensor.shape for name, tensor in target.model.state_dict().items()}
-        for group in target.axes:
-            for member in group.members:
-                key = (member.name, member.axis)
-                if member.index.shape[1] == 1:
-                    own = self.slots.setdefault(key, torch.full((shapes[member.name][member.axis],), -1))
-                    own[member.index[:, 0]] = torch.arange(group.size) + offset
-            offset += group.size
-        self.source = torch.full((offset,), -1)  # -1: keeps what it has
-        self.width = torch.zeros(offset, dtype=torch.int64)  # of the source layer; 0: nothing was decided
+        self.numbers = target.channel_numbers
+        count = sum(group.size for group in target.axes)
+        self.source = torch.full((count,), -1)  # -1: keeps what it has
+        self.width = torch.zeros(count, dtype=torch.int64)  # of the source layer; 0: nothing was decided
 
     def select(self, name: str, given: Tensor, own: Tensor) -> Tensor:
         """The target's tensor with what is selected of the source's in it."""
@@ -112,23 +104,23 @@ class _Channels:
         return out
 
     def _decided(self, name: str, axis: int, have: int, want: int) -> Tensor:
-        slots = self.slots.get((name, axis))
-        if slots is None or bool((slots < 0).any()) or bool((self.width[slots] != have).any()):
+        numbers = self.numbers.get((name, axis))
+        if numbers is None or bool((numbers < 0).any()) or bool((self.width[numbers] != have).any()):
             return _centred(have, want)
-        return self.source[slots]
+        return self.source[numbers]
 
     def _decide(self, name: str, weight: Tensor, want: int) -> Tensor:
-        slots, have = self.slots.get((name, 0)), len(weight)
-        if slots is not None and bool((slots >= 0).all()) and bool((self.width[slots] == have).all()):
-            return self.source[slots]
+        numbers, have = self.numbers.get((name, 0)), len(weight)
+        if numbers is not None and bool((numbers >= 0).all()) and bool((self.width[numbers] == have).all()):
+            return self.source[numbers]
         rows = _centred(have, want)
         if have > want:
             # Stable, so that of equal norms, as of filters that are all zero, the first are kept everywhere.
             norms = weight.flatten(1).abs().sum(1)
             rows = norms.argsort(descending=True, stable=True)[:want].sort().values.cpu()
-        if slots is not None:
-            free = (slots >= 0) & (self.width[slots.clamp(min=0)] == 0)
-            self.source[slots[free]], self.width[slots[free]] = rows[free], have
+        if numbers is not None:
+            free = (numbers >= 0) & (self.width[numbers.clamp(min=0)] == 0)
+            self.source[numbers[free]], self.width[numbers[free]] = rows[free], have
         return rows
 
 

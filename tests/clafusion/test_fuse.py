@@ -396,7 +396,7 @@ def test_perceptrons_fuse_as_written_out(hidden, by, last):
 
 def test_pins_that_leave_no_map_are_refused():
     deep, shallow = perceptron(9, 8, 7, 6, 4), perceptron(9, 7, 5)
-    with pytest.raises(ValueError, match=r"3 units from fc1 on into 5 from fc1 on: no map keeps the pins \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"3 blocks from fc1 on into 5 from fc1 on: no map keeps the pins \(2, 2\)"):
         fuse([deep, shallow], X, pins=(2, 2))
 
 
