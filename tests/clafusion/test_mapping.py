@@ -82,7 +82,7 @@ def test_a_group_longer_in_the_shallow_network():
 
 def test_a_projection_has_no_idle_block():
     images = pictures(2, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"layer2\.\d.*the first unit of each group is pinned"):
+    with pytest.raises(ValueError, match=r"layer2\.\d.*the first block of each group is pinned"):
         map_layers(plain("resnet34"), plain("resnet18"), images, mapping=[0, 0 + 1, 2, 5, 6, 8, 9, 14, 15])
 
 
