@@ -4,7 +4,6 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 2024 (DOI 10.1007/978-3-031-63929-6_21), after its released code.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hetlib.errors import unknown
-from hetlib.kernels.fill import Fill, gather_slices
-from hetlib.kernels.select import HOW, moments, of_filters, permutations, pick
+from hetlib.kernels.fill import Fill
+from hetlib.kernels.resize_width import he_normal, map_width, resize_width
+from hetlib.kernels.select import permutations
 from hetlib.kernels.write import write
+
+__all__ = ["fill", "filled", "resize_bias", "resize_kernel", "resize_width"]
 
 POOLS = ("avg", "max")
 PADS = ("zero", "init")
@@ -69,7 +71,7 @@ def resize_kernel(
     if not any(margins):
         return weight
     shape = (*weight.shape[:2], *there)
-    padded = weight.new_zeros(shape) if pad == "zero" else _he_normal(weight, shape, generator)
+    padded = weight.new_zeros(shape) if pad == "zero" else he_normal(weight, shape, generator)
     top, left = margins[0] // 2, margins[1] // 2
     padded[:, :, top : top + weight.shape[2], left : left + weight.shape[3]] = weight
     return padded
@@ -83,119 +85,6 @@ def _average(weight: Tensor, window: Sequence[int]) -> Tensor:
     shape = (*weight.shape[:2], *pooled.shape[2:])
     with torch.autocast(weight.device.type, enabled=False):
         return (weight.reshape(-1, height * width) @ pooled.flatten(1)).view(shape)
-
-
-def _he_normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """He's normal draw, fan out, on the CPU so that one seed gives one tensor everywhere."""
-    fan_out = shape[0] * math.prod(shape[2:])
-    return (torch.randn(*shape, generator=generator) * math.sqrt(2 / fan_out)).to(like)
-
-
-def resize_width(
-    weight: Tensor,
-    target: Tensor,
-    keep: str = "interleaved",
-    drop: str = "min",
-    base: Tensor | None = None,
-    *,
-    generator: torch.Generator | None = None,
-    legacy_random: bool = False,
-) -> Tensor:
-    """Fit a weight into another's numbers of filters and inputs, by the variance of filters and slices.
-
-    Where the target is narrower, the source's filters (or, in each filter by itself, its slices) are chosen from;
-    where it is wider, the target's own are chosen to be replaced and the rest stay. More filters with fewer inputs
-    start from `base` instead of the target: filters first, then inputs.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (O_s, I_s, h, w)
-        The source, its kernels already of the target's size.
-    target : Tensor of shape (O_t, I_t, h, w)
-        What the target holds; unchanged.
-    keep, drop : str
-        How filters of the source are kept and filters of the target dropped, see `pick`.
-    base : Tensor of shape (O_t, I_s, h, w), optional
-        Used for O_s < O_t and I_s > I_t only; by default a draw from He's normal distribution, fan out.
-    generator, legacy_random
-        See `pick`.
-
-    Returns
-    -------
-    Tensor of shape (O_t, I_t, h, w)
-
-    Raises
-    ------
-    ValueError
-        If kernels differ in size, or a way to choose gives too few filters.
-    """
-    index, ground = _map_width(weight, target, keep, drop, base, generator, legacy_random)
-    return gather_slices(weight, ground, index)
-
-
-def _map_width(
-    weight: Tensor,
-    target: Tensor,
-    keep: str,
-    drop: str,
-    base: Tensor | None,
-    generator: torch.Generator | None,
-    legacy_random: bool,
-) -> tuple[Tensor, Tensor]:
-    """Numbers of the slices, of `weight` and behind them of the ground, that make up the result; and that ground."""
-    if weight.shape[2:] != target.shape[2:]:
-        raise ValueError(f"kernels differ: {tuple(weight.shape)} and {tuple(target.shape)}; resize_kernel comes first")
-    for how in (keep, drop):
-        if how not in HOW:
-            raise unknown("way to choose", how, HOW)
-
-    def choose(variance: Tensor, n: int, how: str) -> Tensor:
-        chosen = pick(variance, n, how, generator=generator, legacy_random=legacy_random)
-        if chosen.shape[-1] != n:
-            raise ValueError(f"{how} chooses {chosen.shape[-1]} filters where {n} are needed: take another way")
-        return chosen
-
-    (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
-    ground = _ground(weight, target, base, generator, legacy_random)
-    # Numbers of slices are worked out on the CPU, whatever holds the slices: they are small, and sorted faster there.
-    mean, variance = (moment.cpu() for moment in moments(weight))
-    if not variance.isfinite().all():
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
-    ground_mean, ground_variance = (moment.cpu() for moment in moments(ground.to(weight)))
-    index = torch.arange(outputs * inputs).view(outputs, inputs)
-    rows = torch.arange(wanted)
-    if outputs > wanted:
-        index = index[choose(of_filters(mean, variance), wanted, keep)]
-    elif outputs < wanted:
-        rows = choose(of_filters(ground_mean, ground_variance), outputs, drop)
-    if outputs < wanted or inputs < slots:
-        columns = (
-            choose(ground_variance[rows], inputs, drop) if inputs < slots else torch.arange(inputs).expand_as(index)
-        )
-        own = torch.arange(ground_variance.numel()) + outputs * inputs
-        places = rows.unsqueeze(1) * ground.shape[1] + columns
-        # Along one axis this writes in order, so that of two writes to one place the later stays.
-        index = own.scatter_(0, places.flatten(), index.flatten()).view_as(ground_variance)
-    if inputs > slots:
-        of_slices = torch.cat((variance.flatten(), ground_variance.flatten()))[index]
-        index = index.gather(1, choose(of_slices, slots, keep))
-    return index, ground
-
-
-def _ground(
-    weight: Tensor, target: Tensor, base: Tensor | None, generator: torch.Generator | None, legacy_random: bool
-) -> Tensor:
-    """What is written over where a layer grows: the target, or a base for more filters with fewer inputs."""
-    if len(weight) >= len(target) or weight.shape[1] <= target.shape[1]:
-        return target
-    shape = (len(target), *weight.shape[1:])
-    if base is not None:
-        if base.shape != shape:
-            raise ValueError(f"base must have the shape {shape}, got {tuple(base.shape)}")
-        return base
-    if legacy_random:
-        torch.randn(*shape, generator=generator)  # drawn and overwritten there
-    return _he_normal(weight, shape, generator)
 
 
 def fill(weight: Tensor, target: Tensor, **how: Any) -> Tensor:
@@ -264,11 +153,11 @@ def filled(
     if legacy_random and tuple(weight.shape[2:]) != size:
         torch.randn(*weight.shape[:2], *size, generator=generator)  # drawn there, and not used for padding with zeros
     weight = resize_kernel(weight, size, pool, pad=pad, generator=generator)
-    index, ground = _map_width(weight, out, keep, drop, None, generator, legacy_random)
+    index, ground = map_width(weight, out, keep, drop, None, generator, legacy_random)
     if shuffle in (True, "filters"):
         index = index[torch.randperm(len(index), generator=generator)]
     if shuffle in (True, "inputs"):
-        index = index.gather(1, permutations(index.shape[0], index.shape[1], generator))
+        index = index.gather(1, permutations(*index.shape, generator, one_by_one=legacy_random))
     return Fill(layer, out, weight, index=index, base=ground)
 
 

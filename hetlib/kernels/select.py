@@ -74,6 +74,8 @@ def pick(
 
 def _ascending(values: Tensor) -> Tensor:
     """A stable argsort along the last axis."""
+    if not values.any():  # as where kernels have one tap: all slices tie
+        return torch.arange(values.shape[-1], device=values.device).expand_as(values)
     if values.is_cuda or values.dtype != torch.float32:
         return values.argsort(dim=-1, stable=True)
     # NumPy sorts whole numbers with vector instructions, six times as fast as a stable argsort. The value's bits, made
@@ -89,13 +91,23 @@ def _draw(rows: int, n: int, total: int, generator: torch.Generator | None, lega
         if total == 1:
             raise ValueError("the released way of drawing at random cannot choose from one filter")
         return torch.randint(0, total - 1, (rows, n), generator=generator)
-    return permutations(rows, total, generator)[:, :n]
+    return permutations(rows, total, generator, one_by_one=True)[:, :n]
 
 
-def permutations(rows: int, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Independent random orders of n things, one a row: int64, (rows, n), on the CPU."""
-    # Drawn one by one: sorting random numbers for all rows at once takes five times as long.
-    return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
+def permutations(rows: int, n: int, generator: torch.Generator | None = None, *, one_by_one: bool = False) -> Tensor:
+    """Independent random orders of n things, one a row: int64, (rows, n), on the CPU.
+
+    NumPy shuffles all rows in one call; `one_by_one` draws each by torch instead, as the released code does.
+    """
+    if one_by_one:
+        return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
+    orders = np.tile(np.arange(n), (rows, 1))
+    return torch.from_numpy(numpy_generator(generator).permuted(orders, axis=1, out=orders))
+
+
+def numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
+    """A generator of NumPy's that starts from one number drawn by torch's."""
+    return np.random.Generator(np.random.SFC64(int(torch.randint(2**62, (), generator=generator))))
 
 
 @torch.no_grad()
@@ -112,6 +124,8 @@ def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
         In float32, or float64 if `weight` is. A slice of one tap has variance 0.
     """
     taps = weight.flatten(2).to(torch.promote_types(weight.dtype, torch.float32))
+    if taps.shape[2] == 1:
+        return taps.squeeze(2), torch.zeros_like(taps.squeeze(2))
     # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
     average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
     with torch.autocast(weight.device.type, enabled=False):
@@ -126,4 +140,6 @@ def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def of_filters(mean: Tensor, variance: Tensor) -> Tensor:
     """Population variance of whole filters (O,), from the moments of their slices (O, I)."""
-    return variance.mean(1) + mean.var(1, correction=0)
+    # By a norm, because torch.var of rows takes ten times as long.
+    spread = torch.linalg.vector_norm(mean - mean.mean(1, keepdim=True), dim=1).square() / mean.shape[1]
+    return variance.mean(1) + spread

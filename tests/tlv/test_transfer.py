@@ -194,6 +194,36 @@ class TestWidth:
             assert tlv.resize_width(draw(8, 3, 3, 3).to(dtype), draw(5, 4, 3, 3).to(dtype)).dtype == dtype
 
 
+class TestFreshGround:
+    """More filters with fewer inputs: of a fresh draw only what is chosen is made, and it looks as if all had been."""
+
+    @pytest.mark.parametrize("keep", ["interleaved", "max", "min", "random"])
+    @pytest.mark.parametrize("taps", [1, 2, 3])
+    def test_its_slices_are_distributed_like_those_of_a_whole_draw(self, keep, taps):
+        wanted, inputs, slots = 3000, 6, 2
+        weight, target = torch.zeros(1, inputs, taps, taps), torch.zeros(wanted, slots, taps, taps)
+        both = []
+        for seed, legacy in enumerate((False, True)):
+            generator = torch.Generator().manual_seed(seed)
+            found = tlv.fill(weight, target, keep=keep, shuffle=False, generator=generator, legacy_random=legacy)
+            both.append(found[found.flatten(1).any(1)] / (2 / (wanted * taps**2)) ** 0.5)
+        assert len(both[0]) == wanted - 1, "one filter is the source's"
+        for statistic in (lambda x: x.mean(2), lambda x: x.square().mean(2), lambda x: x.var(2, correction=0)):
+            ours, theirs = (statistic(slices.flatten(2)) for slices in both)
+            for place in range(slots):
+                a, b = ours[:, place], theirs[:, place]
+                error = (a.var() / len(a) + b.var() / len(b)).sqrt()
+                assert abs(a.mean() - b.mean()) <= 4.5 * error + 1e-6
+
+    def test_what_the_source_gives_is_in_it(self):
+        weight, target = draw(3, 6, 3, 3), draw(7, 2, 3, 3, seed=1)
+        found = tlv.fill(weight, target, keep="max", shuffle=False, generator=torch.Generator().manual_seed(0))
+        rows = {tuple(row.flatten().tolist()) for row in found}
+        chosen = pick(moments(weight)[1], 2, "max")
+        for filter_, slots in zip(weight, chosen, strict=True):
+            assert tuple(filter_[slots].flatten().tolist()) in rows
+
+
 class TestFill:
     @given(shape=st.tuples(*[st.integers(1, 6)] * 2), seed=st.integers(0, 99))
     def test_the_shuffle_keeps_every_filters_set_of_slices(self, shape, seed):
