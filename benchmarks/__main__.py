@@ -29,7 +29,7 @@ def main(chosen: list[str]) -> int:
     from benchmarks.harness import HEADING, keep, row
 
     os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when a new process imports it
-    bars: "list[Bar]" = []
+    bars: list[Bar] = []
     failed: list[str] = []
     print(HEADING, flush=True)
     for number, name in enumerate(chosen or NAMES, start=1):

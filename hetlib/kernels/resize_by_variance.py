@@ -157,7 +157,7 @@ def filled(
     if shuffle in (True, "filters"):
         index = index[torch.randperm(len(index), generator=generator)]
     if shuffle in (True, "inputs"):
-        index = index.gather(1, permutations(*index.shape, generator, one_by_one=legacy_random))
+        index = index.gather(1, permutations(index.shape[0], index.shape[1], generator, one_by_one=legacy_random))
     return Fill(layer, out, weight, index=index, base=ground)
 
 
