@@ -31,13 +31,14 @@ def code_of(*names: str) -> tuple[ModuleType, ...]:
         module = import_module(name)
         if (getattr(module, "__file__", None) or "").endswith(".py"):
             found[name] = module
-            waiting += _imported(module)
+            waiting += imported(Path(str(module.__file__)).read_text(encoding="utf-8"))
     return tuple(found[name] for name in sorted(found))
 
 
-def _imported(module: ModuleType) -> list[str]:
+def imported(source: str) -> list[str]:
+    """Full names of the modules of hetlib that a source imports from."""
     names = []
-    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names if alias.name.split(".")[0] == "hetlib"]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hetlib":

@@ -106,6 +106,8 @@ def _text(name: str, value: Any) -> str:
         return f"import {value.__name__} as {name}"
     if hasattr(value, "__qualname__") and value.__module__ in MAIN:
         return ast.unparse(_source(value)) if value.__name__ == name else f"{name} = {value.__name__}"
+    if isinstance(value, type | FunctionType) and "." not in value.__qualname__:
+        return f"from {value.__module__} import {value.__name__} as {name}"
     if isinstance(value, bool | int | float | str | None):
         return f"{name} = {value!r}"
     content = pickle.dumps(value)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hetlib import data, zoo
 from hetlib.data import Images
-from hetlib.lab.code import code_of
+from hetlib.lab.code import code_of, imported
 from hetlib.lab.definitions import MAIN, define, inside, named, script
 from hetlib.training import Recipe
 
@@ -142,11 +142,13 @@ def uses(job: Job) -> tuple[ModuleType | str, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew.
 
     That is the training, the data and the networks, and the source of every class and function that a job names: the
-    modules that they stand in, with what these import from hetlib, and what a notebook defines itself.
+    modules that they and their bases stand in, what a notebook defines itself, and what these import from hetlib.
     """
     things = _things(job)
-    modules = {thing.__module__ for thing in things} - MAIN
-    return code_of("hetlib.data", "hetlib.training", "hetlib.zoo", *sorted(modules)) + tuple(script(things).values())
+    texts = tuple(script(things).values())
+    modules = {base.__module__ for thing in things for base in getattr(thing, "__mro__", [thing])} - MAIN
+    modules |= {"hetlib.data", "hetlib.training", "hetlib.zoo", *imported("\n".join(texts))}
+    return code_of(*sorted(modules)) + texts
 
 
 def asked(job: Job) -> tuple[dict[str, Any], tuple[ModuleType | str, ...]]:

@@ -58,18 +58,9 @@ def start(job: Job, cache: Cache) -> nn.Module:
 
 
 def objective_of(job: Job, model: nn.Module, images: Images, network: Callable[[Job], nn.Module]) -> Mapping[str, Any]:
-    """What a job minimises on some images, as keyword arguments for `hetlib.training.fit`.
+    """What a job minimises as it trains a model on images, as keyword arguments for `hetlib.training.fit`.
 
-    Parameters
-    ----------
-    job : Job
-        Says which.
-    model : nn.Module
-        What is trained.
-    images : Images
-        What it is trained on.
-    network : callable
-        Gives the network of another job.
+    `network` gives the network of another job.
     """
     return {} if job.objective is None else job.objective(model, network, images, job.recipe)
 

@@ -14,12 +14,14 @@ import torch
 
 from hetlib import data, hmt
 from hetlib.clafusion.fusion import Fusion
+from hetlib.hmt import ByPosition, Cyclic
 from hetlib.lab.cache import Cache
 from hetlib.lab.estimate import Cost
 from hetlib.lab.job import asked, uses
 from hetlib.lab.train import Job, Stopped, start, train, train_all
-from hetlib.tlv import Crossover, CrossoverWith, support_features
+from hetlib.tlv import Crossover, CrossoverWith, LinearStatistics, support_features
 from hetlib.training import DistilFrom, Distillation, Recipe, fit
+from hetlib.transfer import Transfer
 
 ESTIMATE = import_module("hetlib.lab.estimate")  # the face has a function of that name
 
@@ -187,6 +189,10 @@ def test_only_the_code_of_the_steps_that_a_job_names_counts():
     assert not never & (modules(plain(0)) | modules(fused))
     assert not {"clafusion", "tlv", "hmt"} & modules(plain(0))
     assert {"clafusion.fusion", "clafusion.plans", "kernels.transport", "chain.channels"} <= modules(fused)
+    sentence = Transfer(ByPosition("shuffle"), (Cyclic(), LinearStatistics()), blend=0.25)
+    mixed = plain(0, sources=[plain(1)], transfer=sentence)
+    assert {"hmt", "tlv", "transfer", "kernels.resize_cyclic", "kernels.write", "match"} <= modules(mixed)
+    assert not {"baselines", "clafusion"} & modules(mixed)
     heir = plain(3, sources=[fused], transfer=average)
     assert modules(fused) <= modules(heir), "the code behind what a job needs counts as well"
     assert "tlv.crossover" in modules(plain(0, objective=CrossoverWith(plain(1))))
@@ -244,6 +250,18 @@ def plain(seed, **fields):
 
 def keys(cache, jobs):
     return {cache.key(*asked(job)) for job in jobs}
+
+
+def test_a_sentence_of_steps_of_several_papers_feeds_a_job_in_other_processes_too(tmp_path):
+    sentence = Transfer(ByPosition("interval"), (Cyclic(), LinearStatistics()), blend=0.25)
+    jobs = [plain(seed, sources=[plain(1)], transfer=sentence) for seed in (2, 3)]
+    trained = [train_all(jobs, Cache(tmp_path / str(count)), processes=count) for count in (1, 2)]
+    assert [each.history for each in trained[0]] == [each.history for each in trained[1]]
+    expected, network = jobs[0].build(), train(plain(1), Cache(tmp_path / "1")).model
+    sentence(network, expected, seed=2)
+    assert same(start(jobs[0], Cache(tmp_path / "1")), expected)
+    label = "ByPosition(order='interval') -> Cyclic() + LinearStatistics() -> 0.25"
+    assert jobs[0].label == f"plainnet5 on digits from plainnet5 ({label}), seed 2"
 
 
 def test_several_sources_are_given_as_a_list_and_one_alone(cache):
