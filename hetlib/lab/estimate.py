@@ -3,7 +3,7 @@
 import math
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from hetlib.lab import records
 from hetlib.lab.cache import Cache, canonical
 from hetlib.lab.definitions import name_of
 from hetlib.lab.presets import Run
-from hetlib.lab.train import Job, begin_worker, default_processes, objective_of, unique_and_missing
+from hetlib.lab.train import Job, begin_worker, default_processes, objective_of, survey
 from hetlib.training import fit
 
 STEPS, TESTED = 8, 1024
@@ -79,20 +79,13 @@ def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
 
     The sum over the processes is a guess that no process ever waits; the longest training is the least it can take.
     """
-    unique, missing = unique_and_missing([each for job in jobs for each in _with_needs(job)], cache)
+    missing, found = survey(jobs, cache)
     costs = _probe_all({_kind(job): job for job in missing.values()}, device)
     each = [costs[_kind(job)].seconds for job in missing.values()]
     processes = min(default_processes(device), len(each))
     seconds = max(sum(each) / processes, max(each)) if each else 0.0
     mib = processes * max((cost.mib for cost in costs.values()), default=0.0)
-    found = len(unique) - len(missing)
-    return Estimate(len(missing), found, seconds, processes, mib, _free_memory(device), device)
-
-
-def _with_needs(job: Job) -> Iterator[Job]:
-    for each in job.needs:
-        yield from _with_needs(each)
-    yield job
+    return Estimate(len(missing), len(found), seconds, processes, mib, _free_memory(device), device)
 
 
 def _kind(job: Job) -> str:

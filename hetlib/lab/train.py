@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,9 @@ class Trained:
 
 
 def start(job: Job, cache: Cache) -> nn.Module:
-    """The job's network as its training finds it: built, and fed from its sources if it has any.
+    """The job's network as its training finds it, on the CPU: built, and fed from its sources if it has any.
 
-    Parameters
-    ----------
-    job : Job
-        What is to be trained.
-    cache : Cache
-        Where its sources are found, or kept once trained.
-
-    Returns
-    -------
-    nn.Module
-        On the CPU.
+    The sources are found in the cache, or trained and kept there.
     """
     model = job.build()
     if job.transfer is not None:
@@ -90,10 +82,6 @@ def train(
     on_epoch : callable, optional
         Called with the history after every epoch of a run that is not found; a true answer stops the run.
 
-    Returns
-    -------
-    Trained
-
     Raises
     ------
     Stopped
@@ -103,50 +91,58 @@ def train(
 
 
 def train_all(
-    jobs: Sequence[Job], cache: Cache, device: str | torch.device = "cpu", processes: int | None = None
+    jobs: Sequence[Job],
+    cache: Cache,
+    device: str | torch.device = "cpu",
+    processes: int | None = None,
+    executor: Executor | None = None,
 ) -> list[Trained]:
-    """Run many jobs, each after those whose networks it takes, one process per core where there is no GPU.
+    """Run many jobs, each once and after those whose networks it takes; of those that can begin, the longest first.
 
     Parameters
     ----------
     jobs : sequence of Job
-        What to train; equal jobs are run once.
+        What to train.
     cache : Cache
         Where results and checkpoints are kept.
     device : str or torch.device
         Where to train.
     processes : int, optional
         How many at a time; by default as `default_processes`.
+    executor : concurrent.futures.Executor, optional
+        Runs them instead of processes of this computer; it has to reach the cache's folder.
 
     Returns
     -------
     list of Trained
         In the order of `jobs`.
     """
-    if needed := [each for job in jobs for each in job.needs]:
-        train_all(needed, cache, device, processes)
-    unique, missing = unique_and_missing(jobs, cache)
-    processes = processes or default_processes(device)
-    found = {key: _fetch(job, cache, device) for key, job in unique.items() if key not in missing}
-    here = {key: job for key, job in missing.items() if not portable(job)}
-    apart = {key: job for key, job in missing.items() if key not in here}
-    found |= _in_processes(apart, cache, device, min(processes, len(apart)))
-    if here and processes > 1:
-        warnings.warn(
-            f"{len(here)} trainings run in this process, one after the other, since others cannot have what they name: "
-            "a function without a name, or a class or function that stands inside another",
-            stacklevel=2,
-        )
-    found |= _in_processes(here, cache, device, 1)
+    trained = train_missing(jobs, cache, device, processes, executor)
+    unique = {cache.key(*asked(job)): job for job in jobs}
+    found = {key: _fetch(job, cache, device) for key, job in unique.items() if key not in trained}
+    # What has just been trained is read without counting as reused.
+    found |= {
+        key: cache.find(*asked(job)) or _fetch(job, cache, device) for key, job in trained.items() if key in unique
+    }
     if not headless():
-        print(f"{len(missing)} trained, {len(unique) - len(missing)} reused from {cache.root}")
+        print(f"{len(trained)} trained, {len(unique.keys() - trained.keys())} reused from {cache.root}")
     return [_trained(job, *found[cache.key(*asked(job))]) for job in jobs]
 
 
-def unique_and_missing(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str, Job]]:
-    """Equal jobs told once, by key: all of them, and those not kept yet; what they need is not followed."""
-    unique = {cache.key(*asked(job)): job for job in jobs}
-    return unique, {key: job for key, job in unique.items() if not cache.has(key)}
+def survey(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str, Job]]:
+    """Jobs, and all that missing ones need, by key: those that are not kept yet, and those that are."""
+    missing: dict[str, Job] = {}
+    kept: dict[str, Job] = {}
+    waiting = list(jobs)
+    while waiting:
+        job = waiting.pop()
+        key = cache.key(*asked(job))
+        if cache.has(key):
+            kept[key] = job
+        elif key not in missing:
+            missing[key] = job
+            waiting += job.needs
+    return missing, kept
 
 
 def default_processes(device: str | torch.device) -> int:
@@ -154,32 +150,93 @@ def default_processes(device: str | torch.device) -> int:
     return int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
 
 
-def _in_processes(jobs: dict[str, Job], cache: Cache, device: str | torch.device, processes: int) -> dict[str, Any]:
+def train_missing(
+    jobs: Sequence[Job],
+    cache: Cache,
+    device: str | torch.device = "cpu",
+    processes: int | None = None,
+    executor: Executor | None = None,
+) -> dict[str, Job]:
+    """As `train_all`, but no network is loaded: gives the jobs that were run, by key."""
+    missing, _ = survey(jobs, cache)
+    needs = {key: {cache.key(*asked(each)) for each in job.needs} & missing.keys() for key, job in missing.items()}
+    limit = processes or (default_processes(device) if executor is None else len(missing))
+    apart = sum(map(portable, missing.values()))
+    if apart < len(missing) and limit > 1:
+        warnings.warn(
+            f"{len(missing) - apart} trainings run in this process, one after the other, since others cannot have what "
+            "they name: a function without a name, or a class or function that stands inside another",
+            stacklevel=2,
+        )
+    with _progress(len(missing)) as show, _pool(executor, min(limit, apart)) as pool:
+        order, urgent = TopologicalSorter(needs), _urgency(missing, needs)
+        order.prepare()
+        ready: list[str] = []
+        running: dict[Future, str] = {}
+        while order.is_active():
+            ready = sorted([*ready, *order.get_ready()], key=urgent.__getitem__)
+            while ready and len(running) < limit:
+                job = missing[key := ready.pop()]
+                where = pool if portable(job) else Here()
+                running[where.submit(_fetch_apart, job, cache.root, device)] = key
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                computed, reused = future.result()
+                cache.computed += computed
+                cache.reused += reused
+                order.done(key := running.pop(future))
+                show(missing[key].label)
+    return missing
+
+
+def _urgency(jobs: Mapping[str, Job], needs: Mapping[str, set[str]]) -> dict[str, float]:
+    """How much work each job and the longest chain of those that wait for it are: epochs times images."""
+    urgent = dict.fromkeys(jobs, 0.0)
+    for key in reversed(tuple(TopologicalSorter(needs).static_order())):
+        urgent[key] += jobs[key].recipe.epochs * len(jobs[key].load("train"))
+        for needed in needs[key]:
+            urgent[needed] = max(urgent[needed], urgent[key])
+    return urgent
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar that a call moves one training further; the runner shows its own."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=unattended() or not jobs) as bar:
-        task, done = bar.add_task("training", total=len(jobs)), {}
-        if processes <= 1:
-            for key, job in jobs.items():
-                bar.update(task, description=job.label)
-                done[key] = _fetch(job, cache, device)
-                bar.advance(task)
-            return done
-        # Spawned, not forked: a forked child inherits the locks of torch's and the notebook's threads.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(processes, context, initializer=begin_worker)
+    with Progress(*columns, transient=True, disable=unattended() or not total) as bar:
+        task = bar.add_task("training", total=total)
+        yield lambda label: bar.update(task, description=label, advance=1)
+
+
+@contextmanager
+def _pool(executor: Executor | None, processes: int) -> Iterator[Executor]:
+    """The executor that was given, else processes of our own; a single one is this process itself."""
+    if executor is not None or processes <= 1:
+        yield executor or Here()
+        return
+    # Spawned, not forked: a forked child inherits the locks of torch's and the notebook's threads.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=begin_worker)
+    try:
+        yield pool
+    except BaseException:
+        # Nothing new is begun, and nobody waits to hear of the error for what still trains.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+class Here(Executor):
+    """Runs at once, in this process, what it is given."""
+
+    def submit(self, work: Callable, /, *arguments: Any, **options: Any) -> Future:
+        """Call, and give what came of it."""
+        future: Future = Future()
         try:
-            keys = {pool.submit(_fetch_apart, job, cache.root, device): key for key, job in jobs.items()}
-            for future in as_completed(keys):
-                done[keys[future]], computed, reused = future.result()
-                cache.computed += computed
-                cache.reused += reused
-                bar.update(task, description=jobs[keys[future]].label, advance=1)
-        finally:
-            # After an error nothing new is begun, and nobody waits to hear of it for what still trains.
-            pool.shutdown(wait=len(done) == len(jobs), cancel_futures=True)
-    return done
+            future.set_result(work(*arguments, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def begin_worker() -> None:
@@ -195,10 +252,11 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[Any, list[str], list[str]]:
-    """What `_fetch` gives, and what its cache, which is another process's, computed and reused."""
+def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[list[str], list[str]]:
+    """Train a job, in any process; gives the labels of what its own cache computed and reused."""
     cache = Cache(root)
-    return _fetch(job, cache, device), cache.computed, cache.reused
+    _fetch(job, cache, device)
+    return cache.computed, cache.reused
 
 
 def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import combinations
@@ -18,7 +19,7 @@ from hetlib.hmt import ByPosition, Cyclic
 from hetlib.lab.cache import Cache
 from hetlib.lab.estimate import Cost
 from hetlib.lab.job import asked, uses
-from hetlib.lab.train import Job, Stopped, start, train, train_all
+from hetlib.lab.train import Job, Stopped, start, train, train_all, train_missing
 from hetlib.tlv import Crossover, CrossoverWith, LinearStatistics, support_features
 from hetlib.training import DistilFrom, Distillation, Recipe, fit
 from hetlib.transfer import Transfer
@@ -390,3 +391,36 @@ def test_the_estimate_counts_what_is_needed_once_and_a_teacher_in_every_step(cac
     assert {ESTIMATE._kind(job) for job in (teacher, fused)} == {ESTIMATE._kind(plain(0))}
     assert len({ESTIMATE._kind(job) for job in (teacher, *taught)}) == 2
     assert ESTIMATE.probe(taught[0]).seconds > 0
+
+
+class Noted(ThreadPoolExecutor):
+    """Threads that remember in which order they were given jobs."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.labels = []
+
+    def submit(self, work, job, *more):
+        self.labels.append(job.label)
+        return super().submit(work, job, *more)
+
+
+def test_any_executor_runs_the_longest_chain_first_and_each_job_once(cache):
+    """Of three that can begin, the source of the longest chain comes first."""
+    source, short = plain(0), replace(plain(1), recipe=QUICK.changed(epochs=1))
+    long = replace(plain(2), recipe=QUICK.changed(epochs=4))
+    heir = replace(plain(3), recipe=QUICK.changed(epochs=3), sources=(source,), transfer=average)
+    with Noted() as executor:
+        found = train_all([short, long, heir, long], cache, processes=1, executor=executor)
+    assert executor.labels == [job.label for job in (source, long, heir, short)]
+    assert [trained.history.epochs for trained in found] == [1, 4, 3, 4]
+    assert len(cache.computed) == 4
+
+
+def test_what_a_kept_result_once_needed_is_not_trained_again(cache):
+    source = plain(0)
+    heir = plain(1, sources=(source,), transfer=average)
+    train_all([heir], cache, processes=1)
+    cache.path(cache.key(*asked(source))).unlink()
+    assert train_missing([heir], cache) == {}
+    assert list(train_missing([source], cache, processes=1).values()) == [source]
