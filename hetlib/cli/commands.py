@@ -137,7 +137,7 @@ def _train_first(preset: str) -> None:
 
     modules = [import_module(f"{experiments.__name__}.{found.name}") for found in iter_modules(experiments.__path__)]
     if jobs := [job for module in modules if hasattr(module, "jobs") for job in module.jobs(preset).values()]:
-        lab.train_all(jobs, lab.Cache(), "cuda" if torch.cuda.is_available() else "cpu")
+        lab.train_missing(jobs, lab.Cache(), "cuda" if torch.cuda.is_available() else "cpu")
 
 
 @app.command("notebooks")

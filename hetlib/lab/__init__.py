@@ -8,7 +8,7 @@ from hetlib.lab.presets import PRESETS, Run, start
 from hetlib.lab.statistics import paired_differences
 from hetlib.lab.tables import beside_published
 from hetlib.lab.toggles import checked, slider
-from hetlib.lab.train import Job, Trained, train, train_all
+from hetlib.lab.train import Job, Trained, train, train_all, train_missing
 
 __all__ = [
     "PRESETS",
@@ -27,4 +27,5 @@ __all__ = [
     "start",
     "train",
     "train_all",
+    "train_missing",
 ]

@@ -46,16 +46,9 @@ def exercise(name: str, oracle: Callable, inputs: Callable[[torch.Generator], tu
 
 
 def check(name: str, answer: Callable, seed: int | None = None) -> None:
-    """Compare an answer with the solution, and explain the first difference.
+    """Compare a learner's function with the solution of an exercise, and explain the first difference.
 
-    Parameters
-    ----------
-    name : str
-        The exercise.
-    answer : callable
-        The learner's function.
-    seed : int, optional
-        Inputs to repeat, as a failure names them; fresh ones by default.
+    Inputs are fresh, or those of a `seed` that an earlier failure named.
 
     Raises
     ------
@@ -71,14 +64,11 @@ def check(name: str, answer: Callable, seed: int | None = None) -> None:
     problem = _problem(_exercises[name], answer, torch.Generator().manual_seed(seed))
     if problem and headless():
         raise AssertionError(f"{name}: {problem} (seed {seed})")
-    colour, text = ("#B00020", f"✗ {name}: {problem} (seed {seed})") if problem else ("#00664B", _praise(name))
+    right = f"✓ {name}: right on {TRIALS} of {TRIALS} random inputs"
+    colour, text = ("#B00020", f"✗ {name}: {problem} (seed {seed})") if problem else ("#00664B", right)
     from IPython.display import HTML, display
 
     display(HTML(f"<pre style='color:{colour};white-space:pre-wrap'>{escape(text)}</pre>"))
-
-
-def _praise(name: str) -> str:
-    return f"✓ {name}: right on {TRIALS} of {TRIALS} random inputs"
 
 
 def _problem(task: Exercise, answer: Callable, generator: torch.Generator) -> str | None:

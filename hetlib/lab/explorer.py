@@ -25,9 +25,8 @@ REDRAW = 0.5
 class Explorer:
     """A view with controls for its settings; the last line of a cell shows it.
 
-    The picture is a plain output of the cell, and a change replaces it in place (`update_display` of the Jupyter
-    protocol). So a static page and an executed notebook hold an ordinary PNG, and JupyterLab shows one picture. The
-    controls are a second output, left out where nobody can click (`hetlib.lab.presets.headless`).
+    The picture is a plain output of the cell, which a change replaces in place (`update_display` of the Jupyter
+    protocol): a static page holds an ordinary PNG. The controls are a second output, left out where nobody can click.
 
     Parameters
     ----------
@@ -43,12 +42,7 @@ class Explorer:
         Takes the settings, gives the `Job` whose history the view draws. It is looked for in the run's cache; a Run
         button starts what is not there, with a live picture, the time left, and a Stop button. Needs `run`.
 
-    Attributes
-    ----------
-    settings, result : Any
-        What the picture shows, and what the view gave for it.
-    panel : Panel or None
-        The controls, once they are shown.
+    `settings` is what the picture shows, `result` what the view gave for it, `panel` the controls once they are shown.
 
     Raises
     ------

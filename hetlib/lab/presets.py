@@ -42,20 +42,10 @@ def headless() -> bool:
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """One run of a notebook, from `start` to its record.
+    """One run of a notebook, from `start` to its record, which goes into `folder`.
 
-    Attributes
-    ----------
-    notebook, preset, data, seeds, parameters, cache
-        As given to `start`.
-    device, precision : str
-        "cuda" where there is one, else "cpu"; "bf16" where the device has arithmetic for it, else "fp32".
-    threads : int
-        Torch's threads within an operation.
-    folder : Path
-        Where the record goes.
-    begun : float
-        When the run started, in seconds of `time.perf_counter`.
+    `device` is "cuda" where there is one, else "cpu"; `precision` "bf16" where the device has arithmetic for it, else
+    "fp32"; `threads` torch's threads within an operation; `begun` the start, in seconds of `time.perf_counter`.
     """
 
     notebook: str
@@ -93,8 +83,6 @@ class Run:
         ------
         ValueError
             If a metric lacks a value per seed, or a field has no plain form; each is named.
-        OSError
-            If the record cannot be written.
         """
         record = records.Record(
             notebook=self.notebook,

@@ -69,7 +69,7 @@ def peak_memory(device: str) -> float:
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one notebook.
+    """One run of one notebook; versions, commit and memory are as `versions`, `git` and `peak_memory` give them.
 
     Attributes
     ----------
@@ -77,14 +77,6 @@ class Record:
         Name to ``{"unit": str, "values": [one finite number per seed]}``.
     data : dict
         ``name``, ``checksum`` of the images trained on, and how many ``train`` and ``test`` images.
-    threads : int
-        Of torch, per process.
-    versions, commit, dirty
-        As `versions` and `git` give them.
-    seconds : float
-        From start to record.
-    peak_mib : float
-        As `peak_memory` gives it.
     date : str
         When it was recorded, ISO 8601 in UTC.
     facts : dict

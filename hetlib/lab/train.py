@@ -101,21 +101,12 @@ def train_all(
 
     Parameters
     ----------
-    jobs : sequence of Job
-        What to train.
-    cache : Cache
-        Where results and checkpoints are kept.
-    device : str or torch.device
-        Where to train.
+    jobs, cache, device
+        As `train`; the results are in the order of `jobs`.
     processes : int, optional
         How many at a time; by default as `default_processes`.
     executor : concurrent.futures.Executor, optional
         Runs them instead of processes of this computer; it has to reach the cache's folder.
-
-    Returns
-    -------
-    list of Trained
-        In the order of `jobs`.
     """
     trained = train_missing(jobs, cache, device, processes, executor)
     unique = {cache.key(*asked(job)): job for job in jobs}

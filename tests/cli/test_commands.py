@@ -32,7 +32,8 @@ def hetlib(capsys):
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A clone with one notebook, the current folder of the test."""
+    """A clone with one notebook, the current folder of the test; what the experiments need is not trained for it."""
+    monkeypatch.setattr("hetlib.lab.train_missing", lambda jobs, cache, device: {})
     text = tmp_path / "notebooks" / "text" / "07_tiny.py"
     text.parent.mkdir(parents=True)
     text.write_text(HEAD.lstrip() + "pass" + TAIL)
@@ -403,3 +404,12 @@ def test_reproduce_runs_nothing_twice_unless_something_changed(hetlib, clone):
     with open(clone / "notebooks" / "text" / "07_tiny.py", "a") as text:
         text.write("\n# %%\n1\n")
     assert "ok " in hetlib("reproduce", "--preset", "smoke")[1]
+
+
+def test_reproduce_first_trains_what_the_experiments_name(hetlib, clone, monkeypatch):
+    asked = []
+    monkeypatch.setattr("hetlib.lab.train_missing", lambda jobs, cache, device: asked.extend(jobs))
+    assert hetlib("reproduce", "--preset", "smoke", "-n", "7")[0] == 0
+    assert asked == [], "notebooks that are named train what they need themselves"
+    assert hetlib("reproduce", "--preset", "smoke")[0] == 0
+    assert {"plainnet5", "resnet8"} <= {job.model for job in asked}
