@@ -31,10 +31,7 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
-    """What is ahead: how many trainings run and how many results are kept, until when, and in how much memory.
-
-    `mib` is what the processes take together at most, `free_mib` what is free now: the GPU's on CUDA.
-    """
+    """How many trainings run, how many results were found, and in how much memory: `mib` of all processes together."""
 
     trainings: int
     found: int
@@ -113,7 +110,7 @@ def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
 def probe(job: Job, device: str = "cpu") -> Cost:
     """Train for three short epochs, of which the first warms up and the last evaluates, and multiply.
 
-    What the job needs is not trained for it. The memory is that of this process so far.
+    What it needs is not trained for it. The memory is that of this process so far.
     """
     train, test, recipe = job.load("train"), job.load("test"), job.recipe
     few = train.subset(range(min(len(train), STEPS * recipe.batch_size)))
