@@ -21,8 +21,7 @@ from hetlib.lab.definitions import name_of
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 
-SHOWN = 2
-"""Labels of reused results that are named in one line."""
+SHOWN = 2  # labels of reused results that are named in one line
 
 
 class Cache:

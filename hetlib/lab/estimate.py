@@ -17,8 +17,7 @@ from hetlib.lab.presets import Run
 from hetlib.lab.train import Job, begin_worker, default_processes, objective_of, survey
 from hetlib.training import fit
 
-STEPS, TESTED = 8, 1024
-"""Training steps and test images that a probe takes its time from."""
+STEPS, TESTED = 8, 1024  # training steps and test images that a probe takes its time from
 
 
 @dataclass(frozen=True)

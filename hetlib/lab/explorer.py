@@ -18,8 +18,7 @@ from hetlib.lab.toggles import Toggle, checked
 from hetlib.lab.train import Job, Stopped, history_of, train
 from hetlib.training import History
 
-REDRAW = 0.5
-"""Seconds between two pictures of a training that runs."""
+REDRAW = 0.5  # seconds between two pictures of a training that runs
 
 
 class Explorer:

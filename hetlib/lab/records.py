@@ -19,8 +19,7 @@ from hetlib import files
 from hetlib.data import Images
 
 PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
-LARGEST = 1e150
-"""Larger values overflow where they are squared."""
+LARGEST = 1e150  # larger values overflow where they are squared
 
 
 def versions() -> dict[str, str]:
