@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hetlib import cli
-from hetlib.cli.cache_files import kept, clean
+from hetlib.cli.cache_files import clean, kept
 from hetlib.lab.cache import Cache
 
 DAY = 86400
