@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bar, beside, faster, has_matrix_units, milliseconds
+from benchmarks.harness import Bar, faster, has_matrix_units, milliseconds, without_bar
 from hetlib.kernels.cka import linear_cka
 
 SAMPLES = 512
@@ -55,7 +55,7 @@ def late(pixels: int) -> list[Bar]:
     in_bf16 = f"bf16 Grams, error {coarse}"
     if has_matrix_units():
         return [*bars, faster(name, in_bf16, other, of_rough, reference, 2.5)]
-    return [*bars, beside(name, f"{in_bf16}, no AMX", other, of_rough, reference)]
+    return [*bars, without_bar(name, f"{in_bf16}, no AMX", other, of_rough, reference)]
 
 
 def pair(x: Tensor, y: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def within(
     return Bar(name, ours, other, measured, reference, unit, measured / reference, bar, holds)
 
 
-def beside(name: str, ours: str, other: str, measured: float, reference: float) -> Bar:
+def without_bar(name: str, ours: str, other: str, measured: float, reference: float) -> Bar:
     """Two times side by side, in milliseconds, of things that do different work: no bar, nothing to hold."""
     return Bar(name, ours, other, measured, reference, "ms", measured / reference, "none", True)
 
@@ -131,11 +131,11 @@ def keep(bars: list[Bar], path: Path) -> None:
     """Write the bars as JSON, with the machine and the commit."""
     commit, dirty = git()
     facts = {"commit": commit, "dirty": dirty, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    content = facts | {"machine": machine(), "bars": [asdict(bar) for bar in bars]}
+    content = facts | {"machine": machine_facts(), "bars": [asdict(bar) for bar in bars]}
     files.write(path, json.dumps(content, indent=1) + "\n")
 
 
-def machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """What the numbers were measured on."""
     return {
         "cpu": _cpu(),

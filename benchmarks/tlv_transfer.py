@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmarks.harness import Bar, beside, faster, milliseconds, within
+from benchmarks.harness import Bar, faster, milliseconds, within, without_bar
 from benchmarks.tlv_width import plain_pool
 from hetlib import baselines, hmt, tlv
 from hetlib.match import by_ratio
@@ -57,7 +57,7 @@ def table(first: str, second: str) -> Iterator[Bar]:
     name = f"whole transfer {first} -> {second}"
     yield within(name, "TLV", "DPIAT", ours, bar, at_most=4)
     for way, time in zip(ways, others, strict=True):
-        yield beside(name, "TLV", way, ours, time)
+        yield without_bar(name, "TLV", way, ours, time)
 
 
 def plain_layer(weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

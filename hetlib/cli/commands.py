@@ -230,7 +230,7 @@ def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> No
 @cache_app.command("ls")
 def list_cache() -> None:
     """List what is kept, what was of use most recently first."""
-    from hetlib.cli.sweep import kept
+    from hetlib.cli.cache_files import kept
     from hetlib.lab.cache import Cache
 
     _show(kept(Cache()), f"kept in {Cache().root}")
@@ -242,10 +242,10 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove what is old or damaged; what is in use at the moment stays."""
-    from hetlib.cli.sweep import sweep
+    from hetlib.cli.cache_files import clean
     from hetlib.lab.cache import Cache
 
-    _show(sweep(Cache(), days, dry_run), "would go" if dry_run else "removed")
+    _show(clean(Cache(), days, dry_run), "would go" if dry_run else "removed")
 
 
 def _show(things: list, what: str) -> None:

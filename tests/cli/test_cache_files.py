@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hetlib import cli
-from hetlib.cli.sweep import kept, sweep
+from hetlib.cli.cache_files import clean, kept
 from hetlib.lab.cache import Cache
 
 DAY = 86400
@@ -48,9 +48,9 @@ def test_everything_is_listed_by_use(cache):
 
 
 def test_old_and_damaged_things_go(cache):
-    would = sweep(cache, dry=True)
+    would = clean(cache, dry=True)
     assert len(kept(cache)) == 6
-    gone = sweep(cache)
+    gone = clean(cache)
     assert sorted(labels(gone)) == sorted(labels(would)) == ["damaged", "half a file", "interrupted", "the old one"]
     assert set(labels(kept(cache))) == {"the new one", "the newest one"}
     assert cache.find({"n": 1}) is None
@@ -59,31 +59,31 @@ def test_old_and_damaged_things_go(cache):
 
 def test_a_hit_makes_a_result_young(cache):
     assert cache.find({"n": 1}) is not None
-    assert "the old one" not in labels(sweep(cache))
+    assert "the old one" not in labels(clean(cache))
 
 
 def test_zero_days_empty_the_cache(cache):
-    sweep(cache, 0)
+    clean(cache, 0)
     assert kept(cache) == []
-    assert sweep(Cache(cache.root / "nowhere"), 0) == []
+    assert clean(Cache(cache.root / "nowhere"), 0) == []
 
 
 def test_a_file_being_written_stays(cache):
     part = cache.root / "entries" / ".y.part"
     part.write_text("half")
-    sweep(cache, 0)
+    clean(cache, 0)
     assert part.exists()
 
 
 def test_what_is_in_use_stays(cache):
     with cache.locked(cache.key({"n": 1})):
-        assert "the old one" not in labels(sweep(Cache(cache.root)))
-    assert "the old one" in labels(sweep(cache))
+        assert "the old one" not in labels(clean(Cache(cache.root)))
+    assert "the old one" in labels(clean(cache))
 
 
 def test_a_negative_age_is_refused(cache):
     with pytest.raises(ValueError, match="must not be negative"):
-        sweep(cache, -1)
+        clean(cache, -1)
 
 
 def test_the_command_line_lists_and_cleans(cache, capsys):
@@ -103,5 +103,5 @@ def test_the_command_line_lists_and_cleans(cache, capsys):
 
 def test_zero_days_mean_all_whatever_the_clock_says(cache):
     age(cache.path(cache.key({"n": 3})), -1)
-    sweep(cache, 0)
+    clean(cache, 0)
     assert kept(cache) == []

@@ -47,7 +47,7 @@ def kept(cache: Cache) -> list[Kept]:
     return sorted(found, key=lambda each: each.used, reverse=True)
 
 
-def sweep(cache: Cache, days: float = 30, dry: bool = False) -> list[Kept]:
+def clean(cache: Cache, days: float = 30, dry: bool = False) -> list[Kept]:
     """Remove what was not used for some days, and damaged results of any age; what another process uses stays.
 
     0 days empty the cache; a negative number is a ValueError. Gives what went, or with `dry` what would go.
