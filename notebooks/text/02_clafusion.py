@@ -355,10 +355,10 @@ def path(choice):
 lab.Explorer(path, Path(), run)
 
 # %% [markdown]
-# **What to notice.** Unprepared, accuracy dips to 95 % halfway and the loss rises by 0.76 nats. Transport and Git
-# Re-Basin both remove the barrier of this pair, and Git Re-Basin looks at no image (one test image is 0.28 points).
-# Right: two neurons that are not quite the same cancel when averaged, and after transport the third layer varies by
-# 37 % less than in the two networks. REPAIR restores it; with no barrier left, the loss gains nothing from that here.
+# **What to notice.** Unprepared, accuracy dips to 95 % halfway. Transport and Git Re-Basin both remove the barrier of
+# this pair, and Git Re-Basin looks at no image (one test image is 0.28 points). Right: two neurons that are not quite
+# the same cancel when averaged, and after transport the third layer varies by about 40 % less than in the two networks.
+# REPAIR restores it; with no barrier left, accuracy gains little from that here.
 
 # %% [markdown]
 # ## The experiment: every map, both ways
@@ -377,8 +377,8 @@ pictures.dots(dots, "One-shot fusion, all seeds and draws of images")
 
 # %% [markdown]
 # **What to notice.** One dot is one seed and one draw of images. For adding, what matters most is whether the map
-# keeps the first layer: about 96 % if it does, 69 to 88 % if not. For merging, the map and the stand-in matter, and
-# *majority* falls from about 97 to 32 %. Within one map, dots differ by up to 33 points between seeds and draws, so a
+# keeps the first layer: about 96 % if it does, 63 to 87 % if not. For merging, the map and the stand-in matter, and
+# *majority* falls from about 96 to 30 %. Within one map, dots differ by up to 33 points between seeds and draws, so a
 # single number for a map says little.
 
 # %%
@@ -391,9 +391,9 @@ bars["fused: add, strangers"] = [top1(net) for net in apart.values()]
 figures.bars_with_intervals(None, bars, title=f"{task}: parents, ensemble, one-shot fusion")
 
 # %% [markdown]
-# **What to notice.** Fused by adding, or by merging with *average*, one network is about 1.5 points worse than either
-# of its two parents; with *sum* 6 points and with *majority* 12. The ensemble is no better than the parents here. For
-# strangers, three seeds show no difference.
+# **What to notice.** Fused by adding, or by merging with *average*, one network is about 1 point worse than either of
+# its two parents; with *sum* 4 points and with *majority* 10. The ensemble is hardly better than the parents here.
+# For strangers, three seeds show no difference.
 #
 # On MNIST with the paper's recipe, five seeds and the same map: parents 97.1 and 97.7 %, ensemble 97.7 %, fused 93.2
 # ± 1.1 % by adding and 94.6 ± 0.7 % by merging with *sum* (preset `paper`, on record in [papers.md](../papers.md)).
@@ -443,11 +443,11 @@ for name, way in one_shot.HALVES.items():
     values[f"{place}/skill/{name}"] = [curve[one_shot.STEPS.index(0.5)] for curve in sweeps[way]]
 
 # %% [markdown]
-# **What to notice.** By adding, the ends are the two networks; by merging only the right one is. Around one half the
-# average of the weights is below both; at 0.7 and 0.8 seeds disagree too much to say (wide bands); at 0.9 it equals
-# the special network. It knows no four up to weight 0.5. The average of the predictions is above both from 0.5 to
-# 0.9, at best 95.3 % at 0.7. On MNIST it is the same: fused at most 91.8 %, at weight 0.9, from a special network of
-# 91.3 %; the ensemble 94.7 %. For these networks, skill transfer by fusion is not shown.
+# **What to notice.** By adding, the ends are the two networks; by merging only the right one is. From one half to 0.7
+# the average of the weights is below both; at 0.8 seeds disagree too much to say (a wide band); at 0.9 it is near the
+# special network. It knows no four up to weight 0.5. The average of the predictions is above both from 0.5 to 0.9, at
+# best 94.5 % at 0.7. On MNIST it is the same: fused at most 91.8 %, at weight 0.9, from a special network of 91.3 %;
+# the ensemble 94.7 %. For these networks, skill transfer by fusion is not shown.
 
 # %% [markdown]
 # ## Convolutions, and what finetuning adds
@@ -477,8 +477,8 @@ if experiment:
 
 # %% [markdown]
 # **What to notice.** *deep* is the teacher, *shallow* the student. At once (*one-shot*) the fused network is worse
-# than the student. Trained on, it ends on average 5.5 points above *aligned*, which had as much training and the same
-# shape and knows nothing of the teacher; but three seeds disagree, and the interval, ± 8.2, includes zero. It stays
+# than the student. Trained on, it ends on average 4.2 points above *aligned*, which had as much training and the same
+# shape and knows nothing of the teacher; but three seeds disagree, and the interval, ± 8, includes zero. It stays
 # below the teacher and the ensemble before any further training; its advantage is its size. Distillation, with one
 # alpha and one temperature, gained nothing in so few epochs. What came out on CIFAR-10 is in
 # [papers.md](../papers.md).

@@ -437,9 +437,9 @@ shown = ("he", "base", "statistics", "full", "unshuffled", "base_unshuffled", "h
 figures.bars_with_intervals(None, {arm: scores(arm) for arm in shown}, title=f"{teacher.model} into {network}")
 
 # %% [markdown]
-# **What to notice.** At `classroom`, arms with convolutions by variance end about 3 points above He initialisation,
+# **What to notice.** At `classroom`, arms with convolutions by variance end about 4 points above He initialisation,
 # on three seeds not always by more than chance. *Statistics* and *crossover*, each alone, show no difference. Without
-# its shuffle the same mapping gains 9.1 ± 3.6 points, about as much as HMT: here the shuffle throws away most of what
+# its shuffle the same mapping gains 10 ± 7 points, about as much as HMT: here the shuffle throws away most of what
 # was chosen.
 #
 # Does that hold on photographs? We ran half-width VGG16, trained on CIFAR-100, into a full ResNet-18 for CIFAR-100
@@ -487,9 +487,9 @@ for name, baseline in {"choice": "keep random", "shuffle": "base_unshuffled", "r
 # %% [markdown]
 # **What to notice.** The part in the title: filters kept at random do as well as interleaved ones, and as the most
 # and the least varied. The gain over *he* is not owed to the variance. Filters alone, inputs alone or both: each
-# shuffle costs about 5 points here. Set beside zeros, neither the pretrained features nor their mean show a
-# difference, and in the table above no probability is better than none; $p = 0.5$ costs 3.5 ± 2.4 points. If the
-# source's features carry something, this experiment does not show it.
+# shuffle costs 5 to 6 points here, for inputs alone not shown on three seeds. Set beside zeros, neither the
+# pretrained features nor their mean show a difference, and in the table above no probability is better than none. If
+# the source's features carry something, this experiment does not show it.
 
 # %% [markdown]
 # ## Train one yourself
