@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetlib import baselines
+from hetlib.experiments import hmt
 from hetlib.hmt import ByPosition
 from hetlib.lab import Job
 from hetlib.lab.presets import SEEDS
@@ -57,7 +58,7 @@ REAL = ("reduced", "paper")
 
 
 def source(preset: str, data: str = "", width: float = 0.0, seed: int = 0) -> Job:
-    """The training of VGG: VGG16 on CIFAR-100, or VGG11 on rendered shapes.
+    """The training of VGG: VGG16 on CIFAR-100, or that of HMT's experiments on rendered shapes.
 
     Parameters
     ----------
@@ -70,16 +71,15 @@ def source(preset: str, data: str = "", width: float = 0.0, seed: int = 0) -> Jo
     seed : int
         Of the training.
     """
-    real = preset in REAL or "cifar" in data
-    epochs = {"smoke": 1, "classroom": 5 if real else 9}.get(preset, 15)
-    size = {"smoke": 0.25, "classroom": 0.25, "reduced": 0.5}.get(preset, 1.0)
+    if preset not in REAL and "cifar" not in data:
+        return hmt.source(preset, data, width, seed)
+    epochs, size = {"smoke": 1, "classroom": 5}.get(preset, 15), {"reduced": 0.5, "paper": 1.0}.get(preset, 0.25)
     return Job(
-        model="vgg16" if real else "vgg11",
-        data="cifar100-40k" if real else "shapes-source",
+        model="vgg16",
+        data="cifar100-40k",
         recipe=Recipe(epochs=epochs, schedule="one-cycle"),
         seed=seed,
         options={"width": width or size},
-        data_options={} if real else {"count": 512 if preset == "smoke" else 8000},
     )
 
 
