@@ -120,7 +120,8 @@ def test_the_parent_knows_what_its_processes_computed(tmp_path):
 
 def test_an_error_is_told_before_everything_else_has_trained(tmp_path):
     cache, long = Cache(tmp_path), QUICK.changed(epochs=30)
-    bad = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL | {"kernel": 3})
+    longest = QUICK.changed(epochs=31)  # begins first, so that it fails while all others wait or have just begun
+    bad = Job(model="plainnet5", data="digits", recipe=longest, options=SMALL | {"kernel": 3})
     good = [Job(model="plainnet5", data="digits", recipe=long, seed=seed, options=SMALL) for seed in range(8)]
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
         train_all([bad, *good], cache, processes=2)
