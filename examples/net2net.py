@@ -13,8 +13,7 @@ class Widen:
     """Make a wider target of the same family compute what the source does (Chen et al., ICLR 2016, section 2.2).
 
     A channel that the source lacks copies a random one; a layer that reads a channel divides by its number of copies.
-    `head` "keep" leaves the target's own classifier as it is, for other classes. `noise` on the kernels of copies, in
-    deviations of their layer, lets them become different. A softmax or norm over channels counts copies: it changes.
+    `head` "keep" keeps the target's classifier, for other classes. `noise`, in deviations of a kernel, changes copies.
     """
 
     head: str = "copy"
@@ -38,8 +37,9 @@ class Widen:
                 kept |= {member.name for member in new.members}
                 continue
             added = new.size - old.size if (old := groups.get(key(new))) else -1
-            if added < 0 or (added and new.fixed):
-                raise ValueError(f"{told(new.members[0].name)}: cannot widen: {new.fixed or 'narrower or rewired'}")
+            why = new.fixed or (new.joint and f"{new.joint} takes its channels together")
+            if added < 0 or (added and why):
+                raise ValueError(f"{told(new.members[0].name)}: cannot widen: {why or 'narrower or rewired'}")
             picked = torch.cat([torch.arange(old.size), torch.randint(old.size, (added,), generator=context.generator)])
             for member in old.reads:
                 given[member.name] = member.scaled(given[member.name], 1 / picked.bincount().double())

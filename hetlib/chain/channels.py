@@ -2,8 +2,9 @@
 
 Every channel of every parameter axis gets a number, a slot. Following the data through the graph ties slots: what a
 convolution puts out is what the next one takes in, an addition ties its operands channel by channel, a concatenation
-lays them side by side. Connected slots are one channel of the network; channels that appear at the same places of the
-same tensors are interchangeable and form a `Group`. Git Re-Basin types such a specification by hand; here it is read.
+lays them side by side. Connected slots are one channel of the network. Channels that appear at the same places of the
+same tensors, and that the same operations act on, are interchangeable and form a `Group`. Git Re-Basin types such a
+specification by hand; here it is read.
 """
 
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -96,11 +97,15 @@ class Group:
     fixed : str or None
         Why these channels must stay where they are (the network's input, its output, an operation that is not
         followed), or None if they may move.
+    joint : str or None
+        The operation whose output for each of these channels depends on all of them (a softmax over channels, a norm
+        over all channels), or None if there is none. Their order may change; a copy or a gap changes the others.
     """
 
     size: int
     members: tuple[Member, ...]
     fixed: str | None = None
+    joint: str | None = None
 
     @property
     def reads(self) -> tuple[Member, ...]:
@@ -185,14 +190,19 @@ class Group:
         Raises
         ------
         ValueError
-            If the group is fixed, a channel is not in it, or, where the number of channels changes, the group's
-            channels lie among others on an axis.
+            If the group is fixed, a channel is not in it, an operation on all channels together (`joint`) would see
+            copies or gaps, or, where the number of channels changes, the group's channels lie among others on an axis.
         """
         if self.fixed:
             raise ValueError(f"the channels of {self.members[0].name} are fixed: {self.fixed}")
         picked = torch.as_tensor(index, dtype=torch.int64).cpu()
         if not len(picked) or not 0 <= int(picked.min()) <= int(picked.max()) < self.size:
             raise ValueError(f"expected channels from 0 to {self.size - 1}, got {picked.tolist()}")
+        if self.joint and sorted(picked.tolist()) != list(range(self.size)):
+            raise ValueError(
+                f"{self.joint} takes the channels of {self.members[0].name} together: their order can change, but a "
+                "copy or a gap changes the others"
+            )
         new = dict(state)
         for member in self.members:
             new[member.name] = member.gathered(new[member.name], picked)
@@ -203,16 +213,25 @@ class GroupBuilder:
     """Numbers the channels of tensor axes and keeps what ties and what pins them."""
 
     def __init__(self) -> None:
-        self.blocks: list[tuple[Sequence[str], int]] = []  # names of the tensor (none for padding), axis
+        self.blocks: list[tuple[Sequence[str], int]] = []  # names of the tensor (none for padding, operations), axis
+        self.joint: dict[int, str] = {}  # of blocks, the operations on all channels together
         self.starts: list[int] = [0]
         self.ties: list[Slots] = [np.empty((2, 0), int)]
         self.pinned: dict[int, str] = {}
 
     def block(self, names: Sequence[str], axis: int, size: int) -> Slots:
-        """Number the channels of one axis of some tensors (of none, for padding)."""
+        """Number the channels of one axis of some tensors (of none, for padding and operations)."""
         self.blocks.append((names, axis))
         self.starts.append(self.starts[-1] + size)
         return np.arange(self.starts[-2], self.starts[-1])
+
+    def act(self, slots: Slots, joint: str = "") -> None:
+        """Say that an operation acts on channels; `joint` names it if it takes them all together."""
+        # The operation gets slots like a tensor. Otherwise [relu(x[:, :4]), tanh(x[:, 4:])] would make one group of
+        # eight channels, and an exchange across the two halves would change the function.
+        if joint:
+            self.joint[len(self.blocks)] = joint
+        self.tie(self.block((), 0, len(slots)), slots)
 
     def tie(self, one: Slots, other: Slots) -> None:
         """Say that slots are pairwise the same channels."""
@@ -225,8 +244,8 @@ class GroupBuilder:
 
     def groups(self) -> tuple[Group, ...]:
         """The connected slots, as groups of interchangeable channels."""
-        # Ties are edges between slots; a connected component is one channel of the network. Channels whose slots lie on
-        # the same axes, and are pinned for the same reason or not at all, can be exchanged: they form a group.
+        # Ties are edges between slots; a connected component is one channel of the network. Channels whose slots lie in
+        # the same blocks, and are pinned for the same reason or not at all, can be exchanged: they form a group.
         count, (rows, columns) = self.starts[-1], np.concatenate(self.ties, axis=1)
         ties = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
         label = connected_components(ties, directed=False)[1]
@@ -240,9 +259,12 @@ class GroupBuilder:
         return tuple(group for group in found if group.members)
 
     def _group(self, channels: Slots, block_of: Slots, why: str | None) -> Group:
-        members = []
+        # One row a channel, one column a slot. All rows have equally many slots in each block: those are the places of
+        # a member, the first place of one channel standing for the first of every other.
+        members, joint = [], None
         for block in np.unique(block_of[channels[0]]):
             names, axis = self.blocks[block]
+            joint = joint or self.joint.get(block)
             places = channels[:, block_of[channels[0]] == block] - self.starts[block]
             members += [Member(name, axis, torch.from_numpy(places)) for name in names]
-        return Group(len(channels), tuple(members), why)
+        return Group(len(channels), tuple(members), why, joint)

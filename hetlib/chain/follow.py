@@ -59,7 +59,12 @@ _CHANNELWISE = re.compile(
 
 
 class _Reader:
-    """Follows channels from node to node."""
+    """Follows channels from node to node.
+
+    `flows` says for every node what channels its value has; nodes come in the order of execution, so those of its
+    operands are there. An operation with weights ties the channels that come in to the weight's input axis, and puts
+    out those of the output axis. An operation that is not understood pins what comes in; behind it nothing is known.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -107,6 +112,8 @@ class _Reader:
 
     def feed(self, known: _Known, slots: Slots, layouts: Sequence[str], why: str) -> None:
         """Let a value enter the parameter axis `slots`; `why` is the reason should it not fit."""
+        # Behind a flatten the axis is longer than the number of channels: each has as many columns in a row as it had
+        # pixels, so every slot is repeated for all of them.
         if not isinstance(known, _Flow):
             self.builder.pin(slots, known if isinstance(known, str) else why)
         elif known.layout not in layouts or len(slots) % len(known.slots):
@@ -123,7 +130,7 @@ class _Reader:
         if isinstance(call.module, _NormBase | nn.GroupNorm | nn.PReLU):
             return self.scale
         if _CHANNELWISE.fullmatch(call.name):
-            return lambda call, inputs: inputs[0]
+            return self.channelwise
         if _BINARY.fullmatch(call.name):
             return self.binary
         return self.padded if call.name == "pad" else _MOVES.get(call.name)
@@ -157,13 +164,26 @@ class _Reader:
         grouped = getattr(module, "num_groups", 1) not in (1, getattr(module, "num_channels", 1))
         if grouped:
             self.stop(call.node, "normalised in groups")
+        elif isinstance(inputs[0], _Flow):
+            together = isinstance(module, nn.GroupNorm) and module.num_groups < module.num_channels
+            self.builder.act(inputs[0].slots, call.node.name if together else "")
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.dim() == 1 and not (isinstance(module, nn.PReLU) and len(tensor) == 1):
                 layouts = [] if grouped else ["map", "vector", "flat"]
                 self.feed(inputs[0], self.axis(tensor, 0), layouts, "normalised in groups")
         return inputs[0]
 
+    def channelwise(self, call: Call, inputs: list[_Known]) -> _Known:
+        """An operation that treats all channels alike: each by itself, or as a softmax all together."""
+        flow = inputs[0]
+        if isinstance(flow, _Flow):
+            dim = call.given(1, "dim", 1) if call.name.endswith("softmax") else 0
+            together = dim is None or dim % (4 if flow.layout == "map" else 2) == 1
+            self.builder.act(flow.slots, call.node.name if together else "")
+        return flow
+
     def binary(self, call: Call, inputs: list[_Known]) -> _Known:
+        """A sum, product or the like: channel i meets channel i, which makes the two one. Numbers are passed over."""
         first, *others = (known for known in inputs if known is not None)
         for other in others:
             if not isinstance(first, _Flow) or not isinstance(other, _Flow):
@@ -172,6 +192,8 @@ class _Reader:
             if first.layout != other.layout or len(first.slots) != len(other.slots):
                 return self.stop(call.node, f"{call.node.name} joins different numbers of channels")
             self.builder.tie(first.slots, other.slots)
+        if isinstance(first, _Flow):
+            self.builder.act(first.slots)
         return first
 
     def padded(self, call: Call, inputs: list[_Known]) -> _Known:
@@ -198,6 +220,7 @@ def _joined(call: Call, inputs: list[_Known]) -> _Known:
 
 
 def _parted(call: Call, inputs: list[_Known]) -> _Known:
+    """What chunk and split give: each part has its own slots, in a list from which `_picked` takes one."""
     flow, sizes = inputs[0], call.given(1, "chunks" if call.name == "chunk" else "split_size", None)
     if not isinstance(flow, _Flow) or flow.layout == "flat" or call.given(2, "dim", 0) != 1:
         return None
@@ -209,6 +232,7 @@ def _parted(call: Call, inputs: list[_Known]) -> _Known:
 
 
 def _picked(call: Call, inputs: list[_Known]) -> _Known:
+    """Indexing: a number takes one of the parts of a split, slices take channels by the second of them."""
     known, index = inputs[0], call.node.args[1]
     if isinstance(known, list):
         return known[index] if isinstance(index, int) else None

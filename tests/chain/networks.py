@@ -48,6 +48,11 @@ def parted(m, x):
     return m.fc((m.one(small) + m.two(large)[:, 2:6]).mean((2, 3)))
 
 
+def halved(m, x):
+    x = m.conv(x)
+    return m.fc(torch.cat([x[:, :4].relu(), x[:, 4:].tanh()], 1).mean((2, 3)))
+
+
 def dense(m, x):
     x = m.one(x)
     return m.fc(m.flat(m.pool(m.norm(torch.cat([x, m.two(x.relu())], 1)))))
@@ -86,6 +91,12 @@ ODDITIES = {
     ),
     "uneven split and slice": lambda: Net(
         parted, conv=conv(3, 8), one=conv(3, 4), two=conv(5, 9), fc=nn.Linear(4, 4)
+    ),
+    "each half its own way": lambda: Net(
+        halved, conv=conv(3, 8), fc=nn.Linear(8, 4)
+    ),
+    "softmax over channels": lambda: Net(
+        lambda m, x: m.fc(m.conv(x).softmax(1).mean((2, 3))), conv=conv(3, 8), fc=nn.Linear(8, 4)
     ),
     "norms and slopes": lambda: Net(
         lambda m, x: m.fc(m.slope(m.group(m.two(m.instance(m.conv(x))))).mean((2, 3))),

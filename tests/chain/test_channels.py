@@ -255,6 +255,33 @@ def test_channels_that_stand_nowhere_or_twice_are_refused():
     assert "norm.weight" in {member.name for member in group.writes}
 
 
+@pytest.mark.parametrize(
+    ("rule", "joint"),
+    [
+        (lambda m, x: m.one(x).softmax(1), "softmax"),
+        (lambda m, x: F.log_softmax(m.one(x), dim=-3), "log_softmax"),
+        (lambda m, x: m.softmax(m.one(x)), "softmax"),
+        (lambda m, x: m.group(m.one(x)), "group"),
+        (lambda m, x: m.one(x).softmax(-1), None),
+        (lambda m, x: m.single(m.one(x)), None),
+    ],
+)
+def test_channels_that_an_operation_takes_together_are_not_copied(rule, joint):
+    model = Net(
+        lambda m, x: m.fc(rule(m, x).mean((2, 3))),
+        one=conv(3, 4), softmax=nn.Softmax(1), group=nn.GroupNorm(1, 4), single=nn.GroupNorm(4, 4), fc=nn.Linear(4, 2),
+    )  # fmt: skip
+    group, state = free(model)[0], model.state_dict()
+    assert group.joint == joint
+    group.permute_(state, [2, 0, 3, 1])
+    for index in ([0, 1, 2, 3, 0], [0, 1, 2, 2], [0, 1, 2]):
+        if joint is None:
+            group.gather(state, index)
+        else:
+            with pytest.raises(ValueError, match=rf"{joint} takes the channels of one\.weight together: .* a copy or"):
+                group.gather(state, index)
+
+
 def test_resized_networks_know_their_sizes_and_share_what_was_shared():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
     model[3].weight = model[1].weight

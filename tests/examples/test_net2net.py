@@ -181,6 +181,20 @@ def test_a_channel_may_be_read_at_several_places():
     assert torch.allclose(source(x), target(x), rtol=1e-9)
 
 
+def test_channels_that_a_softmax_takes_together_are_not_widened():
+    def network(width):
+        return nn.Sequential(nn.Linear(3, width), nn.Softmax(1), nn.Linear(width, 2))
+
+    source, target = network(4), network(6)
+    untouched = deepcopy(target)
+    told = r"0\.weight \(4, 3\) -> \(6, 3\): cannot widen: _1 takes its channels together"
+    with pytest.raises(ValueError, match=told):
+        WIDER(source, target)
+    assert same(target, untouched)
+    WIDER(source, equal := network(4))
+    assert same(source, equal)
+
+
 @pytest.mark.parametrize(
     ("target", "told"),
     [
