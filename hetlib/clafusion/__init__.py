@@ -109,22 +109,11 @@ def fuse(
     ----------
     Nguyen et al., ICASSP 2023, sections 3 and 4; more than two networks as in its released code.
     """
-    choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
-    choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
-    for kind, (given, valid) in choices.items():
-        if given not in valid:
-            raise unknown(kind, given, valid)
-    if not 0 <= step <= 1:
-        raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
-    if balance == "merge" and len(models) > 2:
-        raise ValueError(f"{len(models)} networks are balanced by adding layers")
-    first, *others = _sorted(models)
-    _check_images([first, *others], images)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS}
-    if scheme == "naive" and plans:
-        raise ValueError(f"an average without transport takes no {', '.join(plans)}")
-    plans["input_side"] = input_side
+    _check_settings(len(models), step, scheme, balance, relu, input_side, plans)
+    first, *others = _sorted(models)
+    _check_images([first, *others], images)
     maps = [map_layers(first, other, images, **how) for other in others]
     if balance == "merge":
         first, balanced = eval_chain(merge_layers(maps[0], images, relu)), others
@@ -134,6 +123,7 @@ def fuse(
         if len(others) == 1:
             return average([balanced[0].model, first.model], images, (step, 1 - step))
         return average([found.model for found in (first, *balanced)], images)
+    plans["input_side"] = input_side
     if len(others) == 1:
         return transport_neurons(first, balanced[0], images, step, **plans)
     if scheme == "iterative":
@@ -230,6 +220,22 @@ def _write_(
         fills.append(Fill(layer, out, state[name], note=note, source=taken.get(layer)))
     pairs = [Pair(mine, theirs) for mine, theirs in taken.items()]
     return Transfer(lambda context: pairs, (lambda context, pairs: fills,))(source, target)
+
+
+def _check_settings(
+    count: int, step: float, scheme: str, balance: str, relu: str, input_side: str, plans: dict[str, Any]
+) -> None:
+    choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
+    choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
+    for kind, (given, valid) in choices.items():
+        if given not in valid:
+            raise unknown(kind, given, valid)
+    if not 0 <= step <= 1:
+        raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
+    if balance == "merge" and count > 2:
+        raise ValueError(f"{count} networks are balanced by adding layers")
+    if scheme == "naive" and plans:
+        raise ValueError(f"an average without transport takes no {', '.join(plans)}")
 
 
 def _sorted(models: Sequence[Network]) -> list[Chain]:

@@ -60,6 +60,8 @@ class Transport:
         how: dict[str, Any] = {"by": self.by, "metric": self.metric, "after_relu": self.after_relu, "tie": self.tie}
         plans = neuron_plans(source, target, context.images, **how, last=self.last, reg=self.reg)
         ours, theirs = ([layer.module.weight for layer in found.layers] for found in (source, target))
+        # All layers move, paired or not, since a layer's inputs follow the plans of those that feed it. With step 0
+        # nothing of the target's weights is mixed in: the blend of the sentence does that.
         names, feeds = [layer.name for layer in target.layers], source.feeds()
         moved = fuse_weights(ours, theirs, plans, 0.0, feeds=feeds, input_side=self.input_side, names=names)
         paired = {pair.target for pair in pairs}

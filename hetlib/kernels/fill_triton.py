@@ -159,6 +159,8 @@ def _write(
     RESAMPLED: tl.constexpr,
     INDEXED: tl.constexpr,
 ):
+    # A program first looks for its fill: the last of those whose first program is not beyond it. Counting them takes
+    # one comparison a fill, all at once. Then it reads that fill's fields.
     slots = tl.arange(0, SLOTS)
     program = tl.program_id(0)
     fill = tl.sum((tl.load(table + slots) <= program).to(tl.int32), 0) - 1
@@ -188,6 +190,8 @@ def _write(
     t = tl.where(tap_fastest, minor, major)
     out += o * tl.load(field + 1)
 
+    # Which slice of the source comes here: cyclic, (o mod O_s, i mod I_s), or what the index says. Numbers count slices
+    # row by row, the source's first and those of the base behind them.
     row = o % outputs
     number = i
     of_weight = inside
@@ -208,6 +212,7 @@ def _write(
     if source_area == 0:
         value = tl.load(weight + offset + t * weight_tap, of_weight, 0).to(OUT)
     else:
+        # Another kernel size is a linear map of the taps: each one written is a weighted sum over all those read.
         coefficients = (table + tl.load(field + 15)).to(tl.pointer_type(tl.float64), bitcast=True)
         total = tl.zeros((BLOCK,), REAL)
         for u in range(source_area):

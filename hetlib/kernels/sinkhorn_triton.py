@@ -171,6 +171,8 @@ def _fit(
     REAL: tl.constexpr,
 ):
     """Fits the potentials of one side to those of the other, and tells what mass was in a wrong place."""
+    # The new potential of row i is -unit * log2(n * sum_j 2^((other_j - cost_ij) / unit)). The sum is taken tile by
+    # tile, relative to the largest exponent so far, so that no power overflows and the costs are read only once.
     lanes = tl.arange(0, OWN)
     others = tl.arange(0, OTHER)
     offsets = lanes[:, None] * own_stride + others[None, :] * other_stride

@@ -83,6 +83,7 @@ def define(texts: Mapping[str, str]) -> None:
 
 
 def _add(name: str, value: Any, texts: dict[str, str]) -> None:
+    """Add the text of a name to `texts`, behind those of all names that it uses."""
     if name in texts:
         return
     texts[name] = ""  # two functions that call each other end here
@@ -102,6 +103,7 @@ def _add(name: str, value: Any, texts: dict[str, str]) -> None:
 
 
 def _text(name: str, value: Any) -> str:
+    """A statement that gives a name its value: an import, a definition, a literal, or else a pickle."""
     if isinstance(value, ModuleType):
         return f"import {value.__name__} as {name}"
     if hasattr(value, "__qualname__") and value.__module__ in MAIN:
@@ -134,6 +136,8 @@ def _source(thing: Any) -> ast.stmt:
 def _global_names(text: str) -> set[str]:
     """The names that a text reads from the module that it stands in."""
 
+    # Python's own tables of symbols, one for each scope, say which names are not local to it. In the outermost scope
+    # these are the names that are read and never assigned there.
     def read(table: symtable.SymbolTable) -> Iterator[str]:
         for symbol in table.get_symbols():
             outermost = table.get_type() == "module" and not symbol.is_assigned()
@@ -146,6 +150,7 @@ def _global_names(text: str) -> set[str]:
 
 
 def _check_closure(thing: type | FunctionType) -> None:
+    """Raise if a function, or a method of a class, reads a variable of the function that it was made in."""
     functions = [thing] if isinstance(thing, FunctionType) else [*vars(thing).values()]
     for each in functions:
         # Methods that `dataclass` makes have closures as well, of its own.

@@ -49,6 +49,9 @@ def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool =
         return list(range(n))
     last = min(last, n)  # only of a single layer more may be pinned than there are
     table = least_costs(cost[first : m - last, first : n - last], (0, 0)).tolist()
+    # Read the map back from the last free layer to the first. Among the first `end` deep layers, the least cost for k
+    # shallow ones stays the same without the last of them exactly if the last is not needed: drop it. What is left then
+    # ends in the partner of layer k, and the layers before it share the deep layers above it.
     free: list[int] = []
     end = len(table)
     for k in range(n - first - last, 0, -1):
@@ -84,6 +87,8 @@ def least_costs(cost: Tensor, pins: tuple[int, int] = (1, 1)) -> Tensor:
     deep, shallow = torch.arange(m).unsqueeze(1), torch.arange(n)
     forbidden = (shallow < first) & (deep != shallow) | (shallow >= n - last) & (deep != shallow + m - n)
     pairs = cost.double().masked_fill(forbidden.to(cost.device), inf)
+    # best[l, k] is the least cost of k shallow layers among the first l deep ones. Either the last of these has no
+    # partner, or it is that of the last shallow layer: best[l, k] = min(best[l-1, k], best[l-1, k-1] + cost[l-1, k-1]).
     best = pairs.new_full((m + 1, n + 1), inf)
     best[:, 0] = 0
     for end in range(m):

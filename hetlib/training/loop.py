@@ -253,6 +253,8 @@ class Loop:
         ValueError
             If it is another training's; nothing is changed then.
         """
+        # Four things decide the next epoch: weights, the optimiser's moments, the order and augmentation (`generator`),
+        # and dropout, which draws from torch's global generators (`_drawn`). Learning rates follow from the history.
         checkpoints.check(str(path), facts.get("identity", {}), self.identity)
         self.history = History(**facts["history"])
         self.model.load_state_dict(checkpoints.under("model", tensors))
