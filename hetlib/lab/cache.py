@@ -1,22 +1,25 @@
 """What was expensive to compute, kept under a key made of its configuration and of the code that computes it."""
 
+import ast
 import hashlib
+import inspect
 import json
 import os
 import shutil
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hetlib import files
-from hetlib.lab.code import sources
 from hetlib.lab.definitions import name_of
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
@@ -167,3 +170,33 @@ def _plain(value: Any) -> Any:
     raise TypeError(
         f"{value!r} ({type(value).__name__}) has no plain form: use numbers, text, lists, dicts or dataclasses"
     )
+
+
+def sources(part: Any) -> Iterator[str]:
+    """The code of a module, class, function or text, or of a package's modules, without comments and docstrings."""
+    try:
+        if isinstance(part, str):
+            yield _bare(part)
+        elif isinstance(part, ModuleType):
+            file = Path(part.__file__ or "")
+            for module in sorted(file.parent.rglob("*.py")) if hasattr(part, "__path__") else [file]:
+                yield _bare(module.read_text(encoding="utf-8"))
+        else:
+            yield _bare(textwrap.dedent(inspect.getsource(part)))
+    except (AttributeError, OSError, SyntaxError, TypeError, UnicodeError) as error:
+        raise TypeError(f"the source of {part!r} cannot be read: pass its module, or a plain function") from error
+
+
+@lru_cache(maxsize=256)
+def _bare(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:]
+    return ast.dump(tree)

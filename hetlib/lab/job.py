@@ -1,9 +1,13 @@
 """A training described as data, and what its result depends on."""
 
+import ast
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -12,9 +16,12 @@ from torch import nn
 
 from hetlib import data, zoo
 from hetlib.data import Images
-from hetlib.lab.code import code_of, imported
 from hetlib.lab.definitions import MAIN, define, inside, named, script
 from hetlib.training import Recipe
+
+LAUNCHES = {"hetlib.kernels.fill_triton", "hetlib.kernels.sinkhorn_triton"}
+NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.lab", "hetlib.transfer.report", *LAUNCHES}
+"""What names, keeps or shows things, and launches, which do on a GPU what their torch twins do elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +156,43 @@ def uses(job: Job) -> tuple[ModuleType | str, ...]:
     modules = {base.__module__ for thing in things for base in getattr(thing, "__mro__", [thing])} - MAIN
     modules |= {"hetlib.data", "hetlib.training", "hetlib.zoo", *imported("\n".join(texts))}
     return code_of(*sorted(modules)) + texts
+
+
+@lru_cache(maxsize=64)
+def code_of(*names: str) -> tuple[ModuleType, ...]:
+    """Some modules by full name, and all of hetlib that they import, in order of name.
+
+    What no number depends on is left out, and modules without a source; a package stands for all of its modules.
+    """
+    found: dict[str, ModuleType] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in NUMBERLESS or name.startswith("hetlib.lab."):
+            continue
+        module = import_module(name)
+        if (getattr(module, "__file__", None) or "").endswith(".py"):
+            found[name] = module
+            waiting += imported(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    return tuple(found[name] for name in sorted(found))
+
+
+def imported(source: str) -> list[str]:
+    """Full names of the modules of hetlib that a source imports from."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.split(".")[0] == "hetlib"]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hetlib":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                names.append(whole if _is_module(str(node.module), whole) else str(node.module))
+    return names
+
+
+def _is_module(package: str, name: str) -> bool:
+    """Whether what is imported from somewhere is a module, and not something in one."""
+    return hasattr(import_module(package), "__path__") and find_spec(name) is not None
 
 
 def asked(job: Job) -> tuple[dict[str, Any], tuple[ModuleType | str, ...]]:
