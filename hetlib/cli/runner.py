@@ -24,6 +24,9 @@ from hetlib.lab import notebooks, records
 from hetlib.lab.cache import Cache
 from hetlib.lab.notebooks import PRESETS
 
+PATIENCE = 600
+"""Seconds that a kernel may take to start, or to send what a cell printed: a busy machine is no error."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -230,7 +233,8 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             kernel_name="python3",
             kernel_manager_class=_kernel(task, cores),
             progress_bar=False,
-            iopub_timeout=120,  # a busy machine is no error; the default is 4 seconds
+            start_timeout=PATIENCE,
+            iopub_timeout=PATIENCE,
             on_cell_start=on_cell,
         )
     except PapermillExecutionError as error:

@@ -16,7 +16,7 @@ PROGRAM = f"""
 import sys
 sys.modules |= dict.fromkeys({ABSENT!r})
 from benchmarks.gpu import main
-sys.exit(main(toy=True))
+sys.exit(main(toy=True, budget=float("inf")))
 """
 
 

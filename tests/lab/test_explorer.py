@@ -434,7 +434,7 @@ def test_an_executed_notebook_holds_one_plain_picture_no_widget_and_every_error(
     monkeypatch.setenv("HETLIB_HEADLESS", "1")
     cells = [CODE, "made.set(order='shuffle');", "made.set(order='lost')"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=600, kernel_name="python3", allow_errors=True).execute()
+    NotebookClient(notebook, timeout=600, startup_timeout=600, kernel_name="python3", allow_errors=True).execute()
     shown, changed, failed = (cell.outputs for cell in notebook.cells)
     assert [list(output.data) for output in shown] == [["image/png", "text/plain"]]
     assert shown[0].data["text/plain"] == "[shuffle]", "the picture is replaced in place"

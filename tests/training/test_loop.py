@@ -1,10 +1,10 @@
 """The loop learns, repeats itself to the bit, and survives being killed at any moment."""
 
 import math
+import multiprocessing
+import os
+import pkgutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -186,37 +186,55 @@ def test_dropout_resumes_too(digits, tmp_path):
     assert same(whole, resumed)
 
 
-SCRIPT = """
-import sys, torch
-torch.set_num_threads(1)
-from hetlib import zoo
-from hetlib.data import few_shot, load
-from hetlib.training import fit
-torch.manual_seed(0)
-model = zoo.build("plainnet5", in_channels=1, width=0.125, kernel_size=3)
-history = fit(model, few_shot(load("digits"), 20), load("digits", "test"), epochs=12, lr=0.05, precision="fp32",
-              checkpoint=sys.argv[1] or None)
-print([v.double().sum().item() for v in model.state_dict().values()], history)
-"""
+KILLED_AT = [
+    ("hetlib.training.loop.normalise", 1),  # in the first epoch, before there is a checkpoint
+    ("hetlib.files.os.fsync", 0),  # while the first checkpoint is written
+    ("hetlib.files.os.replace", 1),  # a whole second checkpoint lies beside the first
+    ("hetlib.training.loop.normalise", 5),  # in the middle of a later epoch
+    ("hetlib.training.loop.evaluate", 2),  # after an epoch that no checkpoint holds yet
+    ("hetlib.files.os.fsync", 3),
+]
+"""What is called when the process is killed, and after how many calls of it; each process goes on from the last."""
 
 
-def test_killed_at_any_moment_it_ends_in_the_same_numbers(tmp_path):
-    command = [sys.executable, "-c", SCRIPT]
-    expected = subprocess.run([*command, ""], capture_output=True, text=True, check=True).stdout
-    path = tmp_path / "run.safetensors"
-    kills = 0
-    for wait in (0.0, 0.03, 0.011, 0.05, 0.02):
-        process = subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        before = path.stat().st_mtime_ns if path.exists() else 0
-        while process.poll() is None and (not path.exists() or path.stat().st_mtime_ns == before):
-            time.sleep(0.001)
-        time.sleep(wait)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        load_tensors(path)
-    assert kills >= 2
-    assert subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout == expected
+def long_training(path, images, test):
+    model = net()
+    return model, fit(model, images, test, QUICK, epochs=12, checkpoint=path)
+
+
+def killed_training(path, where, calls):
+    """Train until a function is called once more than `calls` times; then this process is killed."""
+    owner, _, name = where.rpartition(".")
+    owner = pkgutil.resolve_name(owner)
+    real, left = getattr(owner, name), iter([True] * calls)
+
+    def counted(*args, **options):
+        if not next(left, False):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **options)
+
+    setattr(owner, name, counted)
+    long_training(path, few_shot(load("digits"), 20), load("digits", "test"))
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_numbers(digits, tmp_path):
+    expected, history = long_training(None, *digits)
+    # One process imports everything, and those that are killed are forked from it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    path, epochs = tmp_path / "run.safetensors", [0]
+    for where, calls in KILLED_AT:
+        process = context.Process(target=killed_training, args=(path, where, calls))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        epochs.append(len(load_tensors(path)[1]["history"]["loss"]) if path.exists() else 0)
+    assert epochs[1:3] == [0, 0]
+    assert epochs == sorted(epochs)
+    assert 0 < epochs[-1] < 12
+    model, resumed = long_training(path, *digits)
+    assert resumed == history
+    assert same(model, expected)
 
 
 def test_a_damaged_checkpoint_is_named_and_training_starts_again(digits, tmp_path):
