@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from hetlib.kernels.blend import mixed
 from hetlib.kernels.fill import BITS, Fill, gather_slices, resampled, sizes
 
 TYPES = ({torch.float16, torch.bfloat16, torch.float32}, {torch.float32, torch.float64})
@@ -26,8 +27,9 @@ def write(fills: Sequence[Fill]) -> None:
 
     On the CPU each fill is written by itself: a cyclic stack by copies that double what is there, an index by one
     gather. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
-    kernel's numbers, of strides that do not let H and W be one axis, those that keep a part of what is there (`alpha`),
-    and those that a gradient is asked of.
+    kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
+
+    Fills that keep a part of what is there (`alpha`) are mixed all at once: see `hetlib.kernels.blend.mixed`.
 
     Parameters
     ----------
@@ -45,7 +47,9 @@ def write(fills: Sequence[Fill]) -> None:
     for fill in fills:
         _check(fill)
     last = {(fill.out.data_ptr(), fill.out.shape, fill.out.stride()): fill for fill in fills}
-    apart = _apart(list(last.values()))
+    blended = [fill for fill in last.values() if _blends(fill)]
+    values = mixed(blended, [_new(fill) for fill in blended])
+    apart = _apart([fill for fill in last.values() if not _blends(fill)])
     together = [fill for fill in apart if _in_launch(fill)]
     if together:
         from hetlib.kernels import fill_triton
@@ -55,7 +59,9 @@ def write(fills: Sequence[Fill]) -> None:
         torch.autograd.graph.increment_version([fill.out for fill in together])
     for fill in apart:
         if fill not in together:
-            _write(fill)
+            _write(fill.out, fill)
+    for fill, value in zip(blended, values, strict=True):
+        fill.out.copy_(value)
 
 
 def _check(fill: Fill) -> None:
@@ -81,8 +87,6 @@ def _check(fill: Fill) -> None:
 
 
 def _in_launch(fill: Fill) -> bool:
-    if isinstance(fill.alpha, Tensor) or fill.alpha != 0:
-        return False
     tensors = [tensor for tensor in (fill.out, fill.weight, fill.base) if tensor is not None]
     if not _on_gpu(fill) or len({tensor.device for tensor in tensors}) > 1:
         return False
@@ -138,19 +142,21 @@ def _apart(fills: list[Fill]) -> list[Fill]:
     ]
 
 
-def _write(fill: Fill) -> None:
-    if not isinstance(fill.alpha, Tensor) and fill.alpha == 0:
-        _replace_(fill.out, fill)
-        return
+def _blends(fill: Fill) -> bool:
+    return isinstance(fill.alpha, Tensor) or fill.alpha != 0
+
+
+def _new(fill: Fill) -> Tensor:
+    """What a fill brings: the weight itself where it fits as it is."""
+    fits = fill.weight.shape == fill.out.shape and fill.weight.device == fill.out.device
+    if fits and fill.index is None and fill.resample is None:
+        return fill.weight
     new = torch.empty_like(fill.out)
-    _replace_(new, fill)
-    share = fill.alpha
-    if isinstance(share, Tensor):
-        share = share.to(fill.out).view(-1, *[1] * (fill.out.dim() - 1)) if share.dim() else share.to(fill.out)
-    fill.out.copy_(torch.lerp(new, fill.out, share))
+    _write(new, fill)
+    return new
 
 
-def _replace_(out: Tensor, fill: Fill) -> None:
+def _write(out: Tensor, fill: Fill) -> None:
     weight = resampled(fill, fill.weight)
     if fill.index is None:
         _stack_(out, weight)

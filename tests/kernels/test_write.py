@@ -137,6 +137,83 @@ def test_kernels_that_make_another_size_are_named():
         write([Fill("", draw(1, 1, 7, 7), draw(1, 1, 3, 3), partial(resize_kernel, size=5))])
 
 
+def ring(count, *shapes, dtype=torch.float32):
+    """Networks of tensors of these shapes, each of which takes from the one before it, and what they all become."""
+    nets = [[draw(*shape, seed=10 * n + m, dtype=dtype) for m, shape in enumerate(shapes)] for n in range(count)]
+    shares = [
+        torch.rand(len(shapes), generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in range(count)
+    ]
+    fills = [
+        Fill("", out, weight, alpha=share)
+        for n in range(count)
+        for out, weight, share in zip(nets[n], nets[n - 1], shares[n], strict=True)
+    ]
+    real = torch.promote_types(dtype, torch.float32)
+    mixed = lambda fill: fill.alpha * fill.out.to(real) + (1 - fill.alpha) * fill.weight.to(real)
+    return fills, [mixed(fill).to(dtype) for fill in fills]
+
+
+def check_rings(count, dtype):
+    fills, expected = ring(count, (3, 2, 3, 3), (7,), (), (40, 30), dtype=dtype)
+    write(fills)
+    assert all(torch.equal(fill.out, wanted) for fill, wanted in zip(fills, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_ring_is_mixed_as_if_all_were_read_before_any_is_written(count, dtype):
+    check_rings(count, dtype)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.71])
+def test_two_that_take_from_one_another_become_equal(share):
+    first, second = draw(50, 20), draw(50, 20, seed=1)
+    write([Fill("", first, second, alpha=share), Fill("", second, first, alpha=round(1 - share, 2))])
+    assert torch.equal(first, second)
+
+
+def check_shares():
+    """Numbers, tensors of one number, one number for each output channel; of several types; and other fills beside."""
+    own, new = draw(4, 3, 3, 3), draw(4, 3, 3, 3, seed=1)
+    vector = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    outs = [own.clone() for _ in range(5)]
+    whole = torch.zeros(4, 3, 3, 3)
+    fills = [
+        Fill("", outs[0], new, alpha=0.25),
+        Fill("", outs[1], new, alpha=torch.tensor(0.25)),
+        Fill("", outs[2], new, alpha=vector),
+        Fill("", outs[3], new.double(), alpha=vector.double()),
+        Fill("", outs[4], new[:2, :2], alpha=vector),
+        Fill("", whole, outs[0]),
+    ]
+    write(fills)
+    spread = vector.view(4, 1, 1, 1)
+    assert torch.equal(outs[0], 0.25 * own + 0.75 * new)
+    assert torch.equal(outs[1], outs[0])
+    assert torch.equal(outs[2], spread * own + (1 - spread) * new)
+    torch.testing.assert_close(outs[3], outs[2])
+    smaller = new[[0, 1, 0, 1]][:, [0, 1, 0]]
+    assert torch.equal(outs[4], spread * own + (1 - spread) * smaller)
+    assert torch.equal(whole, own)
+
+
+def test_shares_of_all_kinds():
+    check_shares()
+
+
+def test_whole_numbers_are_mixed_and_cut():
+    count = torch.tensor(10)
+    write([Fill("", count, torch.tensor(5), alpha=0.5)])
+    assert count == 7
+
+
+def test_a_mixture_has_a_gradient():
+    out, wanted = torch.zeros(2, 2), draw(2, 2).requires_grad_()
+    write([Fill("", out, wanted, alpha=0.25)])
+    out.sum().backward()
+    assert torch.equal(wanted.grad, torch.full((2, 2), 0.75))
+
+
 @outer
 def test_the_launch_under_triton_s_interpreter():
     run_launches(__file__)

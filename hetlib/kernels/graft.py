@@ -1,0 +1,99 @@
+"""How much of its own weights a network keeps when it takes in those of another: filter grafting's coefficient."""
+
+from collections.abc import Sequence
+from math import pi
+
+import torch
+from torch import Tensor
+
+from hetlib.kernels.entropy import entropies
+
+
+def coefficient(
+    own: Tensor | float, donor: Tensor | float, a: float = 0.4, c: float = 500.0, decimals: int | None = 2
+) -> Tensor:
+    """The share of its own weights that a layer keeps: ``a / pi * arctan(c * (own - donor)) + 0.5``.
+
+    Parameters
+    ----------
+    own, donor : Tensors of any shapes that broadcast
+        Entropies, or other numbers that measure how much a layer's and its donor's weights carry.
+    a : float
+        From 0 to 1. Shares lie between ``0.5 - a / 2`` and ``0.5 + a / 2``; 0 gives a plain average.
+    c : float
+        How soon a difference tells: with the paper's 500 the arctan is almost a step.
+    decimals : int or None
+        How many the result is rounded to, half to even as in the released code; None does not round.
+
+    Returns
+    -------
+    Tensor, float64
+
+    Raises
+    ------
+    ValueError
+        If `a` is not from 0 to 1.
+
+    Notes
+    -----
+    Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020, equation 6.
+    """
+    check(a)
+    first, second = (torch.as_tensor(numbers, dtype=torch.float64) for numbers in (own, donor))
+    share = a / pi * torch.arctan(c * (first - second)) + 0.5
+    return share if decimals is None else share.round(decimals=decimals)
+
+
+def entropy_coefficients(
+    own: Sequence[Tensor],
+    donor: Sequence[Tensor],
+    a: float = 0.4,
+    c: float = 500.0,
+    decimals: int | None = 2,
+    bins: int = 10,
+) -> Tensor:
+    """The coefficients of layers from the entropies of their weights and of their donors'.
+
+    A tensor that is given several times, such as one that is both a layer's own and another one's donor, is measured
+    once.
+
+    Parameters
+    ----------
+    own, donor : sequences of Tensors
+        The n-th of one meets the n-th of the other. See `hetlib.kernels.weight_entropy`.
+    a, c, decimals
+        See `coefficient`.
+    bins : int
+        See `hetlib.kernels.weight_entropy`.
+
+    Returns
+    -------
+    Tensor of shape (len(own),), float64
+        On the device of the weights.
+
+    Raises
+    ------
+    ValueError
+        If the sequences differ in length; as `coefficient` does, or as `hetlib.kernels.weight_entropy` does of
+        ``own[n]`` or ``donor[n]``.
+    """
+    if len(own) != len(donor):
+        raise ValueError(f"{len(own)} weights of its own and {len(donor)} of the donor")
+    check(a)
+    weights = [*own, *donor]
+    names = [f"{side}[{n}]" for side in ("own", "donor") for n in range(len(own))]
+    keys = [(weight.data_ptr(), weight.dtype, weight.shape, weight.stride()) for weight in weights]
+    first: dict[tuple, int] = {}
+    for n, key in enumerate(keys):
+        first.setdefault(key, n)
+    found = entropies([weights[n] for n in first.values()], bins, [names[n] for n in first.values()])
+    row = {key: n for n, key in enumerate(first)}
+    meeting = torch.tensor([row[key] for key in keys], dtype=torch.int64, device=found.device).view(2, len(own))
+    ours, theirs = found[meeting]
+    return coefficient(ours, theirs, a, c, decimals)
+
+
+def check(a: float) -> None:
+    """Refuse a scale that would let shares be negative."""
+    if not 0 <= a <= 1:
+        raise ValueError(f"a {a} is not from 0 to 1")
