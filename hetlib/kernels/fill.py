@@ -37,6 +37,8 @@ class Fill:
         What happens, in the report's words; or why the layer keeps its values.
     source : str or None
         Name of the source's layer that `weight` comes from; None where it comes from none.
+    kind : {"", "convolution", "linear layer", "norm", "other"}
+        What the target's layer is, for blends that tell kinds apart; empty until a blend is about to be asked.
     """
 
     layer: str
@@ -48,6 +50,7 @@ class Fill:
     alpha: float | Tensor = 0.0
     note: str = ""
     source: str | None = None
+    kind: str = ""
 
     @property
     def keeps(self) -> bool:

@@ -170,11 +170,11 @@ def report(
     for fill in fills:
         by_layer.setdefault(fill.layer, []).append(fill)
     layers = dict(leaves(flatten(target)))
-    listed = {name: layer for name, layer in layers.items() if name in by_layer or _kind(layer) in COUNTED}
+    listed = {name: layer for name, layer in layers.items() if name in by_layer or kind_of(layer) in COUNTED}
     listed |= {name: target.get_submodule(name) for name in by_layer if name not in layers}
     rows = tuple(_row(name, layer, by_layer.get(name, []), source, pairs.get(name)) for name, layer in listed.items())
     givers = {row.source for row in rows}
-    given = [(name, layer) for name, layer in leaves(flatten(source)) if name in givers or _kind(layer) in COUNTED]
+    given = [(name, layer) for name, layer in leaves(flatten(source)) if name in givers or kind_of(layer) in COUNTED]
     return TransferReport(method, rows, tuple((name, _weight_shape(layer)) for name, layer in given))
 
 
@@ -193,10 +193,11 @@ def _row(name: str, layer: nn.Module, fills: list[Fill], source: nn.Module, part
     if not notes and not written:
         notes = "kept: paired with no source layer" if partner is None else f"kept: no step feeds it from {partner}"
     shape = None if giver is None else _weight_shape(source.get_submodule(giver))
-    return Row(name, _weight_shape(layer), giver, shape, notes or "written", _kind(layer), bool(written))
+    return Row(name, _weight_shape(layer), giver, shape, notes or "written", kind_of(layer), bool(written))
 
 
-def _kind(layer: nn.Module) -> str:
+def kind_of(layer: nn.Module | None) -> str:
+    """What a layer is, in the words of `Row.kind`."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         return "convolution"
     if isinstance(layer, nn.Linear):

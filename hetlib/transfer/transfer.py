@@ -24,7 +24,7 @@ from hetlib.chain.nested import check
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
-from hetlib.transfer.report import TransferReport, described, report
+from hetlib.transfer.report import TransferReport, described, kind_of, report
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,10 @@ class Transfer:
         _check_pairs(context, pairs)
         fills = [fill for fit in self.fits for fill in fit(context, pairs)]
         _check_fills(context.target, fills)
-        return pairs, _blended(fills, self.blend)
+        if callable(self.blend):
+            modules = dict(context.target.named_modules(remove_duplicate=False))
+            fills = [replace(fill, kind=kind_of(modules.get(fill.layer))) for fill in fills]
+        return pairs, blended(fills, self.blend)
 
 
 @contextmanager
@@ -217,8 +220,15 @@ def _check_fills(target: nn.Module, fills: list[Fill]) -> None:
                 raise ValueError(f"{fill.layer}: kernels are resampled to {tuple(found)}, not {tuple(wanted)}")
 
 
-def _blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:
-    """The fills with their share of the target's own values."""
+def blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:
+    """The fills with their share of the target's own values; those of several targets can be blended together.
+
+    Raises
+    ------
+    ValueError
+        If the blend gives another number of coefficients than there are fills that write, or one that is not from 0 to
+        1, or a tensor is of a type that has no fractions.
+    """
     if not callable(blend) and blend == 0:
         return fills
     writing = [fill for fill in fills if not fill.keeps]

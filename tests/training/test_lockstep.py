@@ -10,8 +10,8 @@ from torch import nn
 
 from hetlib import zoo
 from hetlib.data import few_shot, load, normalise
-from hetlib.files import load_tensors, save_tensors
-from hetlib.training import Frozen, Loop, Recipe, fit
+from hetlib.files import load_tensors
+from hetlib.training import Frozen, Lockstep, Loop, Recipe, fit
 
 RECIPE = Recipe(epochs=4, lr=0.05, precision="fp32", batch_size=64, schedule="one-cycle")
 
@@ -28,6 +28,17 @@ def net(seed=0, width=0.125):
         return nn.Sequential(nn.Dropout(0.1), inner)
 
 
+@torch.no_grad()
+def mix(ring):
+    """Every network goes half of the way to the mean of all; counts its calls."""
+    ring.memory["calls"] = ring.memory.get("calls", torch.tensor(0)) + 1
+    for values in zip(*(loop.model.parameters() for loop in ring.loops), strict=True):
+        mean = torch.stack(values).mean(0)
+        for value in values:
+            value.lerp_(mean, 0.5)
+    return {"epoch": ring.epochs, "accuracy": [history.top1[-1] for history in ring.histories]}
+
+
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
@@ -38,56 +49,73 @@ class TestLockStep:
     def loops(self, digits, seeds=(0, 1, 2)):
         return [Loop(net(seed), *digits, RECIPE.changed(lr=0.05 / (1 + seed)), seed=seed) for seed in seeds]
 
-    def run(self, loops, epochs, graft=True):
-        for _ in range(epochs):
-            for loop in loops:
-                loop.epoch()
-            for loop in loops:
-                loop.evaluate()
-            if graft:
-                with torch.no_grad():
-                    for values in zip(*(loop.model.parameters() for loop in loops), strict=True):
-                        mean = torch.stack(values).mean(0)
-                        for value in values:
-                            value.lerp_(mean, 0.5)
-        return loops
-
-    def save(self, path, loops):
-        states = [loop.state() for loop in loops]
-        tensors = {f"{k}.{name}": value for k, (part, _) in enumerate(states) for name, value in part.items()}
-        save_tensors(path, tensors, {"loops": [facts for _, facts in states]})
-
-    def restore(self, path, loops):
-        tensors, meta = load_tensors(path)
-        for k, (loop, facts) in enumerate(zip(loops, meta["loops"], strict=True)):
-            own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{k}.")}
-            loop.restore(own, facts, path)
+    def ring(self, digits, graft=True, seeds=(0, 1, 2)):
+        return Lockstep(self.loops(digits, seeds), mix if graft else None)
 
     def test_an_interrupted_ring_ends_in_the_same_bits(self, digits, tmp_path):
-        whole = self.run(self.loops(digits), 4)
-        self.save(tmp_path / "ring", self.run(self.loops(digits), 2))
-        resumed = self.loops(digits)
-        self.restore(tmp_path / "ring", resumed)
-        self.run(resumed, 2)
-        for ours, theirs in zip(resumed, whole, strict=True):
-            assert ours.history == theirs.history
-            assert same(ours.model, theirs.model)
-            assert ours.finished
+        whole, path = self.ring(digits), tmp_path / "ring"
+        whole.run()
+        self.ring(digits).run(path, on_epoch=lambda ring: ring.epochs == 2)
+        resumed = self.ring(digits)
+        resumed.run(path)
+        assert resumed.histories == whole.histories
+        assert resumed.facts == whole.facts
+        assert torch.equal(resumed.memory["calls"], torch.tensor(4))
+        assert all(same(a.model, b.model) for a, b in zip(resumed.loops, whole.loops, strict=True))
+        assert resumed.finished
 
-    def test_without_grafting_each_comes_to_what_it_comes_to_alone(self, digits):
-        together = self.run(self.loops(digits), 4, graft=False)
-        for seed, loop in enumerate(together):
+    def test_without_a_step_between_each_comes_to_what_it_comes_to_alone(self, digits):
+        together = self.ring(digits, graft=False)
+        together.run()
+        for seed, loop in enumerate(together.loops):
             alone = net(seed)
             assert fit(alone, *digits, loop.recipe, seed=seed) == loop.history
             assert same(alone, loop.model)
-        assert not same(self.run(self.loops(digits), 4)[0].model, together[0].model)
+        grafted = self.ring(digits)
+        grafted.run()
+        assert not same(grafted.loops[0].model, together.loops[0].model)
 
     def test_the_generators_outside_are_left_alone(self, digits):
         torch.manual_seed(7)
         expected = torch.rand(3)
         torch.manual_seed(7)
-        self.run(self.loops(digits), 1)
+        self.ring(digits).epoch()
         assert torch.equal(torch.rand(3), expected)
+
+    def test_a_checkpoint_of_something_else_changes_nothing(self, digits, tmp_path):
+        self.ring(digits).run(tmp_path / "ring", on_epoch=lambda ring: True)
+        for other, message in (
+            (self.ring(digits, graft=False), "something else between epochs"),
+            (self.ring(digits, seeds=(0, 1)), "holds 3 trainings, not 2"),
+            (self.ring(digits, seeds=(0, 1, 3)), "started from other weights"),
+        ):
+            before = deepcopy(other.loops[0].model)
+            with pytest.raises(ValueError, match=message):
+                other.run(tmp_path / "ring")
+            assert same(other.loops[0].model, before)
+            assert other.epochs == 0
+
+    def test_a_damaged_checkpoint_is_named_and_not_used(self, digits, tmp_path):
+        ring = self.ring(digits)
+        ring.run(tmp_path / "ring", on_epoch=lambda ring: True)
+        content = (tmp_path / "ring").read_bytes()
+        (tmp_path / "ring").write_bytes(content[:-9])
+        again = self.ring(digits)
+        with pytest.warns(UserWarning, match="starts again from its first epoch"):
+            again.resume(tmp_path / "ring")
+        assert again.epochs == 0
+
+    def test_unequal_epochs_are_refused(self, digits):
+        loops = [Loop(net(), *digits, RECIPE.changed(epochs=epochs)) for epochs in (2, 3)]
+        with pytest.raises(ValueError, match=r"as many epochs each, got \[2, 3\]"):
+            Lockstep(loops)
+
+    def test_a_network_that_diverges_is_named(self, digits):
+        ring = self.ring(digits)
+        with torch.no_grad():
+            next(ring.loops[1].model.parameters()).fill_(torch.nan)
+        with pytest.raises(FloatingPointError, match="network 1 has diverged: its loss in epoch 1 is nan"):
+            ring.epoch()
 
     def test_another_trainings_state_changes_nothing(self, digits):
         one, other = self.loops(digits, (0, 1))

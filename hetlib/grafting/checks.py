@@ -1,0 +1,60 @@
+"""What networks of a ring have to be: several, of one architecture, with finite weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+def tensors_of(network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The floating tensors of a network, or of a state dict, by key: what a graft blends. Counters are left out."""
+    state = network.state_dict() if isinstance(network, nn.Module) else network
+    return {key: value for key, value in state.items() if value.is_floating_point()}
+
+
+def check_ring(networks: Sequence[nn.Module] | Sequence[Mapping[str, Tensor]], fewest: int = 2) -> None:
+    """Refuse networks that cannot graft.
+
+    Raises
+    ------
+    ValueError
+        If they are fewer than `fewest`, one stands twice, two differ in an entry (the first is named, with both
+        shapes), or a tensor on the CPU is not finite. On a GPU that would cost a wait for it.
+    """
+    if len(networks) < fewest:
+        raise ValueError(f"a ring needs at least {fewest} networks, got {len(networks)}")
+    if len({id(network) for network in networks}) < len(networks):
+        raise ValueError("a network stands in the ring twice: give copies")
+    states = [_described(network) for network in networks]
+    for k, state in enumerate(states[1:], start=1):
+        for key in [*states[0], *state]:
+            if states[0].get(key) != state.get(key):
+                here, there = (_words(each.get(key)) for each in (states[0], state))
+                raise ValueError(f"networks 0 and {k} differ in {key!r}: {here} and {there}; nothing was grafted")
+    for k, network in enumerate(networks):
+        _check_finite(k, tensors_of(network))
+
+
+def _described(network: Any) -> dict[str, Any]:
+    """What a network's entries are, by key: shape and type; or, of a lazy one, nothing but that."""
+    state = network.state_dict() if isinstance(network, nn.Module) else network
+    return {key: None if is_lazy(value) else (tuple(value.shape), value.dtype) for key, value in state.items()}
+
+
+def _words(entry: Any) -> str:
+    return "nothing" if entry is None else f"{entry[0]} of {str(entry[1]).removeprefix('torch.')}"
+
+
+def _check_finite(k: int, tensors: Mapping[str, Tensor]) -> None:
+    there = [(key, value.detach()) for key, value in tensors.items() if value.device.type == "cpu" and value.numel()]
+    if not there:
+        return
+    # The largest magnitudes of all tensors in one call: a NaN among the values makes one, an infinity is one.
+    largest = torch.stack([each.double() for each in torch._foreach_norm([value for _, value in there], torch.inf)])
+    bad = torch.nonzero(~largest.isfinite())[:, 0].tolist()
+    if bad:
+        key, value = there[bad[0]]
+        count = int((~value.isfinite()).sum())
+        raise ValueError(f"network {k}: {count} of {value.numel()} values of {key!r} are not finite; nothing was grafted")
