@@ -82,6 +82,15 @@ def only(nodes: list[Node], kind: type[nn.Module]) -> list[Node]:
     return kept
 
 
+def kind_of(module: nn.Module | None) -> str:
+    """What a module is: "convolution", "linear layer", "norm" or "other"."""
+    if isinstance(module, _ConvNd):
+        return "convolution"
+    if isinstance(module, nn.Linear):
+        return "linear layer"
+    return "norm" if isinstance(module, nn.modules.batchnorm._NormBase) else "other"
+
+
 def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, _ConvNd | _BatchNorm | nn.Linear) and module.weight is not None
 

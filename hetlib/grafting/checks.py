@@ -14,7 +14,7 @@ def tensors_of(network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if value.is_floating_point()}
 
 
-def check_ring(networks: Sequence[nn.Module] | Sequence[Mapping[str, Tensor]], fewest: int = 2) -> None:
+def check_ring(networks: Sequence[Any], fewest: int = 2) -> None:
     """Refuse networks that cannot graft.
 
     Raises
@@ -57,4 +57,6 @@ def _check_finite(k: int, tensors: Mapping[str, Tensor]) -> None:
     if bad:
         key, value = there[bad[0]]
         count = int((~value.isfinite()).sum())
-        raise ValueError(f"network {k}: {count} of {value.numel()} values of {key!r} are not finite; nothing was grafted")
+        raise ValueError(
+            f"network {k}: {count} of {value.numel()} values of {key!r} are not finite; nothing was grafted"
+        )

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
-from hetlib.chain.nested import check, flatten, leaves, only
+from hetlib.chain.nested import Leaf, check, flatten, kind_of, leaves, only
 from hetlib.grafting.blends import inherited, leaders
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.kernels.fill import Fill, keep
 from hetlib.kernels.graft import coefficient
 from hetlib.transfer import Context, Copy, Pair
-from hetlib.transfer.report import kind_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class CopyByScale:
         norms = {layer.name: layer.norm for layer in context.target_chain.layers}
         by_target = {pair.target: pair for pair in pairs}
         followed = False
-        for name, layer in only(flatten(context.target), nn.Conv2d):
+        for name, layer in leaves(only(flatten(context.target), nn.Conv2d)):
             norm = norms.get(name)
             if norm is None or name not in by_target or norm not in by_target:
                 yield keep(name, layer.weight, "no batch norm that scales follows it")
@@ -110,12 +109,12 @@ class Noise:
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """A fill for each convolution with an invalid filter; the source is not looked at."""
-        for name, weight in _convolutions(context.target):
-            new = weight.clone()
+        for name, layer in _convolutions(context.target):
+            weight, new = layer.weight, layer.weight.detach().clone()
             for j in torch.nonzero(sums(weight) < self.threshold)[:, 0].tolist():
                 drawn = torch.randn(weight.shape[1:], generator=context.generator)
                 new[j] += drawn.to(weight) * 0.975**self.epoch
-            yield from _changed(context.target, name, weight, new, "noise added to invalid filters")
+            yield _changed(name, weight, new, "noise added to invalid filters")
 
 
 @dataclass(frozen=True)
@@ -136,13 +135,13 @@ class Internal:
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """A fill for each convolution with an invalid filter; the source is not looked at."""
-        for name, weight in _convolutions(context.target):
+        for name, layer in _convolutions(context.target):
+            weight, new = layer.weight, layer.weight.detach().clone()
             strength = sums(weight)
             order = strength.argsort(stable=True)
             weak = order[: int((strength < self.threshold).sum())]
-            new = weight.clone()
-            new[weak] += weight[order.flip(0)[: len(weak)]]
-            yield from _changed(context.target, name, weight, new, "strong filters added to invalid ones")
+            new[weak] += weight.detach()[order.flip(0)[: len(weak)]]
+            yield _changed(name, weight, new, "strong filters added to invalid ones")
 
 
 def sums(weight: Tensor) -> Tensor:
@@ -160,22 +159,20 @@ def invalid_filters(model: nn.Module, threshold: float = 0.1) -> tuple[int, int]
     ----------
     Meng et al., CVPR 2020, section 1, and the released code.
     """
-    found = [sums(weight) for _, weight in _convolutions(model)]
+    found = [sums(layer.weight) for _, layer in _convolutions(model)]
     return sum(int((each < threshold).sum()) for each in found), sum(map(len, found))
 
 
-def _convolutions(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _convolutions(model: nn.Module) -> list[Leaf]:
     layers = list(leaves(only(flatten(model), nn.modules.conv._ConvNd)))
     check(layers, "target")
-    return [(name, layer.weight.detach()) for name, layer in layers]
+    return layers
 
 
-def _changed(model: nn.Module, name: str, old: Tensor, new: Tensor, note: str) -> Iterator[Fill]:
+def _changed(name: str, weight: Tensor, new: Tensor, note: str) -> Fill:
     """A fill of a layer's weight, if that changes."""
-    if torch.equal(old, new):
-        yield keep(name, model.get_submodule(name).weight, "no invalid filter")
-    else:
-        yield Fill(name, model.get_submodule(name).weight, new, note=note)
+    same = torch.equal(weight, new)
+    return keep(name, weight, "no invalid filter") if same else Fill(name, weight, new, note=note)
 
 
 @torch.no_grad()

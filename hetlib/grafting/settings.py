@@ -90,12 +90,12 @@ class Grafting:
             return Transfer(SameName(), (CopyByScale(),))
         if self.criterion == "activation":
             return Transfer(SameName(), (CopyByActivation(*how),))
-        blends = {"entropy": ByEntropy(*how), "l1": ByNorm(*how), "none": 0.5}
+        blends: dict[str, Any] = {"entropy": ByEntropy(*how), "l1": ByNorm(*how), "none": 0.5}
         return Transfer(SameName(), (Copy(),), blends[self.criterion])
 
     def __call__(
         self,
-        networks: Sequence[nn.Module] | Sequence[Mapping[str, Tensor]],
+        networks: Sequence[Any],
         images: Tensor | None = None,
         seed: int = 0,
         epoch: int = 0,
@@ -109,7 +109,7 @@ class Grafting:
     @torch.no_grad()
     def plan(
         self,
-        networks: Sequence[nn.Module] | Sequence[Mapping[str, Tensor]],
+        networks: Sequence[Any],
         images: Tensor | None = None,
         seed: int = 0,
         epoch: int = 0,
@@ -144,9 +144,11 @@ class Grafting:
             return [fill for net in networks for fill in sentence.plan(_whole(net), _whole(net), seed=seed)]
         if self.level == "network":
             return _means(networks)
-        donors: list[Any] = [networks[k - 1] for k in range(len(networks))]
+        donors = [networks[k - 1] for k in range(len(networks))]
         if self.align:
-            donors = [match_weights(_whole(a), _whole(b), seed=seed).model for a, b in zip(donors, networks, strict=True)]
+            donors = [
+                match_weights(_whole(a), _whole(b), seed=seed).model for a, b in zip(donors, networks, strict=True)
+            ]
         if self.named or not isinstance(networks[0], nn.Module):
             plans = [_by_key(a, b) for a, b in zip(donors, networks, strict=True)]
         else:

@@ -13,8 +13,10 @@ from hetlib.files import write
 from hetlib.lab import records
 from hetlib.lab.cache import Cache, canonical
 from hetlib.lab.definitions import name_of
+from hetlib.lab.group import Group
 from hetlib.lab.presets import Run
-from hetlib.lab.train import Job, begin_worker, default_processes, objective_of, survey
+from hetlib.lab.train import Job, Work, objective_of, survey
+from hetlib.lab.workers import begin_worker, default_processes
 from hetlib.training import fit
 
 STEPS, TESTED = 8, 1024  # training steps and test images that a probe takes its time from
@@ -55,7 +57,7 @@ class Estimate:
     __repr__ = __str__
 
 
-def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
+def estimate(jobs: Sequence[Work], run: Run) -> Estimate | None:
     """Before a run of hours: say how long its trainings will take and how much memory they want.
 
     The sum is left in the run's folder too, where ``hetlib run`` finds and prints it.
@@ -70,14 +72,15 @@ def estimate(jobs: Sequence[Job], run: Run) -> Estimate | None:
     return found
 
 
-def measure(jobs: Sequence[Job], cache: Cache, device: str = "cpu") -> Estimate:
+def measure(jobs: Sequence[Work], cache: Cache, device: str = "cpu") -> Estimate:
     """Estimate trainings: each kind that the cache lacks is probed for a few steps, in a process of its own.
 
     The sum over the processes is a guess that no process ever waits; the longest training is the least it can take.
     """
     missing, found = survey(jobs, cache)
-    costs = _probe_all({_kind(job): job for job in missing.values()}, device)
-    each = [costs[_kind(job)].seconds for job in missing.values()]
+    apart = [job.jobs if isinstance(job, Group) else (job,) for job in missing.values()]
+    costs = _probe_all({_kind(job): job for jobs in apart for job in jobs}, device)
+    each = [sum(costs[_kind(job)].seconds for job in jobs) for jobs in apart]
     processes = min(default_processes(device), len(each))
     seconds = max(sum(each) / processes, max(each)) if each else 0.0
     mib = processes * max((cost.mib for cost in costs.values()), default=0.0)

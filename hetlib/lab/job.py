@@ -93,7 +93,7 @@ class Job:
     def needs(self) -> tuple["Job", ...]:
         """The trainings whose networks this one takes, and which come before it."""
         found: list[Job] = []
-        for job in _jobs([self.sources, self.transfer, self.objective]):
+        for job in jobs_in([self.sources, self.transfer, self.objective]):
             if job not in found:
                 found.append(job)
         return tuple(found)
@@ -109,15 +109,25 @@ class Job:
             torch.manual_seed(self.seed)
             return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
 
+    @property
+    def work(self) -> float:
+        """How much there is to do: images times epochs."""
+        return self.recipe.epochs * len(self.load("train"))
+
     def __reduce__(self) -> tuple:
         """Pickled with the definitions of a notebook that it needs, so that any process can have it."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return _rebuilt, (script(_things(self)), pickle.dumps(values))
+        return reduced(self)
 
 
-def _rebuilt(texts: Mapping[str, str], values: bytes) -> Job:
+def reduced(value: Any) -> tuple:
+    """A dataclass for `__reduce__`, with the definitions of a notebook that it needs."""
+    values = {each.name: getattr(value, each.name) for each in fields(value)}
+    return _rebuilt, (type(value), script(_things(value)), pickle.dumps(values))
+
+
+def _rebuilt(kind: type, texts: Mapping[str, str], values: bytes) -> Any:
     define(texts)
-    return Job(**pickle.loads(values))
+    return kind(**pickle.loads(values))
 
 
 def _short(step: Any) -> str:
@@ -126,13 +136,13 @@ def _short(step: Any) -> str:
     return step.__name__ if isinstance(step, FunctionType) else type(step).__name__
 
 
-def _jobs(value: Any) -> Iterator[Job]:
+def jobs_in(value: Any) -> Iterator[Job]:
     """The jobs that stand in a value, without those that they need themselves."""
     if isinstance(value, Job):
         yield value
     else:
         for each in inside(value):
-            yield from _jobs(each)
+            yield from jobs_in(each)
 
 
 @lru_cache(maxsize=4)
@@ -140,12 +150,12 @@ def _load(name: str, split: str, options: tuple[tuple[str, Any], ...]) -> Images
     return data.load(name, split, **dict(options))
 
 
-def _things(job: Job) -> list[type | FunctionType]:
+def _things(job: Any) -> list[type | FunctionType]:
     """The classes and functions that a job names, and those that the jobs it needs do."""
     return [*dict.fromkeys(thing for thing in named(job) if thing is not Job)]
 
 
-def uses(job: Job) -> tuple[ModuleType | str, ...]:
+def uses(job: Any) -> tuple[ModuleType | str, ...]:
     """The code a result depends on: change any of it, comments apart, and the result is computed anew.
 
     That is the training, the data and the networks, and the source of every class and function that a job names: the
@@ -195,6 +205,6 @@ def _is_module(package: str, name: str) -> bool:
     return hasattr(import_module(package), "__path__") and find_spec(name) is not None
 
 
-def asked(job: Job) -> tuple[dict[str, Any], tuple[ModuleType | str, ...]]:
+def asked(job: Any) -> tuple[dict[str, Any], tuple[ModuleType | str, ...]]:
     """What a cache is asked for the result of a job."""
     return {"job": job}, uses(job)

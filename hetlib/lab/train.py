@@ -1,16 +1,12 @@
 """Trainings described as plain data: run once, found again, and spread over processes."""
 
-import multiprocessing
-import os
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -19,9 +15,12 @@ from hetlib import data
 from hetlib.data import Images
 from hetlib.lab.cache import Cache
 from hetlib.lab.definitions import portable
+from hetlib.lab.group import Group
 from hetlib.lab.job import Job, asked
-from hetlib.lab.presets import headless, unattended
-from hetlib.training import History, fit
+from hetlib.lab.presets import headless
+from hetlib.lab.workers import Here, default_processes, pool_of, progress
+from hetlib.training import History, Lockstep, Loop, fit
+from hetlib.training.checkpoint import under
 
 
 class Stopped(Exception):
@@ -34,6 +33,18 @@ class Trained:
 
     model: nn.Module
     history: History
+
+
+@dataclass(frozen=True)
+class TrainedGroup:
+    """What a group gives: its members as `Trained`, what happened between their epochs, and what was kept of that."""
+
+    members: tuple[Trained, ...]
+    facts: list[Any]
+    memory: dict[str, torch.Tensor]
+
+
+Work: TypeAlias = Job | Group
 
 
 def start(job: Job, cache: Cache) -> nn.Module:
@@ -63,17 +74,21 @@ def history_of(job: Job, cache: Cache) -> History | None:
     return None if kept is None else History(**kept[1]["history"])
 
 
+@overload
+def train(job: Job, cache: Cache, device: Any = ..., on_epoch: Any = ...) -> Trained: ...
+@overload
+def train(job: Group, cache: Cache, device: Any = ..., on_epoch: Any = ...) -> TrainedGroup: ...
 def train(
-    job: Job,
+    job: Work,
     cache: Cache,
     device: str | torch.device = "cpu",
     on_epoch: Callable[[History], bool | None] | None = None,
-) -> Trained:
+) -> Trained | TrainedGroup:
     """Run a job, or find its result; an interrupted run goes on from its last epoch.
 
     Parameters
     ----------
-    job : Job
+    job : Job or Group
         What to train.
     cache : Cache
         Where results and checkpoints are kept.
@@ -91,12 +106,12 @@ def train(
 
 
 def train_all(
-    jobs: Sequence[Job],
+    jobs: Sequence[Work],
     cache: Cache,
     device: str | torch.device = "cpu",
     processes: int | None = None,
     executor: Executor | None = None,
-) -> list[Trained]:
+) -> list[Any]:
     """Run many jobs, each once and after those whose networks it takes; of those that can begin, the longest first.
 
     Parameters
@@ -120,10 +135,10 @@ def train_all(
     return [_trained(job, *found[cache.key(*asked(job))]) for job in jobs]
 
 
-def survey(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str, Job]]:
+def survey(jobs: Iterable[Work], cache: Cache) -> tuple[dict[str, Work], dict[str, Work]]:
     """Jobs, and all that missing ones need, by key: those that are not kept yet, and those that are."""
-    missing: dict[str, Job] = {}
-    kept: dict[str, Job] = {}
+    missing: dict[str, Work] = {}
+    kept: dict[str, Work] = {}
     waiting = list(jobs)
     while waiting:
         job = waiting.pop()
@@ -136,18 +151,13 @@ def survey(jobs: Iterable[Job], cache: Cache) -> tuple[dict[str, Job], dict[str,
     return missing, kept
 
 
-def default_processes(device: str | torch.device) -> int:
-    """How many trainings run at a time: $HETLIB_PROCESSES, else the number of cores, and one on a GPU."""
-    return int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
-
-
 def train_missing(
-    jobs: Sequence[Job],
+    jobs: Sequence[Work],
     cache: Cache,
     device: str | torch.device = "cpu",
     processes: int | None = None,
     executor: Executor | None = None,
-) -> dict[str, Job]:
+) -> dict[str, Work]:
     """As `train_all`, but no network is loaded: gives the jobs that were run, by key."""
     missing, _ = survey(jobs, cache)
     needs = {key: {cache.key(*asked(each)) for each in job.needs} & missing.keys() for key, job in missing.items()}
@@ -159,7 +169,7 @@ def train_missing(
             "they name: a function without a name, or a class or function that stands inside another",
             stacklevel=2,
         )
-    with _progress(len(missing)) as show, _pool(executor, min(limit, apart)) as pool:
+    with progress(len(missing)) as show, pool_of(executor, min(limit, apart)) as pool:
         order, urgent = TopologicalSorter(needs), _urgency(missing, needs)
         order.prepare()
         ready: list[str] = []
@@ -179,93 +189,67 @@ def train_missing(
     return missing
 
 
-def _urgency(jobs: Mapping[str, Job], needs: Mapping[str, set[str]]) -> dict[str, float]:
+def _urgency(jobs: Mapping[str, Work], needs: Mapping[str, set[str]]) -> dict[str, float]:
     """How much work each job and the longest chain of those that wait for it are: epochs times images."""
     urgent = dict.fromkeys(jobs, 0.0)
     for key in reversed(tuple(TopologicalSorter(needs).static_order())):
-        urgent[key] += jobs[key].recipe.epochs * len(jobs[key].load("train"))
+        urgent[key] += jobs[key].work
         for needed in needs[key]:
             urgent[needed] = max(urgent[needed], urgent[key])
     return urgent
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar that a call moves one training further; the runner shows its own."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=unattended() or not total) as bar:
-        task = bar.add_task("training", total=total)
-        yield lambda label: bar.update(task, description=label, advance=1)
-
-
-@contextmanager
-def _pool(executor: Executor | None, processes: int) -> Iterator[Executor]:
-    """The executor that was given, else processes of our own; a single one is this process itself."""
-    if executor is not None or processes <= 1:
-        yield executor or Here()
-        return
-    # Spawned, not forked: a forked child inherits the locks of torch's and the notebook's threads.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=begin_worker)
-    try:
-        yield pool
-    except BaseException:
-        # Nothing new is begun, and nobody waits to hear of the error for what still trains.
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-class Here(Executor):
-    """Runs at once, in this process, what it is given."""
-
-    def submit(self, work: Callable, /, *arguments: Any, **options: Any) -> Future:
-        """Call, and give what came of it."""
-        future: Future = Future()
-        try:
-            future.set_result(work(*arguments, **options))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def begin_worker() -> None:
-    """Prepare a process that trains: one thread, and none that outlives whoever waits for it."""
-    torch.set_num_threads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _fetch_apart(job: Job, root: Path, device: str | torch.device) -> tuple[list[str], list[str]]:
+def _fetch_apart(job: Work, root: Path, device: str | torch.device) -> tuple[list[str], list[str]]:
     """Train a job, in any process; gives the labels of what its own cache computed and reused."""
     cache = Cache(root)
     _fetch(job, cache, device)
     return cache.computed, cache.reused
 
 
-def _fetch(job: Job, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
-    def compute(scratch: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
-        aim = objective_of(job, network, images, lambda other: train(other, cache).model.to(device))
-        held_out = job.load("validation") if "validation" in data.splits(job.data) else None
-        how = {"seed": job.seed, "validation": held_out, "checkpoint": scratch, "on_epoch": on_epoch}
-        history = fit(network, images, test, job.recipe, **how, **aim)
-        if history.epochs < job.recipe.epochs:
-            raise Stopped(f"{job.label}: stopped after {history.epochs} of {job.recipe.epochs} epochs")
-        return network.cpu().state_dict(), {"history": asdict(history)}
-
+def _fetch(job: Work, cache: Cache, device: str | torch.device = "cpu", on_epoch=None):
+    run: Any = _run_group if isinstance(job, Group) else _run
     config, code = asked(job)
-    return cache.fetch(config, compute, code, label=job.label)
+    return cache.fetch(config, lambda scratch: run(job, cache, device, scratch, on_epoch), code, label=job.label)
 
 
-def _trained(job: Job, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Trained:
+def _parts(job: Job, cache: Cache, device: str | torch.device) -> tuple[tuple, dict[str, Any]]:
+    """What a job's `Loop`, or `fit`, is made of."""
+    network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
+    aim = objective_of(job, network, images, lambda other: train(other, cache).model.to(device))
+    held_out = job.load("validation") if "validation" in data.splits(job.data) else None
+    return (network, images, test, job.recipe), {"seed": job.seed, "validation": held_out} | dict(aim)
+
+
+def _run(job: Job, cache: Cache, device: str | torch.device, scratch: Path, on_epoch: Callable | None):
+    parts, how = _parts(job, cache, device)
+    history = fit(*parts, **how, checkpoint=scratch, on_epoch=on_epoch)
+    _check_done(job, history, job.recipe.epochs)
+    return parts[0].cpu().state_dict(), {"history": asdict(history)}
+
+
+def _run_group(group: Group, cache: Cache, device: str | torch.device, scratch: Path, on_epoch: Callable | None):
+    made = (_parts(job, cache, device) for job in group.jobs)
+    together = Lockstep([Loop(*parts, **how) for parts, how in made], group.between)
+    histories = together.run(scratch, on_epoch and (lambda lockstep: on_epoch(lockstep.histories[0])))
+    _check_done(group, histories[0], group.jobs[0].recipe.epochs)
+    tensors = {f"memory.{name}": value for name, value in together.memory.items()}
+    for k, loop in enumerate(together.loops):
+        tensors |= {f"{k}.{name}": value for name, value in loop.model.cpu().state_dict().items()}
+    return tensors, {"histories": list(map(asdict, histories)), "facts": together.facts}
+
+
+def _check_done(job: Work, history: History, epochs: int) -> None:
+    if history.epochs < epochs:
+        raise Stopped(f"{job.label}: stopped after {history.epochs} of {epochs} epochs")
+
+
+def _trained(job: Work, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Any:
+    if isinstance(job, Group):
+        members = [
+            _trained(each, under(str(k), tensors), {"history": history})
+            for k, (each, history) in enumerate(zip(job.jobs, facts["histories"], strict=True))
+        ]
+        return TrainedGroup(tuple(members), facts["facts"], under("memory", tensors))
     model = job.build()
     model.load_state_dict(tensors)
     return Trained(model.eval(), History(**facts["history"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hetlib.chain.nested import flatten, leaves
+from hetlib.chain.nested import flatten, kind_of, leaves
 from hetlib.kernels.fill import Fill
 
 if TYPE_CHECKING:
@@ -194,15 +194,6 @@ def _row(name: str, layer: nn.Module, fills: list[Fill], source: nn.Module, part
         notes = "kept: paired with no source layer" if partner is None else f"kept: no step feeds it from {partner}"
     shape = None if giver is None else _weight_shape(source.get_submodule(giver))
     return Row(name, _weight_shape(layer), giver, shape, notes or "written", kind_of(layer), bool(written))
-
-
-def kind_of(layer: nn.Module | None) -> str:
-    """What a layer is, in the words of `Row.kind`."""
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        return "convolution"
-    if isinstance(layer, nn.Linear):
-        return "linear layer"
-    return "norm" if isinstance(layer, nn.modules.batchnorm._NormBase) else "other"
 
 
 def _weight_shape(layer: nn.Module) -> tuple[int, ...]:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hetlib.chain import Chain, Network, eval_chain
-from hetlib.chain.nested import check
+from hetlib.chain.nested import check, kind_of
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
-from hetlib.transfer.report import TransferReport, described, kind_of, report
+from hetlib.transfer.report import TransferReport, described, report
 
 
 @dataclass(frozen=True)
