@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hetlib.errors import unknown
+from hetlib.grafting.after_epoch import AfterEpoch, Averaging
 from hetlib.grafting.blends import ByEntropy, ByNorm
 from hetlib.grafting.fits import CopyByActivation, CopyByScale, Internal, Noise, invalid_filters
 from hetlib.grafting.settings import Grafting
@@ -22,6 +23,8 @@ from hetlib.kernels.graft import coefficient
 from hetlib.training import Recipe
 
 __all__ = [
+    "AfterEpoch",
+    "Averaging",
     "ByEntropy",
     "ByNorm",
     "CopyByActivation",

@@ -1,6 +1,6 @@
 """One graft as data: what each network of a ring takes, from whom, and how much of its own it keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,22 +149,21 @@ class Grafting:
             donors = [
                 match_weights(_whole(a), _whole(b), seed=seed).model for a, b in zip(donors, networks, strict=True)
             ]
-        if self.named or not isinstance(networks[0], nn.Module):
-            plans = [_by_key(a, b) for a, b in zip(donors, networks, strict=True)]
+        named = self.named or not isinstance(networks[0], nn.Module)
+        if named:
+            plans = [_by_key(self, donor, own) for donor, own in zip(donors, networks, strict=True)]
         else:
             bare = replace(self.sentence, blend=0.0)
-            plans = [bare.plan(a, b, images, seed) for a, b in zip(donors, networks, strict=True)]
-        return self._blended(plans)
+            plans = [bare.plan(donor, own, images, seed) for donor, own in zip(donors, networks, strict=True)]
+        return self._blended(plans, named)
 
-    def _blended(self, plans: list[list[Fill]]) -> list[Fill]:
+    def _blended(self, plans: list[list[Fill]], named: bool) -> list[Fill]:
         """The plans with their coefficients, which are measured for all networks in one go."""
         blend = self.sentence.blend
         together = [fill for plan in plans for fill in plan]
         if not isinstance(blend, ByEntropy):
             return blended(together, blend)
-        if self.named:
-            blend = replace(blend, named=True)
-        shares = [share for each in blend.together(plans) for share in each]
+        shares = [share for each in replace(blend, named=named).together(plans) for share in each]
         return blended(together, lambda fills: shares)
 
 
@@ -175,8 +174,10 @@ def _whole(network: Any) -> nn.Module:
     return network
 
 
-def _by_key(donor: Any, own: Any) -> list[Fill]:
+def _by_key(how: Grafting, donor: Any, own: Any) -> list[Fill]:
     """A fill for every floating tensor of a state dict, in its order, under its own key."""
+    if how.level == "filter" or how.criterion == "activation":
+        _whole(own)
     given = tensors_of(donor)
     return [Fill(key, out, given[key], note="grafted", source=key) for key, out in tensors_of(own).items()]
 

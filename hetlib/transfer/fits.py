@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.chain.nested import kind_of
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.resize_cyclic import RESIZERS, resized
@@ -35,7 +36,8 @@ class Copy:
                 if given[key].shape != out.shape:
                     shapes = f"{tuple(given[key].shape)} -> {pair.target}.{key} {tuple(out.shape)}"
                     raise ValueError(f"{pair.source}.{key} {shapes}: only equal shapes can be copied")
-                yield Fill(pair.target, out, given[key].detach(), note="copied", source=pair.source)
+                copied = Fill(pair.target, out, given[key].detach(), note="copied")
+                yield replace(copied, source=pair.source, kind=kind_of(target))
 
 
 @dataclass(frozen=True)

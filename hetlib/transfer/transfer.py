@@ -176,7 +176,7 @@ class Transfer:
         _check_fills(context.target, fills)
         if callable(self.blend):
             modules = dict(context.target.named_modules(remove_duplicate=False))
-            fills = [replace(fill, kind=kind_of(modules.get(fill.layer))) for fill in fills]
+            fills = [fill if fill.kind else replace(fill, kind=kind_of(modules.get(fill.layer))) for fill in fills]
         return pairs, blended(fills, self.blend)
 
 

@@ -1,0 +1,173 @@
+"""What a ring of networks does after every epoch of training: graft, tidy up, and note what it saw."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.data import sample
+from hetlib.grafting.checks import tensors_of
+from hetlib.grafting.fits import invalid_filters
+from hetlib.grafting.settings import Grafting
+from hetlib.kernels.fill import Fill
+from hetlib.merging import update_bn
+from hetlib.training import Lockstep, evaluate
+
+STATISTICS = 1024
+"""Training images that batch norms take their statistics from."""
+
+
+@dataclass(frozen=True)
+class AfterEpoch:
+    """The step between the epochs of a `hetlib.training.Lockstep`: all networks graft, from what they were before.
+
+    Attributes
+    ----------
+    grafting : Grafting
+        What is grafted, and how.
+    every : int
+        Epochs from one graft to the next.
+    update_bn : bool
+        Take the running statistics of batch norms anew after a graft: a blend of two networks' statistics is not that
+        of the blended network. The release blends them.
+    reset_momentum : bool
+        Set the optimisers' moments to 0 after a graft; the release keeps them.
+    watch : bool
+        Also note the accuracy after each graft, as it is and with statistics taken anew: two more evaluations each.
+
+    Raises
+    ------
+    ValueError
+        If `every` is not positive.
+    """
+
+    grafting: Grafting = field(default_factory=Grafting)
+    every: int = 1
+    update_bn: bool = False
+    reset_momentum: bool = False
+    watch: bool = False
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"every {self.every} epochs: a graft needs at least 1 between")
+
+    def __call__(self, ring: Lockstep) -> dict[str, Any]:
+        """Graft where it is time to; see `noted` for the facts."""
+        models = [loop.model for loop in ring.loops]
+        before = noted(models, self.grafting.threshold)
+        if ring.epochs % self.every:
+            return before
+        data = ring.loops[0].data
+        images = sample(data) if self.grafting.criterion == "activation" else None
+        fills = self.grafting(models, images, seed=ring.epochs, epoch=ring.epochs - 1)
+        facts = before | {"coefficients": coefficients(fills), "distance_after": distance(models)}
+        if self.watch:
+            facts |= _watched(ring, models)
+        if self.update_bn:
+            for model in models:
+                update_bn(model, sample(data, STATISTICS))
+        if self.reset_momentum:
+            for loop in ring.loops:
+                forget(loop.optimiser)
+        return facts
+
+
+def noted(models: Sequence[nn.Module], threshold: float) -> dict[str, Any]:
+    """Facts of networks before a graft: "distance" (see `distance`), and "invalid", the share of invalid filters."""
+    counts = [invalid_filters(model, threshold) for model in models]
+    return {"distance": distance(models), "invalid": [found / total if total else 0.0 for found, total in counts]}
+
+
+@torch.no_grad()
+def distance(models: Sequence[nn.Module]) -> float:
+    """How far networks are apart: the root mean square distance of their parameters from their mean."""
+    total = torch.zeros((), dtype=torch.float64)
+    for values in zip(*(model.parameters() for model in models), strict=True):
+        stacked = torch.stack([value.double().flatten() for value in values])
+        total = total.to(stacked) + (stacked - stacked.mean(0)).square().sum() / len(models)
+    return float(total.sqrt())
+
+
+def coefficients(fills: Sequence[Fill]) -> dict[str, list[float]]:
+    """The coefficients of convolutions by layer, one for each network in turn; none where they are not by layer."""
+    found: dict[str, list[Tensor]] = {}
+    for fill in fills:
+        if (
+            fill.kind == "convolution"
+            and fill.out.dim() > 1
+            and isinstance(fill.alpha, Tensor)
+            and not fill.alpha.dim()
+        ):
+            found.setdefault(fill.layer, []).append(fill.alpha)
+    if not found:
+        return {}
+    numbers = torch.stack([torch.stack(each) for each in found.values()]).tolist()  # one wait for all of them
+    return dict(zip(found, numbers, strict=True))
+
+
+def forget(optimiser: torch.optim.Optimizer) -> None:
+    """Set an optimiser's moments to 0, in place."""
+    for state in optimiser.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor) and value.dim():
+                value.zero_()
+
+
+def _watched(ring: Lockstep, models: Sequence[nn.Module]) -> dict[str, Any]:
+    """Accuracies in percent after the graft: as the networks are, and with statistics of batch norms taken anew."""
+    test, precision = ring.loops[0].test, ring.loops[0].recipe.precision
+    if test is None:
+        return {}
+    statistics = sample(ring.loops[0].data, STATISTICS)
+    after, renewed = [], []
+    for model in models:
+        after.append(evaluate(model, test, precision=precision)["top1"])
+        copy = deepcopy(model)
+        update_bn(copy, statistics)
+        renewed.append(evaluate(copy, test, precision=precision)["top1"])
+    return {"after": after, "after_update_bn": renewed}
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """What grafting is compared with: the average of one network's weights over its own epochs.
+
+    Attributes
+    ----------
+    decay : float, optional
+        Of an exponential moving average over epochs; without it all epochs from `start` on count alike (SWA).
+    start : float
+        The part of the training after which averaging begins.
+
+    References
+    ----------
+    Izmailov et al., *Averaging Weights Leads to Wider Optima and Better Generalization*, UAI 2018.
+    """
+
+    decay: float | None = None
+    start: float = 0.75
+
+    @torch.no_grad()
+    def __call__(self, ring: Lockstep) -> dict[str, Any]:
+        """Take an epoch in; after the last, "accuracy" tells that of each average, with statistics taken anew."""
+        if ring.epochs <= self.start * ring.loops[0].recipe.epochs:
+            return {}
+        seen = ring.memory["seen"] = ring.memory.get("seen", torch.zeros((), dtype=torch.int64)) + 1
+        share = 1 / float(seen) if self.decay is None else (1 - self.decay if seen > 1 else 1.0)
+        for k, loop in enumerate(ring.loops):
+            for key, value in tensors_of(loop.model).items():
+                kept = ring.memory.setdefault(f"{k}.{key}", value.clone())
+                kept.lerp_(value, share)
+        return {"accuracy": [self._score(ring, k) for k in range(len(ring.loops))]} if ring.finished else {}
+
+    def _score(self, ring: Lockstep, k: int) -> float:
+        loop = ring.loops[k]
+        if loop.test is None:
+            return float("nan")
+        model = deepcopy(loop.model)
+        model.load_state_dict(model.state_dict() | {key: ring.memory[f"{k}.{key}"] for key in tensors_of(model)})
+        update_bn(model, sample(loop.data, STATISTICS))
+        return evaluate(model, loop.test, precision=loop.recipe.precision)["top1"]
