@@ -74,8 +74,8 @@ class ByNorm(ByEntropy):
 
     def compare(self, own: list[Tensor], donor: list[Tensor]) -> Tensor:
         """One coefficient for each pair of weights."""
-        sums = [torch.stack(torch._foreach_norm(list(weights), 1)) for weights in (own, donor)]
-        return coefficient(*sums, self.a, self.c, self.decimals)
+        first, second = (torch.stack(torch._foreach_norm(list(weights), 1)) for weights in (own, donor))
+        return coefficient(first, second, self.a, self.c, self.decimals)
 
 
 def leaders(fills: Sequence[Fill], named: bool = False) -> list[int]:
