@@ -20,7 +20,7 @@ FLOORS = (
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = FLOORS[1] | FLOORS[3]
 """Rooms that know no other room of their floor."""
-PAGES = {"clafusion", "tlv", "zoo"}
+PAGES = {"clafusion", "grafting", "tlv", "zoo"}
 """Packages whose page defines something: the papers' own, and the zoo's `build`."""
 
 

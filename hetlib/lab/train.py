@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -74,16 +74,12 @@ def history_of(job: Job, cache: Cache) -> History | None:
     return None if kept is None else History(**kept[1]["history"])
 
 
-@overload
-def train(job: Job, cache: Cache, device: Any = ..., on_epoch: Any = ...) -> Trained: ...
-@overload
-def train(job: Group, cache: Cache, device: Any = ..., on_epoch: Any = ...) -> TrainedGroup: ...
 def train(
     job: Work,
     cache: Cache,
     device: str | torch.device = "cpu",
     on_epoch: Callable[[History], bool | None] | None = None,
-) -> Trained | TrainedGroup:
+) -> Any:
     """Run a job, or find its result; an interrupted run goes on from its last epoch.
 
     Parameters
@@ -95,7 +91,12 @@ def train(
     device : str or torch.device
         Where to train.
     on_epoch : callable, optional
-        Called with the history after every epoch of a run that is not found; a true answer stops the run.
+        Called with the history after every epoch of a run that is not found; a true answer stops the run. Of a group
+        it is the first member's.
+
+    Returns
+    -------
+    Trained, or TrainedGroup for a group
 
     Raises
     ------

@@ -282,7 +282,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="there is none: give the networks themselves"):
             graft(states)
         states = [{"stem.weight": torch.randn(2, 2, 1, 1), "conv.weight": torch.randn(2, 2, 1, 1)} for _ in range(2)]
-        with pytest.raises(ValueError, match="'stem.weight' comes before"):
+        with pytest.raises(ValueError, match=r"'stem\.weight' comes before"):
             graft(states)
 
     def test_state_dicts_where_layers_have_to_be_known(self):
