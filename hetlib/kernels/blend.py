@@ -42,7 +42,40 @@ def _shares(fill: Fill, own: Tensor) -> tuple[Tensor, Tensor]:
     """By what the two sides are multiplied; in float64 they add up to 1."""
     stays = torch.as_tensor(fill.alpha, dtype=torch.float64)
     comes = 1 - stays
-    if not stays.dim():  # a number changes no type, and the host's multiplies on every device
-        return stays, comes
+    if (
+        not stays.dim()
+    ):  # a number changes the type of no tensor but of another number; the host's is fit for any device
+        return (stays, comes) if own.dim() else (stays.to(own.dtype), comes.to(own.dtype))
     shape = (-1, *[1] * (own.dim() - 1))
     return stays.to(own).view(shape), comes.to(own).view(shape)
+
+
+def rings(fills: Sequence[Fill]) -> list[list[Fill]]:
+    """The same fills in lists, in each of which every fill but the first takes from the tensor of the one before it.
+
+    In a closed ring, the first fill takes from the tensor of the last one. Where two fills take from one tensor, only
+    the first of them follows it.
+    """
+    writers = {place(fill.out): n for n, fill in enumerate(fills)}
+    follower: dict[int, int] = {}
+    heads = []
+    for n, fill in enumerate(fills):
+        writer = writers.get(place(fill.weight))
+        if writer is None or follower.setdefault(writer, n) != n:
+            heads.append(n)
+    found, seen = [], set[int]()
+    for head in [*heads, *range(len(fills))]:  # what no head leads to is in closed rings
+        ring = []
+        at: int | None = head
+        while at is not None and at not in seen:
+            seen.add(at)
+            ring.append(fills[at])
+            at = follower.get(at)
+        if ring:
+            found.append(ring)
+    return found
+
+
+def place(tensor: Tensor) -> tuple:
+    """Equal for tensors that are the same memory, read in the same way."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

@@ -1,6 +1,7 @@
 """Entropy of weights by the rule of filter grafting: of whole tensors, or of every filter of one."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ def entropies(weights: Sequence[Tensor], bins: int, names: Sequence[str]) -> Ten
     check(weights, bins, names)
     if not weights:
         return torch.empty(0, dtype=torch.float64)
+    if _on_gpu(weights[0]):
+        return _launched(weights, bins)
     values = [_raised(weight) for weight in weights]
     if values[0].device.type != "cpu":
         return torch.cat([_of_rows(value.reshape(1, -1), bins) for value in values])
@@ -106,6 +109,29 @@ def check(weights: Sequence[Tensor], bins: int, names: Sequence[str]) -> None:
             raise ValueError(f"{name} is of {weight.dtype}, not of a floating type")
         if weight.device != weights[0].device:
             raise ValueError(f"{name} lies on {weight.device}, {names[0]} on {weights[0].device}")
+
+
+def launched_together(weights: Sequence[Tensor]) -> bool:
+    """Whether one launch of each of Triton's kernels measures all of them."""
+    return bool(weights) and _on_gpu(weights[0]) and len({weight.dtype for weight in weights}) == 1
+
+
+def _on_gpu(weight: Tensor) -> bool:
+    return weight.is_cuda and find_spec("triton") is not None
+
+
+def _launched(weights: Sequence[Tensor], bins: int) -> Tensor:
+    """Entropies from three launches for each type among the weights."""
+    from hetlib.kernels import entropy_triton
+
+    found: dict[int, Tensor] = {}
+    for dtype in dict.fromkeys(weight.dtype for weight in weights):
+        where = [n for n, weight in enumerate(weights) if weight.dtype == dtype]
+        measured = entropy_triton.prepare([weights[n] for n in where], bins)()
+        if len(where) == len(weights):
+            return measured
+        found |= zip(where, measured, strict=True)
+    return torch.stack([found[n] for n in range(len(weights))])
 
 
 def _raised(weight: Tensor) -> Tensor:

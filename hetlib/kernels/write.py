@@ -1,7 +1,7 @@
 """Fills written in place, any number of them at once: on a GPU in one launch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from hetlib.kernels.blend import mixed
+from hetlib.kernels.blend import mixed, place, rings
 from hetlib.kernels.fill import BITS, Fill, gather_slices, resampled, sizes
 
 TYPES = ({torch.float16, torch.bfloat16, torch.float32}, {torch.float32, torch.float64})
@@ -29,7 +29,9 @@ def write(fills: Sequence[Fill]) -> None:
     gather. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
     kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
 
-    Fills that keep a part of what is there (`alpha`) are mixed all at once: see `hetlib.kernels.blend.mixed`.
+    Fills that keep a part of what is there (`alpha`) are mixed by `hetlib.kernels.blend.mixed`, in a few calls for all
+    of them. On a GPU, those that take a whole tensor of the same shape and strides share one launch, for each pair of
+    types; in a ring of such tensors nothing is copied first. Coefficients on the device are read there.
 
     Parameters
     ----------
@@ -46,21 +48,30 @@ def write(fills: Sequence[Fill]) -> None:
     fills = [fill for fill in fills if not fill.keeps]
     for fill in fills:
         _check(fill)
-    last = {(fill.out.data_ptr(), fill.out.shape, fill.out.stride()): fill for fill in fills}
+    last = {place(fill.out): fill for fill in fills}
+    plain = [fill for fill in last.values() if not _blends(fill)]
     blended = [fill for fill in last.values() if _blends(fill)]
-    values = mixed(blended, [_new(fill) for fill in blended])
-    apart = _apart([fill for fill in last.values() if not _blends(fill)])
-    together = [fill for fill in apart if _in_launch(fill)]
+    at_once = [fill for fill in blended if _in_blend_launch(fill)]
+    one_by_one = [fill for fill in blended if fill not in at_once]
+    values = mixed(one_by_one, [_new(fill) for fill in one_by_one])
+    plain, circles = _apart(plain, rings(at_once))
+    together = [fill for fill in plain if _in_launch(fill)]
+    launches: list[Callable[[], None]] = []
+    if circles:
+        from hetlib.kernels import blend_triton
+
+        launches += blend_triton.prepare(circles)
     if together:
         from hetlib.kernels import fill_triton
 
-        for launch in fill_triton.prepare(together):
-            launch()
-        torch.autograd.graph.increment_version([fill.out for fill in together])
-    for fill in apart:
+        launches += fill_triton.prepare(together)
+    for launch in launches:
+        launch()
+    torch.autograd.graph.increment_version([fill.out for fill in (*together, *at_once)])
+    for fill in plain:
         if fill not in together:
             _write(fill.out, fill)
-    for fill, value in zip(blended, values, strict=True):
+    for fill, value in zip(one_by_one, values, strict=True):
         fill.out.copy_(value)
 
 
@@ -87,15 +98,33 @@ def _check(fill: Fill) -> None:
 
 
 def _in_launch(fill: Fill) -> bool:
-    tensors = [tensor for tensor in (fill.out, fill.weight, fill.base) if tensor is not None]
+    return _launchable(fill) and _can_be_numbered(fill)
+
+
+def _in_blend_launch(fill: Fill) -> bool:
+    """Whether the two tensors can be walked through side by side, in the order of memory."""
+    out = fill.out
+    if not (_launchable(fill) and _is_whole(fill) and fill.weight.stride() == out.stride() and 0 < out.numel() < 2**31):
+        return False
+    if isinstance(fill.alpha, Tensor) and fill.alpha.dim() and out.stride(0) * len(out) != out.numel():
+        return False
+    return out.permute(sorted(range(out.dim()), key=out.stride, reverse=True)).is_contiguous()
+
+
+def _launchable(fill: Fill) -> bool:
+    tensors = _tensors(fill)
     if not _on_gpu(fill) or len({tensor.device for tensor in tensors}) > 1:
         return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return False
-    return any({fill.out.dtype, fill.weight.dtype} <= types for types in TYPES) and _can_be_numbered(fill, tensors)
+    return any({fill.out.dtype, fill.weight.dtype} <= types for types in TYPES)
 
 
-def _can_be_numbered(fill: Fill, tensors: list[Tensor]) -> bool:
+def _tensors(fill: Fill) -> list[Tensor]:
+    return [tensor for tensor in (fill.out, fill.weight, fill.base) if tensor is not None]
+
+
+def _can_be_numbered(fill: Fill) -> bool:
     """Whether the kernel's 32-bit numbers and its quotients by reciprocals are exact, and H and W one axis of `out`."""
     try:
         fill.out.view(sizes(fill.out.shape))
@@ -104,7 +133,7 @@ def _can_be_numbered(fill: Fill, tensors: list[Tensor]) -> bool:
     _, columns, area = sizes(fill.out.shape)
     outputs, inputs, _ = sizes(fill.weight.shape)
     numbers = columns if fill.index is None else outputs * inputs
-    span = max(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in tensors)
+    span = max(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in _tensors(fill))
     return span < 2**31 and max(columns * area * max(columns, area), numbers * inputs) <= 2**BITS
 
 
@@ -117,39 +146,44 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def _apart(fills: list[Fill]) -> list[Fill]:
-    """The same fills, but that none reads from memory that is written to, other than its own place on the CPU."""
-    written = {fill.out.untyped_storage().data_ptr() for fill in fills}
+def _apart(plain: list[Fill], circles: list[list[Fill]]) -> tuple[list[Fill], list[list[Fill]]]:
+    """The same fills, but that none reads from memory that is written to, except its own place on the CPU.
+
+    In rings that is allowed where the launch reads first: of the tensor before, and in a closed ring of the last one.
+    """
+    heads = [ring[0] for ring in circles if place(ring[0].weight) != place(ring[-1].out)]
+    written = {fill.out.untyped_storage().data_ptr() for fill in (*plain, *(f for ring in circles for f in ring))}
     exposed: dict[int, Tensor] = {}
-    for fill in fills:
+    for fill in (*plain, *heads):
         for pool in (fill.weight, fill.base):
             if pool is None or pool.untyped_storage().data_ptr() not in written:
                 continue
             if pool.data_ptr() != fill.out.data_ptr() or _on_gpu(fill):
                 exposed[id(pool)] = pool
     if not exposed:
-        return fills
+        return plain, circles
     copies = [torch.empty_like(pool) for pool in exposed.values()]
     torch._foreach_copy_(copies, list(exposed.values()))
-    place = dict(zip(exposed, copies, strict=True))
-    return [
-        replace(
-            fill,
-            weight=place.get(id(fill.weight), fill.weight),
-            base=place.get(id(fill.base), fill.base),
-        )
-        for fill in fills
-    ]
+    copy = dict(zip(exposed, copies, strict=True))
+    elsewhere = lambda fill: replace(
+        fill, weight=copy.get(id(fill.weight), fill.weight), base=copy.get(id(fill.base), fill.base)
+    )
+    found = [[elsewhere(ring[0]) if ring[0] in heads else ring[0], *ring[1:]] for ring in circles]
+    return [elsewhere(fill) for fill in plain], found
 
 
 def _blends(fill: Fill) -> bool:
     return isinstance(fill.alpha, Tensor) or fill.alpha != 0
 
 
+def _is_whole(fill: Fill) -> bool:
+    """Whether each value of the weight goes to the same place of the output."""
+    return fill.index is None and fill.resample is None and fill.weight.shape == fill.out.shape
+
+
 def _new(fill: Fill) -> Tensor:
     """What a fill brings: the weight itself where it fits as it is."""
-    fits = fill.weight.shape == fill.out.shape and fill.weight.device == fill.out.device
-    if fits and fill.index is None and fill.resample is None:
+    if _is_whole(fill) and fill.weight.device == fill.out.device:
         return fill.weight
     new = torch.empty_like(fill.out)
     _write(new, fill)

@@ -149,14 +149,15 @@ def ring(count, *shapes, dtype=torch.float32):
         for out, weight, share in zip(nets[n], nets[n - 1], shares[n], strict=True)
     ]
     real = torch.promote_types(dtype, torch.float32)
-    mixed = lambda fill: fill.alpha * fill.out.to(real) + (1 - fill.alpha) * fill.weight.to(real)
-    return fills, [mixed(fill).to(dtype) for fill in fills]
+    products = lambda fill: (fill.alpha.to(real) * fill.out.to(real), (1 - fill.alpha).to(real) * fill.weight.to(real))
+    return fills, [sum(products(fill)).to(dtype) for fill in fills]
 
 
-def check_rings(count, dtype):
+def check_rings(count, dtype, error=0.0):
     fills, expected = ring(count, (3, 2, 3, 3), (7,), (), (40, 30), dtype=dtype)
     write(fills)
-    assert all(torch.equal(fill.out, wanted) for fill, wanted in zip(fills, expected, strict=True))
+    for fill, wanted in zip(fills, expected, strict=True):
+        torch.testing.assert_close(fill.out, wanted, rtol=error, atol=0)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -222,6 +223,80 @@ def test_the_launch_under_triton_s_interpreter():
 @pytest.fixture
 def launches(monkeypatch):
     return count_launches(monkeypatch, import_module("hetlib.kernels.write"), "hetlib.kernels.fill_triton", "_write")
+
+
+@pytest.fixture
+def blends(monkeypatch):
+    return count_launches(monkeypatch, import_module("hetlib.kernels.write"), "hetlib.kernels.blend_triton", "_mix")
+
+
+@interpreted
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_one_launch_mixes_a_ring(blends, count, dtype):
+    # Triton's interpreter cuts bfloat16 where a GPU rounds it.
+    check_rings(count, dtype, error=torch.finfo(dtype).eps if dtype == torch.bfloat16 else 0.0)
+    assert len(blends) == 1
+
+
+@interpreted
+def test_one_launch_mixes_all_that_takes_whole_tensors(blends, launches):
+    check_shares()
+    assert len(blends) == 2, "one for each pair of types"
+    assert len(launches) == 1
+
+
+@interpreted
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_launch_mixes_chains_and_forks_as_if_all_were_read_before(blends, layout):
+    """The first takes from outside, the next ones from one another, and two from one tensor; one tensor from itself."""
+    tensors = [draw(40, 3, 7, 7, seed=n).contiguous(memory_format=layout) for n in range(6)]
+    before = [tensor.clone() for tensor in tensors]
+    donors = [5, 0, 1, 1, 4]
+    write([Fill("", tensors[n], tensors[donor], alpha=0.25 + n / 10) for n, donor in enumerate(donors)])
+    assert len(blends) == 1
+    for n, donor in enumerate(donors):
+        share = 0.25 + n / 10
+        assert torch.equal(tensors[n], share * before[n] + (1 - share) * before[donor])
+
+
+@interpreted
+def test_a_launch_mixes_parts_of_one_buffer(blends):
+    """All weights of two networks in one piece of memory: where they are no ring, they are copied first."""
+    whole = draw(60)
+    before = whole.clone()
+    write([Fill("", whole[:20], whole[20:40], alpha=0.5), Fill("", whole[20:40], whole[40:], alpha=0.25)])
+    write([Fill("", whole[40:], whole[30:50], alpha=0.5)])
+    assert len(blends) == 2
+    second = 0.25 * before[20:40] + 0.75 * before[40:]
+    assert torch.equal(whole[:20], 0.5 * before[:20] + 0.5 * before[20:40])
+    assert torch.equal(whole[20:40], second)
+    assert torch.equal(whole[40:], 0.5 * before[40:] + 0.5 * torch.cat((second[10:], before[40:50])))
+
+
+@interpreted
+def test_no_launch_mixes_what_cannot_be_walked_through(blends):
+    apart, out = torch.zeros(3, 4)[:, ::2], torch.zeros(3, 2)
+    write([Fill("", apart, torch.ones(3, 2), alpha=0.5), Fill("", out, torch.ones(2, 3).T, alpha=0.25)])
+    vector = torch.tensor([0.0, 0.5, 1.0])
+    turned = torch.zeros(2, 3).T
+    write([Fill("", turned, torch.ones(2, 3).T, alpha=vector)])
+    assert not blends
+    assert torch.equal(apart, torch.full((3, 2), 0.5))
+    assert torch.equal(out, torch.full((3, 2), 0.75))
+    assert torch.equal(turned, (1 - vector).view(3, 1).expand(3, 2))
+
+
+@interpreted
+def test_a_launch_mixes_without_a_wait_and_tells_autograd(blends):
+    layer = nn.Conv2d(2, 2, 3)
+    loss = layer(torch.ones(1, 2, 3, 3, requires_grad=True)).sum()
+    with torch.no_grad(), Syncs() as syncs:
+        write([Fill("", layer.weight, draw(2, 2, 3, 3), alpha=share) for share in draw(1).double()])
+    assert not syncs.counts
+    assert len(blends) == 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @interpreted
@@ -382,3 +457,23 @@ def test_the_kernel_compiles_for_hopper_without_a_gpu(type_, resampled, indexed,
     signature = {"table": "*i64"} | dict.fromkeys(launch.options, "constexpr")
     source = ASTSource(fn=fill_triton._write, signature=signature, constexprs=launch.options)
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing to compile where the kernel is interpreted")
+@pytest.mark.parametrize("type_", ["float32", "float64", "bfloat16", "float16"])
+def test_the_mixing_kernel_compiles_for_hopper_without_a_gpu(type_, monkeypatch, tmp_path):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hetlib.kernels import blend_triton
+
+    (launch,) = blend_triton.prepare([ring(1, (2, 3), dtype=getattr(torch, type_))[0]])
+    signature = {"table": "*i64"} | dict.fromkeys(launch.options, "constexpr")
+    source = ASTSource(fn=blend_triton._mix, signature=signature, constexprs=launch.options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=blend_triton.ROUNDED)
+    assert compiled.asm["cubin"]
+    assert "fma" not in compiled.asm["ptx"], "one product would not be rounded before it is added"
+    # A tensor is read after another one, its donor, has been written: no load may take memory for constant.
+    assert "ld.global.nc" not in compiled.asm["ptx"]
