@@ -1,6 +1,7 @@
 """The grammar's stages one by one, the baselines made of them, and every pair of networks they are for."""
 
 from copy import deepcopy
+from functools import cache
 from itertools import combinations, pairwise
 from math import isclose, sqrt
 
@@ -36,9 +37,15 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def born(name):
+@cache
+def drawn(name):
     torch.manual_seed(0)
     return getattr(torchvision.models, name)()
+
+
+def born(name):
+    """A new copy: to draw VGG-16's weights takes many times as long."""
+    return deepcopy(drawn(name))
 
 
 class TestStandardise:

@@ -94,6 +94,9 @@ def test_no_notebook_is_without_text():
 def test_every_notebook_runs_at_smoke(name, tmp_path):
     [outcome] = runner.run([runner.plan(name, "smoke", runs=tmp_path, where=FOLDER)])
     assert outcome.error is None, outcome.error
+    ran = [output for _, output in outputs.outputs(notebooks.read(outcome.task.output))]
+    assert [output.text for output in ran if output.get("name") == "stderr"] == []
+    assert sum("image/png" in output.get("data", ()) for output in ran) >= 5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -76,12 +76,7 @@ def test_a_failing_cell_is_shown_with_its_source(tiny):
     assert outcome.task.output.is_file()
 
 
-def test_a_missing_record_is_a_failure(tiny):
-    outcome, _ = run(tiny("pass", record=False))
-    assert "it wrote no record" in outcome.error
-
-
-def test_a_record_of_an_earlier_run_does_not_count(tiny):
+def test_a_missing_record_is_a_failure_and_one_of_an_earlier_run_does_not_count(tiny):
     assert run(tiny("pass"))[0].error is None
     assert "it wrote no record" in run(tiny("pass", record=False))[0].error
 

@@ -347,10 +347,10 @@ def test_a_launch_reads_before_it_writes(launches):
 
 
 @interpreted
-@pytest.mark.parametrize(("target", "width"), [("resnet8", 1), ("plainnet5", 0.125)])
+@pytest.mark.parametrize(("target", "width"), [("resnet8", 0.125), ("plainnet5", 0.125)])
 def test_one_launch_for_a_whole_transfer(launches, monkeypatch, target, width):
     torch.manual_seed(0)
-    source, here = zoo.build("vgg11"), zoo.build(target, width=width)
+    source, here = zoo.build("vgg11", width=0.25), zoo.build(target, width=width)
     there = copy.deepcopy(here)
     with Syncs() as syncs:
         hmt.transfer(source, there, batch_norm=True)
@@ -380,7 +380,7 @@ class Syncs(TorchDispatchMode):
 @pytest.mark.parametrize("how", [{}, {"shuffle": False}, {"place": "clip"}])
 def test_one_launch_for_a_whole_transfer_by_variance(launches, monkeypatch, how):
     torch.manual_seed(0)
-    source, here = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.25)
+    source, here = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.125)
     there = copy.deepcopy(here)
     tlv.transfer(source, there, **how)
     assert len(launches) == 1
@@ -392,7 +392,7 @@ def test_one_launch_for_a_whole_transfer_by_variance(launches, monkeypatch, how)
 
 @interpreted
 def test_one_launch_for_a_list_of_layers_with_bases_of_their_own(launches):
-    source, target = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.5)
+    source, target = zoo.build("vgg11", width=0.125), zoo.build("resnet8", width=0.125)
     pieces = []
     for (_, donor), (_, layer) in zip(convolutions(source), convolutions(target), strict=False):
         weight, own = donor.weight.detach(), layer.weight.detach()

@@ -227,8 +227,9 @@ def test_run_draws_while_it_trains_and_stop_stops(page):
     assert run.is_enabled()
 
 
-@pytest.mark.parametrize("name", notebooks.names())
-def test_a_notebook_runs_in_jupyterlab(browser, server, name):
+def test_a_notebook_runs_in_jupyterlab(browser, server):
+    """One of them; every one runs, without a browser, in `test_notebooks`."""
+    name = "01_hmt"
     notebook = notebooks.read(notebooks.find(name))
     (parameters,) = notebooks.tagged(notebook, "parameters")
     parameters.source = parameters.source.replace('PRESET: str = "classroom"', 'PRESET: str = "smoke"')

@@ -77,49 +77,6 @@ assert {"hetlib.hmt", "hetlib.kernels.resize_cyclic"} <= {getattr(part, "__name_
 assert not {"hetlib.tlv"} & {getattr(part, "__name__", "") for part in uses(alone)}
 print(json.dumps(keys))
 """
-NOTEBOOK = """
-from IPython.core.interactiveshell import InteractiveShell
-shell = InteractiveShell.instance()
-def cell(text):
-    shell.run_cell(text).raise_error()
-"""
-
-
-def run(tmp_path, text):
-    path = tmp_path / "script.py"
-    path.write_text(text)
-    command = [sys.executable, str(path), str(tmp_path / "cache")]
-    done = subprocess.run(command, capture_output=True, text=True, env=None)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def cells(*texts):
-    return NOTEBOOK + "".join(f"cell({text!r})\n" for text in texts)
-
-
-def test_a_step_of_a_notebook_is_at_hand_in_other_processes(tmp_path):
-    found = run(tmp_path, cells(IMPORTS, STEP, JOBS, TRAIN))
-    assert found["one"] == found["two"]
-    assert found["one"][0] != found["one"][1]
-    assert found["computed"] == [], "a worker keeps its result under another key than the notebook looks for"
-
-
-def test_a_step_of_a_script_is_at_hand_in_other_processes(tmp_path):
-    guarded = "".join(f"    {line}\n" for line in (JOBS + TRAIN).splitlines())
-    found = run(tmp_path, IMPORTS + STEP + "\nif __name__ == '__main__':\n" + guarded)
-    assert found["one"] == found["two"]
-    assert found["computed"] == []
-
-
-def test_whatever_a_step_of_a_notebook_uses_is_part_of_the_key(tmp_path):
-    texts = f"{IMPORTS}\ncell = get_ipython().run_cell\nSTEP = {STEP!r}\nJOBS = {JOBS!r}\n"
-    keys = run(tmp_path, cells(texts, STEP, JOBS, CHANGES))
-    assert keys["start"] == keys["remark"] == keys["unused"] == keys["back"]
-    assert len(set(keys.values())) == 4
-    assert len({keys[name] for name in ("start", "constant", "function", "step")}) == 4
-
-
 UNTOLD = """
 lock = __import__("threading").Lock()
 def guarded(source, target, images, seed):
@@ -138,10 +95,55 @@ for name, step in (("value", guarded), ("closure", maker(3))):
         said[name] = str(error)
 print(json.dumps(said))
 """
+NOTEBOOK = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+def cell(text):
+    shell.run_cell(text).raise_error()
+"""
 
 
-def test_what_no_key_can_cover_is_refused(tmp_path):
-    said = run(tmp_path, cells(IMPORTS, STEP, JOBS, UNTOLD))
+def run(folder, text):
+    """Run a script, and give what its lines of JSON say."""
+    path = folder / "script.py"
+    path.write_text(text)
+    command = [sys.executable, str(path), str(folder / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """What the cells of one notebook say: `TRAIN`, `UNTOLD` and `CHANGES`."""
+    texts = f"{IMPORTS}\ncell = get_ipython().run_cell\nSTEP = {STEP!r}\nJOBS = {JOBS!r}\n"
+    cells = "".join(f"cell({text!r})\n" for text in (texts, STEP, JOBS, TRAIN, UNTOLD, CHANGES))
+    return run(tmp_path_factory.mktemp("notebook"), NOTEBOOK + cells)
+
+
+def test_a_step_of_a_notebook_is_at_hand_in_other_processes(notebook):
+    found, _, _ = notebook
+    assert found["one"] == found["two"]
+    assert found["one"][0] != found["one"][1]
+    assert found["computed"] == [], "a worker keeps its result under another key than the notebook looks for"
+
+
+def test_a_step_of_a_script_is_at_hand_in_other_processes(tmp_path):
+    guarded = "".join(f"    {line}\n" for line in (JOBS + TRAIN).splitlines())
+    (found,) = run(tmp_path, IMPORTS + STEP + "\nif __name__ == '__main__':\n" + guarded)
+    assert found["one"] == found["two"]
+    assert found["computed"] == []
+
+
+def test_whatever_a_step_of_a_notebook_uses_is_part_of_the_key(notebook):
+    _, _, keys = notebook
+    assert keys["start"] == keys["remark"] == keys["unused"] == keys["back"]
+    assert len(set(keys.values())) == 4
+    assert len({keys[name] for name in ("start", "constant", "function", "step")}) == 4
+
+
+def test_what_no_key_can_cover_is_refused(notebook):
+    _, said, _ = notebook
     assert said["value"].startswith("guarded uses lock of this notebook (lock), which no key can cover: give it to")
     assert said["closure"] == (
         "maker.<locals>.inner takes count from the function around it, which no key can cover: make it a field"

@@ -81,16 +81,6 @@ def test_a_source_is_trained_first_and_feeds_its_heirs(cache):
     assert len(cache.computed) == 1
 
 
-def test_processes_give_the_same_numbers_as_one(tmp_path):
-    work = [Job(model="plainnet5", data="digits", recipe=QUICK, seed=seed, options=SMALL) for seed in (0, 1, 0)]
-    alone = train_all(work, Cache(tmp_path / "one"), processes=1)
-    spread = train_all(work, Cache(tmp_path / "two"), processes=2)
-    for a, b in zip(alone, spread, strict=True):
-        assert a.history == b.history
-        assert same(a.model, b.model)
-    assert alone[0].history == alone[2].history != alone[1].history
-
-
 def test_a_failing_job_names_its_error(cache):
     job = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL | {"kernel": 3})
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
@@ -107,15 +97,6 @@ def test_a_stopped_training_is_not_kept_as_a_result_and_goes_on(cache):
     whole = train(job, Cache(cache.root / "other"))
     assert resumed.history == whole.history
     assert same(resumed.model, whole.model)
-
-
-def test_the_parent_knows_what_its_processes_computed(tmp_path):
-    work = [Job(model="plainnet5", data="digits", recipe=QUICK, seed=seed, options=SMALL) for seed in (0, 1)]
-    train(work[0], Cache(tmp_path))
-    for expected in ((1, 1), (0, 2)):
-        cache = Cache(tmp_path)
-        train_all(work, cache, processes=2)
-        assert (len(cache.computed), len(cache.reused)) == expected
 
 
 @dataclass(frozen=True)
@@ -154,7 +135,8 @@ from hetlib.training import Recipe
 
 if __name__ == "__main__":
     recipe = Recipe(epochs=100_000, precision="fp32", augment=False)
-    jobs = [Job(model="plainnet5", data="digits", recipe=recipe, seed=seed) for seed in (0, 1)]
+    how = {"model": "plainnet5", "data": "digits", "recipe": recipe, "options": {"width": 0.125, "kernel_size": 3}}
+    jobs = [Job(**how, seed=seed) for seed in (0, 1)]
     train_all(jobs, Cache(sys.argv[1]), processes=2)
 """
 
@@ -272,14 +254,22 @@ def keys(cache, jobs):
     return {cache.key(*asked(job)) for job in jobs}
 
 
-def test_a_sentence_of_steps_of_several_papers_feeds_a_job_in_other_processes_too(tmp_path):
+def test_processes_give_the_same_numbers_as_one_whatever_steps_feed_a_job(tmp_path):
+    """The steps of the sentence are of several papers. The parent knows what its processes computed."""
     sentence = Transfer(ByPosition("interval"), (Cyclic(), LinearStatistics()), blend=0.25)
-    jobs = [plain(seed, sources=[plain(1)], transfer=sentence) for seed in (2, 3)]
-    trained = [train_all(jobs, Cache(tmp_path / str(count)), processes=count) for count in (1, 2)]
-    assert [each.history for each in trained[0]] == [each.history for each in trained[1]]
-    expected, network = jobs[0].build(), train(plain(1), Cache(tmp_path / "1")).model
+    jobs = [plain(seed, sources=[plain(1)], transfer=sentence) for seed in (2, 3, 2)]
+    alone, *spread = (Cache(tmp_path / folder) for folder in "abb")
+    train(plain(1), spread[0])
+    trained = [train_all(jobs, cache, processes=count) for cache, count in ((alone, 1), (spread[0], 2), (spread[1], 2))]
+    for one, two, again in zip(*trained, strict=True):
+        assert one.history == two.history == again.history
+        assert same(one.model, two.model)
+    assert trained[0][0].history == trained[0][2].history != trained[0][1].history
+    assert [len(cache.computed) for cache in (alone, *spread)] == [3, 3, 0]
+    assert len(spread[1].reused) == 2
+    expected, network = jobs[0].build(), train(plain(1), alone).model
     sentence(network, expected, seed=2)
-    assert same(start(jobs[0], Cache(tmp_path / "1")), expected)
+    assert same(start(jobs[0], alone), expected)
     label = "ByPosition(order='interval') -> Cyclic() + LinearStatistics() -> 0.25"
     assert jobs[0].label == f"plainnet5 on digits from plainnet5 ({label}), seed 2"
 
