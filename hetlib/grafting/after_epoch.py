@@ -63,7 +63,9 @@ class AfterEpoch:
         data = ring.loops[0].data
         images = sample(data) if self.grafting.criterion == "activation" else None
         fills = self.grafting(models, images, seed=ring.epochs, epoch=ring.epochs - 1)
-        facts = before | {"coefficients": coefficients(fills), "distance_after": distance(models)}
+        facts = before | {"coefficients": coefficients(fills)}
+        if len(models) > 1:
+            facts["distance_after"] = distance(models)
         if self.watch:
             facts |= _watched(ring, models)
         if self.update_bn:
@@ -76,9 +78,10 @@ class AfterEpoch:
 
 
 def noted(models: Sequence[nn.Module], threshold: float) -> dict[str, Any]:
-    """Facts of networks before a graft: "distance" (see `distance`), and "invalid", the share of invalid filters."""
+    """Facts of networks before a graft: "invalid", the share of invalid filters, and of several their `distance`."""
     counts = [invalid_filters(model, threshold) for model in models]
-    return {"distance": distance(models), "invalid": [found / total if total else 0.0 for found, total in counts]}
+    facts = {"invalid": [found / total if total else 0.0 for found, total in counts]}
+    return facts | ({"distance": distance(models)} if len(models) > 1 else {})
 
 
 @torch.no_grad()

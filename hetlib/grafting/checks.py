@@ -27,17 +27,32 @@ def check_ring(networks: Sequence[Any], fewest: int = 2) -> None:
         raise ValueError(f"a ring needs at least {fewest} networks, got {len(networks)}")
     if len({id(network) for network in networks}) < len(networks):
         raise ValueError("a network stands in the ring twice: give copies")
-    states = [_described(network) for network in networks]
+    check_same([described(network) for network in networks])
+    for k, network in enumerate(networks):
+        check_finite(k, tensors_of(network))
+
+
+def check_same(states: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse networks of different architecture.
+
+    Parameters
+    ----------
+    states : sequence of mapping
+        What `described` gives, one for each network.
+
+    Raises
+    ------
+    ValueError
+        If two differ in an entry: the first is named, with both shapes.
+    """
     for k, state in enumerate(states[1:], start=1):
         for key in [*states[0], *state]:
             if states[0].get(key) != state.get(key):
                 here, there = (_words(each.get(key)) for each in (states[0], state))
                 raise ValueError(f"networks 0 and {k} differ in {key!r}: {here} and {there}; nothing was grafted")
-    for k, network in enumerate(networks):
-        _check_finite(k, tensors_of(network))
 
 
-def _described(network: Any) -> dict[str, Any]:
+def described(network: Any) -> dict[str, Any]:
     """What a network's entries are, by key: shape and type; or, of a lazy one, nothing but that."""
     state = network.state_dict() if isinstance(network, nn.Module) else network
     return {key: None if is_lazy(value) else (tuple(value.shape), value.dtype) for key, value in state.items()}
@@ -47,7 +62,8 @@ def _words(entry: Any) -> str:
     return "nothing" if entry is None else f"{entry[0]} of {str(entry[1]).removeprefix('torch.')}"
 
 
-def _check_finite(k: int, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(k: int, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse network `k` with a ValueError if a tensor on the CPU is not finite; the first such is named."""
     there = [(key, value.detach()) for key, value in tensors.items() if value.device.type == "cpu" and value.numel()]
     if not there:
         return

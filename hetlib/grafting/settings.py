@@ -143,8 +143,24 @@ class Grafting:
             sentence = Transfer(unpaired, (step,))
             return [fill for net in networks for fill in sentence.plan(_whole(net), _whole(net), seed=seed)]
         if self.level == "network":
-            return _means(networks)
-        donors = [networks[k - 1] for k in range(len(networks))]
+            states = [tensors_of(network) for network in networks]
+            means = {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
+            return [fill for state in states for fill in replaced(state, means)]
+        return self.take(networks, [networks[k - 1] for k in range(len(networks))], images, seed)
+
+    @torch.no_grad()
+    def take(
+        self, networks: Sequence[Any], donors: Sequence[Any], images: Tensor | None = None, seed: int = 0
+    ) -> list[Fill]:
+        """Work out what every network takes from its donor; nothing is checked or written.
+
+        Parameters
+        ----------
+        networks, donors : sequence of nn.Module, or of state dicts
+            One donor for each network, of the same architecture.
+        images, seed
+            As for `plan`.
+        """
         if self.align:
             donors = [
                 match_weights(_whole(a), _whole(b), seed=seed).model for a, b in zip(donors, networks, strict=True)
@@ -182,12 +198,6 @@ def _by_key(how: Grafting, donor: Any, own: Any) -> list[Fill]:
     return [Fill(key, out, given[key], note="grafted", source=key) for key, out in tensors_of(own).items()]
 
 
-def _means(networks: Sequence[Any]) -> list[Fill]:
-    """Every tensor of every network becomes the mean of all networks' tensors."""
-    states = [tensors_of(network) for network in networks]
-    means = {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
-    return [
-        Fill(key, out, means[key], note="mean of all networks", source=key)
-        for state in states
-        for key, out in state.items()
-    ]
+def replaced(state: State, means: State) -> list[Fill]:
+    """Fills by which every tensor of a network becomes the mean of all networks' tensors."""
+    return [Fill(key, out, means[key], note="mean of all networks", source=key) for key, out in state.items()]

@@ -27,6 +27,8 @@ class Lockstep:
     between : callable, optional
         ``between(lockstep)`` is called after every epoch, when all networks have been trained and evaluated. It may
         answer with facts that JSON can hold.
+    first : int
+        The number of the first network in messages, where other processes train those before it.
 
     Attributes
     ----------
@@ -41,11 +43,11 @@ class Lockstep:
         If there is no training, or they differ in their number of epochs.
     """
 
-    def __init__(self, loops: Sequence[Loop], between: "Callable[[Lockstep], Any] | None" = None):
+    def __init__(self, loops: Sequence[Loop], between: "Callable[[Lockstep], Any] | None" = None, first: int = 0):
         epochs = [loop.recipe.epochs for loop in loops]
         if len(set(epochs)) != 1:
             raise ValueError(f"trainings in lock step have as many epochs each, got {epochs}")
-        self.loops, self.between = list(loops), between
+        self.loops, self.between, self.first = list(loops), between, first
         self.memory: dict[str, Tensor] = {}
         self.facts: list[Any] = []
 
@@ -72,7 +74,7 @@ class Lockstep:
         FloatingPointError
             If a network's loss is not finite: it would spread to the others.
         """
-        for k, loop in enumerate(self.loops):
+        for k, loop in enumerate(self.loops, start=self.first):
             loop.epoch()
             if not isfinite(loop.history.loss[-1]):
                 lost = f"its loss in epoch {loop.history.epochs} is {loop.history.loss[-1]}"
@@ -118,19 +120,22 @@ class Lockstep:
         ValueError
             If it is of other trainings, or of another step between them; nothing is changed then.
         """
-        if (found := checkpoints.read(path)) is None:
-            return
-        tensors, meta = found
-        self._check(str(path), meta)
+        if (found := checkpoints.read(path)) is not None:
+            self.restore(*found, path)
+
+    def restore(self, tensors: dict[str, Tensor], meta: Mapping[str, Any], path: str | PathLike) -> None:
+        """Go on from the content of a checkpoint; raises as `resume`."""
+        self.check(path, meta)
         for k, (loop, facts) in enumerate(zip(self.loops, meta["loops"], strict=True)):
             loop.restore(checkpoints.under(f"loop {k}", tensors), facts, path)
         self.memory, self.facts = checkpoints.under("memory", tensors), meta["facts"]
 
-    def _check(self, path: str, meta: Mapping[str, Any]) -> None:
+    def check(self, path: str | PathLike, meta: Mapping[str, Any]) -> None:
+        """Refuse, with a ValueError, a checkpoint whose facts are of other trainings or of another step between."""
         kept = meta.get("loops", [])
         if len(kept) != len(self.loops):
             raise ValueError(f"checkpoint {path} holds {len(kept)} trainings, not {len(self.loops)}")
         if meta["between"] != checkpoints.plain({"between": checkpoints.describe(self.between)})["between"]:
             raise ValueError(f"checkpoint {path} did something else between epochs: give another path, or delete it")
         for loop, facts in zip(self.loops, kept, strict=True):
-            checkpoints.check(path, facts.get("identity", {}), loop.identity)
+            checkpoints.check(str(path), facts.get("identity", {}), loop.identity)
