@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from hetlib.chain.nested import check, flatten, leaves, only
+from hetlib.chain.nested import check, flatten, leaves
 from hetlib.errors import unknown
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, unpaired
 
@@ -24,7 +24,7 @@ class HeNormal:
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """A fill per convolution, in registration order; the source is not looked at."""
-        layers = list(leaves(only(flatten(context.target), nn.Conv2d)))
+        layers = context.layers_of(nn.Conv2d)[1]
         check(layers, "target")
         for name, layer in layers:
             drawn = torch.empty(layer.weight.shape)

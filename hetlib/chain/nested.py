@@ -8,7 +8,7 @@ stands at its first name, and a network that is a single layer is a list of that
 >>> blocks(model)  # [("conv1", Conv2d), ("bn1", BatchNorm2d), [("layer1.0.conv1", Conv2d), ...], ...]
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -16,13 +16,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
+LAYERS = (_ConvNd, _BatchNorm, nn.Linear)
 Leaf: TypeAlias = tuple[str, Any]
 Node: TypeAlias = "Leaf | list[Node]"
 
 
 def flatten(model: nn.Module) -> list[Node]:
     """The layers of a network, one after another: TLV's standardisation."""
-    return [leaf for leaf in model.named_modules() if _is_layer(leaf[1])]
+    return list(with_weights(dict(model.named_modules())).items())
+
+
+def with_weights(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Those of the modules that are layers with weights, a shared one under the first of its names."""
+    names: dict[nn.Module, str] = {}
+    for name, module in modules.items():
+        if _is_layer(module):
+            names.setdefault(module, name)
+    return {name: module for module, name in names.items()}
 
 
 def blocks(model: nn.Module) -> list[Node]:
@@ -92,7 +102,7 @@ def kind_of(module: nn.Module | None) -> str:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd | _BatchNorm | nn.Linear) and module.weight is not None
+    return isinstance(module, LAYERS) and module.weight is not None
 
 
 def _nest(module: nn.Module, name: str, seen: dict[nn.Module, str]) -> list[Node]:

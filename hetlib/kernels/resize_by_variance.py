@@ -5,6 +5,7 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,19 +63,31 @@ def resize_kernel(
     if pad not in PADS:
         raise unknown("padding", pad, PADS)
     here, there = tuple(weight.shape[2:]), (size, size) if isinstance(size, int) else tuple(size)
-    margins = [max(0, want - have) for have, want in zip(here, there, strict=True)]
-    if any(margin % 2 for margin in margins):
-        raise ValueError(f"a {here[0]}x{here[1]} kernel has no centre place in {there[0]}x{there[1]}: odd difference")
-    window = [max(0, have - want) + 1 for have, want in zip(here, there, strict=True)]
-    if window != [1, 1]:
-        weight = F.max_pool2d(weight, window, stride=1) if pool == "max" else _average(weight, window)
+    margins = _margins(here, there)
+    weight = _pooled(weight, there, pool)
     if not any(margins):
         return weight
     shape = (*weight.shape[:2], *there)
     padded = weight.new_zeros(shape) if pad == "zero" else he_normal(weight, shape, generator)
-    top, left = margins[0] // 2, margins[1] // 2
+    top, left = margins
     padded[:, :, top : top + weight.shape[2], left : left + weight.shape[3]] = weight
     return padded
+
+
+def _margins(here: Sequence[int], there: Sequence[int]) -> list[int]:
+    """How many taps are added on each side of a kernel, along each axis."""
+    added = [max(0, want - have) for have, want in zip(here, there, strict=True)]
+    if any(more % 2 for more in added):
+        raise ValueError(f"a {here[0]}x{here[1]} kernel has no centre place in {there[0]}x{there[1]}: odd difference")
+    return [more // 2 for more in added]
+
+
+def _pooled(weight: Tensor, size: Sequence[int], pool: str) -> Tensor:
+    """Kernels that are larger than a size made as small."""
+    window = [max(0, have - want) + 1 for have, want in zip(weight.shape[2:], size, strict=True)]
+    if window == [1, 1]:
+        return weight
+    return F.max_pool2d(weight, window, stride=1) if pool == "max" else _average(weight, window)
 
 
 def _average(weight: Tensor, window: Sequence[int]) -> Tensor:
@@ -152,13 +165,18 @@ def filled(
     size = tuple(out.shape[2:])
     if legacy_random and tuple(weight.shape[2:]) != size:
         torch.randn(*weight.shape[:2], *size, generator=generator)  # drawn there, and not used for padding with zeros
+    resample = None
+    if pad == "zero" and any(_margins(weight.shape[2:], size)):
+        # Filters are chosen before zeros are added; these are added to the chosen slices alone, when they are written.
+        resample = partial(resize_kernel, size=size)
+        size = tuple(map(min, weight.shape[2:], size))
     weight = resize_kernel(weight, size, pool, pad=pad, generator=generator)
     index, ground = map_width(weight, out, keep, drop, None, generator, legacy_random)
     if shuffle in (True, "filters"):
         index = index[torch.randperm(len(index), generator=generator)]
     if shuffle in (True, "inputs"):
         index = index.gather(1, permutations(index.shape[0], index.shape[1], generator, one_by_one=legacy_random))
-    return Fill(layer, out, weight, index=index, base=ground)
+    return Fill(layer, out, weight, resample, index, ground)
 
 
 def resize_bias(bias: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:

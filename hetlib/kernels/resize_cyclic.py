@@ -1,7 +1,7 @@
 """One weight tensor in another shape: kernels resampled, channels stacked cyclically."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -82,9 +82,7 @@ def resized(
     _check(weight, tuple(out.shape), resizer)
     if weight.dim() != 4 or weight.shape[2:] == out.shape[2:]:
         return Fill(layer, out, weight)
-    resample = partial(
-        _resize_kernel, size=out.shape[-1], align_corners=align_corners, resizer=resizer, antialias=antialias
-    )
+    resample = _resampling(out.shape[-1], align_corners, resizer, antialias)
     # Only the leading channels that the target has room for. Inputs are cut at a multiple of the vector's length: torch
     # rounds the channels that do not fill a last vector otherwise, so a cut elsewhere would change last bits.
     outputs, inputs = out.shape[0], -(-out.shape[1] // TOGETHER) * TOGETHER
@@ -102,6 +100,12 @@ def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:
     for kernel in (here[2:], shape[2:]):
         if kernel and kernel[0] != kernel[1]:
             raise ValueError(f"kernels must be square, found {kernel[0]}x{kernel[1]} (source {here}, target {shape})")
+
+
+@cache
+def _resampling(size: int, align_corners: bool, resizer: str, antialias: bool) -> Callable[[Tensor], Tensor]:
+    """How kernels become this size: one object for all layers alike, so that a plan's check tries it once."""
+    return partial(_resize_kernel, size=size, align_corners=align_corners, resizer=resizer, antialias=antialias)
 
 
 def _resize_kernel(weight: Tensor, size: int, align_corners: bool, resizer: str, antialias: bool) -> Tensor:

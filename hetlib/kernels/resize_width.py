@@ -84,6 +84,8 @@ def resize_width(
     ValueError
         If kernels differ in size, or a way to choose gives too few filters.
     """
+    if weight.shape[2:] != target.shape[2:]:
+        raise ValueError(f"kernels differ: {tuple(weight.shape)} and {tuple(target.shape)}; resize_kernel comes first")
     index, ground = map_width(weight, target, keep, drop, base, generator, legacy_random)
     return gather_slices(weight, ground, index)
 
@@ -97,9 +99,10 @@ def map_width(
     generator: torch.Generator | None,
     legacy_random: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Numbers of the slices, of `weight` and behind them of the ground, that make up the result; and that ground."""
-    if weight.shape[2:] != target.shape[2:]:
-        raise ValueError(f"kernels differ: {tuple(weight.shape)} and {tuple(target.shape)}; resize_kernel comes first")
+    """Numbers of the slices, of `weight` and behind them of the ground, that make up the result; and that ground.
+
+    Kernels of `weight` may be smaller than the target's: they are ranked as if padded with zeros.
+    """
     for how in (keep, drop):
         if how not in HOW:
             raise unknown("way to choose", how, HOW)
@@ -108,45 +111,60 @@ def map_width(
         raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
     choose = partial(_choose, generator=generator, legacy_random=legacy_random)
     (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
-    index, given = torch.arange(outputs * inputs).view(outputs, inputs), _Moments(weight)
+    taps = math.prod(target.shape[2:])
+    given, kept = _Moments(weight, taps), torch.arange(outputs)
     if outputs < wanted and inputs > slots and base is None and drop == "random" and not legacy_random:
-        index = index.gather(1, choose(given.slices, (outputs, inputs), slots, keep))
+        index = _numbers(kept, choose(given.slices, (outputs, inputs), slots, keep), inputs)
         others = _he_chosen(weight, (wanted - outputs, inputs), target.shape, keep, generator)
         own = torch.arange(others.shape[:2].numel()).view(-1, slots) + outputs * inputs
         return torch.cat((index, own))[torch.randperm(wanted, generator=generator)], others
     ground = _ground(weight, target, base, generator, legacy_random)
-    behind, rows = _Moments(ground.to(weight)), torch.arange(wanted)
+    behind, rows = _Moments(ground.to(weight), taps), torch.arange(wanted)
     if outputs > wanted:
-        index = index[choose(given.filters, (outputs,), wanted, keep)]
+        kept = choose(given.filters, (outputs,), wanted, keep)
     elif outputs < wanted:
         rows = choose(behind.filters, (wanted,), outputs, drop)
+    if outputs >= wanted and inputs > slots:
+        columns = choose(lambda: given.slices()[kept], (wanted, inputs), slots, keep)
+        return _numbers(kept, columns, inputs), ground
+    index = _numbers(kept, torch.arange(inputs), inputs)
     if outputs < wanted or inputs < slots:
         columns = torch.arange(inputs).expand_as(index)
         if inputs < slots:
             columns = choose(lambda: behind.slices()[rows], (len(rows), slots), inputs, drop)
         own = torch.arange(ground.shape[:2].numel()) + outputs * inputs
-        places = rows.unsqueeze(1) * ground.shape[1] + columns
         # Along one axis this writes in order, so that of two writes to one place the later stays.
+        places = _numbers(rows, columns, ground.shape[1])
         index = own.scatter_(0, places.flatten(), index.flatten()).view(ground.shape[:2])
     if inputs > slots:
-        pools = (given, behind) if outputs < wanted else (given,)
-        of_slices = lambda: torch.cat([pool.slices().flatten() for pool in pools])[index]
+        of_slices = lambda: torch.cat([pool.slices().flatten() for pool in (given, behind)])[index]
         index = index.gather(1, choose(of_slices, (wanted, inputs), slots, keep))
     return index, ground
+
+
+def _numbers(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Numbers of the slices in these columns of these filters, in a weight with so many inputs."""
+    return rows.unsqueeze(1) * width + columns
 
 
 class _Moments:
     """Variances of a weight's slices and filters, worked out when they are first asked for.
 
-    They are on the CPU, whatever holds the slices: they are small, and sorted faster there.
+    They are on the CPU, whatever holds the slices: they are small, and sorted faster there. Slices of fewer than `taps`
+    taps are looked at as if padded with zeros to as many.
     """
 
-    def __init__(self, weight: Tensor):
-        self._weight = weight
+    def __init__(self, weight: Tensor, taps: int):
+        self._weight, self._share = weight, math.prod(weight.shape[2:]) / taps
 
     @cached_property
-    def _both(self) -> list[Tensor]:
-        return [moment.cpu() for moment in moments(self._weight)]
+    def _both(self) -> tuple[Tensor, Tensor]:
+        mean, variance = (moment.cpu() for moment in moments(self._weight))
+        if self._share == 1:
+            return mean, variance
+        # With a share s of the taps, the mean of squares, variance + mean ** 2, and the mean become s times theirs.
+        squares = mean.square().mul_(1 - self._share).add_(variance)
+        return self._share * mean, squares.mul_(self._share)
 
     def slices(self) -> Tensor:
         """Of shape (O, I)."""
@@ -180,7 +198,7 @@ def _ground(
     """What is written over where a layer grows: the target, or a base for more filters with fewer inputs."""
     if len(weight) >= len(target) or weight.shape[1] <= target.shape[1]:
         return target
-    shape = (len(target), *weight.shape[1:])
+    shape = (len(target), weight.shape[1], *target.shape[2:])
     if base is not None:
         if base.shape != shape:
             raise ValueError(f"base must have the shape {shape}, got {tuple(base.shape)}")

@@ -60,30 +60,33 @@ def pick(
         rows = variance.shape[:-1].numel()
         drawn = _draw(rows, n, total, generator, legacy_random)
         return drawn.view(*variance.shape[:-1], n).to(variance.device)
-    ascending = _ascending(variance)
-    if how == "max":
-        return ascending[..., total - n :]
-    if how == "min":
-        return ascending[..., :n]
-    if how == "two_tailed":
-        return ascending[..., :1] if n == 1 else torch.cat((ascending[..., : n // 2], ascending[..., -(n // 2) :]), -1)
-    step = total // n
-    first = 0 if n == total else 1
+    first = {"max": total - n, "interleaved": int(n < total)}.get(how, 0)
+    ascending = _ascending(variance, first if n == 1 else None)
+    if how == "two_tailed" and n > 1:
+        return torch.cat((ascending[..., : n // 2], ascending[..., -(n // 2) :]), -1)
+    step = total // n if how == "interleaved" else 1
     return ascending[..., first : first + step * (n - 1) + 1 : step]
 
 
-def _ascending(values: Tensor) -> Tensor:
-    """A stable argsort along the last axis."""
-    if not values.any():  # as where kernels have one tap: all slices tie
+def _ascending(values: Tensor, rank: int | None = None) -> Tensor:
+    """A stable argsort along the last axis; where one rank alone is asked for, the others may stand in any order."""
+    if not values.numel() or torch.equal(*values.detach().aminmax()):  # as where kernels have one tap: all slices tie
         return torch.arange(values.shape[-1], device=values.device).expand_as(values)
     if values.is_cuda or values.dtype != torch.float32:
         return values.argsort(dim=-1, stable=True)
     # NumPy sorts whole numbers with vector instructions, six times as fast as a stable argsort. The value's bits, made
     # to order like the value, stand above its position, and so ties keep their order. Adding 0 makes -0 equal to 0.
     bits = (values.detach() + 0.0).contiguous().numpy().view(np.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32 | np.arange(values.shape[-1])
-    keys.sort(axis=-1)
-    return torch.from_numpy(keys & 0xFFFFFFFF)
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    keys = bits.astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(values.shape[-1])
+    if rank is None:
+        keys.sort(axis=-1)
+    else:
+        keys.partition(rank, axis=-1)
+    keys &= 0xFFFFFFFF
+    return torch.from_numpy(keys)
 
 
 def _draw(rows: int, n: int, total: int, generator: torch.Generator | None, legacy: bool) -> Tensor:
@@ -125,7 +128,7 @@ def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     taps = weight.flatten(2).to(torch.promote_types(weight.dtype, torch.float32))
     if taps.shape[2] == 1:
-        return taps.squeeze(2), torch.zeros_like(taps.squeeze(2))
+        return taps.squeeze(2), taps.new_zeros(()).expand(taps.shape[:2])
     # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
     average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
     with torch.autocast(weight.device.type, enabled=False):

@@ -191,20 +191,18 @@ def _new(fill: Fill) -> Tensor:
 
 
 def _write(out: Tensor, fill: Fill) -> None:
-    weight = resampled(fill, fill.weight)
     if fill.index is None:
-        _stack_(out, weight)
+        _stack_(out, resampled(fill, fill.weight))
         return
-    base = weight[:0] if fill.base is None else fill.base
-    out.copy_(gather_slices(weight.to(out), base, fill.index))
+    base = out[:0] if fill.base is None else fill.base
+    out.copy_(gather_slices(fill.weight, base, fill.index, lambda slices: resampled(fill, slices).to(out)))
 
 
 def _stack_(out: Tensor, weight: Tensor) -> None:
     """Fill `out` with `weight` repeated over its channel axes, by doubling what is filled already."""
     axes = min(out.dim(), 2)
     corner = tuple(slice(min(have, want)) for have, want in zip(weight.shape[:axes], out.shape[:axes], strict=True))
-    out[corner].copy_(weight[corner])
-    filled = out[corner]
+    filled = out[corner].copy_(weight[corner])
     for axis in reversed(range(axes)):
         done, want = filled.shape[axis], out.shape[axis]
         grown = out if axis == 0 else out.narrow(0, 0, filled.shape[0])

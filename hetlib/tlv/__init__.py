@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain.nested import Leaf, check, flatten, leaves, only
+from hetlib.chain.nested import check
 from hetlib.errors import unknown
 from hetlib.kernels.resize_by_variance import fill, filled, resize_bias, resize_kernel, resize_width
 from hetlib.kernels.select import pick
@@ -59,7 +59,7 @@ class ByRatio:
 
     def __call__(self, context: Context) -> list[Pair]:
         """A pair for each convolution of the target; none where one of the networks has no convolution."""
-        here, there = (_layers(model, nn.Conv2d) for model in (context.source, context.target))
+        here, there = context.layers_of(nn.Conv2d)
         if not here or not there:
             return []
         picks = by_ratio(len(here), len(there))
@@ -130,7 +130,7 @@ class LinearStatistics:
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """Two fills per linear layer; none but a word of why where the source has no linear layer."""
-        here, there = (_layers(model, nn.Linear) for model in (context.source, context.target))
+        here, there = context.layers_of(nn.Linear)
         check(here, "source")
         check(there, "target")
         if not here:
@@ -166,12 +166,13 @@ def statistics(weights: Sequence[Tensor]) -> tuple[float, float]:
         raise ValueError("the source has no linear layer whose statistics could be taken")
     means, deviations = [], []
     for weight in weights:
-        total = squares = 0.0
         # Rows by the block, so that the second look at them finds them in the cache; and added in double precision:
         # float32 loses a percent over the hundred million entries of VGG's first linear layer.
-        for rows in weight.split(max(1, BLOCK // max(1, weight.shape[1]))):
-            total += float(rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32)).double().sum())
-            squares += float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double().square().sum())
+        blocks = weight.split(max(1, BLOCK // max(1, weight.shape[1])))
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        looks = [(rows.sum(1, dtype=wide), torch.linalg.vector_norm(rows, dim=1, dtype=wide)) for rows in blocks]
+        sums, norms = (torch.cat(seen).double() for seen in zip(*looks, strict=True))
+        total, squares = float(sums.sum()), float(norms.square().sum())
         if not math.isfinite(total + squares):
             raise ValueError(f"a linear layer of shape {tuple(weight.shape)} holds values that are not finite")
         n, mean = weight.numel(), total / weight.numel()
@@ -244,7 +245,7 @@ def transfer(
         if name not in names:
             raise unknown(kind, name, names)
     for role, model in (("source", source), ("target", target)):
-        if convolutions and not _layers(model, nn.Conv2d):
+        if convolutions and not any(isinstance(module, nn.Conv2d) for module in model.modules()):
             raise ValueError(f"the {role} ({type(model).__name__}) has no 2-D convolution")
     fits: list[Any] = []
     if convolutions:
@@ -253,7 +254,3 @@ def transfer(
     chosen = ByBlocks(convolutions=True, nested=standardise == "blocks") if match == "blocks" else MATCHES[match]
     sentence = Transfer(chosen if convolutions else unpaired, (*fits, *[LinearStatistics()] * linear))
     return replace(sentence(source, target, seed=seed), method="TLV")
-
-
-def _layers(model: nn.Module, kind: type[nn.Module]) -> list[Leaf]:
-    return list(leaves(only(flatten(model), kind)))

@@ -107,8 +107,8 @@ class Cyclic:
             donor, own = here.get(pair.source), there.get(pair.target)
             if donor is None or own is None:
                 continue
-            given = _own_tensors(context.source.get_submodule(donor))
-            for key, out in _own_tensors(context.target.get_submodule(own)).items():
+            given = _own_tensors(context.source_modules[donor])
+            for key, out in _own_tensors(context.target_modules[own]).items():
                 if key in given:
                     fill = resized(given[key].detach(), out, layer=own)
                     yield replace(fill, note="taken with its convolution", source=donor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hetlib.chain.nested import flatten, kind_of, leaves
+from hetlib.chain.nested import kind_of, with_weights
 from hetlib.kernels.fill import Fill
 
 if TYPE_CHECKING:
@@ -147,7 +147,11 @@ class TransferReport:
 
 
 def report(
-    method: str, source: nn.Module, target: nn.Module, pairs: Mapping[str, str], fills: Sequence[Fill]
+    method: str,
+    source: Mapping[str, nn.Module],
+    target: Mapping[str, nn.Module],
+    pairs: Mapping[str, str],
+    fills: Sequence[Fill],
 ) -> TransferReport:
     """Say what fills did to a target.
 
@@ -155,8 +159,8 @@ def report(
     ----------
     method : str
         Name of the transfer.
-    source, target : nn.Module
-        The two networks.
+    source, target : mapping of str to nn.Module
+        All modules of the two networks by name, each network itself under "".
     pairs : mapping of str to str
         For each matched layer of the target the layer of the source.
     fills : sequence of Fill
@@ -169,12 +173,14 @@ def report(
     by_layer: dict[str, list[Fill]] = {}
     for fill in fills:
         by_layer.setdefault(fill.layer, []).append(fill)
-    layers = dict(leaves(flatten(target)))
+    layers = with_weights(target)
     listed = {name: layer for name, layer in layers.items() if name in by_layer or kind_of(layer) in COUNTED}
-    listed |= {name: target.get_submodule(name) for name in by_layer if name not in layers}
+    listed |= {name: target[name] for name in by_layer if name not in layers}
     rows = tuple(_row(name, layer, by_layer.get(name, []), source, pairs.get(name)) for name, layer in listed.items())
     givers = {row.source for row in rows}
-    given = [(name, layer) for name, layer in leaves(flatten(source)) if name in givers or kind_of(layer) in COUNTED]
+    given = [
+        (name, layer) for name, layer in with_weights(source).items() if name in givers or kind_of(layer) in COUNTED
+    ]
     return TransferReport(method, rows, tuple((name, _weight_shape(layer)) for name, layer in given))
 
 
@@ -186,19 +192,21 @@ def described(step: Any) -> str:
     return f"{type(step).__name__}({', '.join(f'{name}={value!r}' for name, value in found.items())})"
 
 
-def _row(name: str, layer: nn.Module, fills: list[Fill], source: nn.Module, partner: str | None) -> Row:
+def _row(name: str, layer: nn.Module, fills: list[Fill], source: Mapping[str, nn.Module], partner: str | None) -> Row:
     written = [fill for fill in fills if not fill.keeps]
     giver = next((fill.source for fill in written if fill.source is not None), None)
     notes = "; ".join(dict.fromkeys(fill.note for fill in (written or fills) if fill.note))
     if not notes and not written:
         notes = "kept: paired with no source layer" if partner is None else f"kept: no step feeds it from {partner}"
-    shape = None if giver is None else _weight_shape(source.get_submodule(giver))
+    shape = None if giver is None else _weight_shape(source[giver])
     return Row(name, _weight_shape(layer), giver, shape, notes or "written", kind_of(layer), bool(written))
 
 
 def _weight_shape(layer: nn.Module) -> tuple[int, ...]:
-    tensor = next((t for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))), None)
-    weight = getattr(layer, "weight", tensor)
+    if not hasattr(layer, "weight"):
+        tensors = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
+        return tuple(tensors[0].shape) if tensors else ()
+    weight: Any = layer.weight
     return () if weight is None else tuple(weight.shape)
 
 

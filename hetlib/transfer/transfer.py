@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hetlib.chain import Chain, Network, eval_chain
-from hetlib.chain.nested import check, kind_of
+from hetlib.chain.nested import Leaf, check, kind_of, with_weights
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
@@ -79,9 +79,25 @@ class Context:
         """The target, likewise; the source's chain where both are one network."""
         return self.source_chain if self.target is self.source else eval_chain(self.target)
 
+    @cached_property
+    def source_modules(self) -> dict[str, Any]:
+        """Every module of the source by name, a shared one under each of its names."""
+        return dict(self.source.named_modules(remove_duplicate=False))
+
+    @cached_property
+    def target_modules(self) -> dict[str, Any]:
+        """Those of the target, likewise."""
+        return dict(self.target.named_modules(remove_duplicate=False))
+
+    def layers_of(self, kind: type[nn.Module]) -> tuple[list[Leaf], list[Leaf]]:
+        """The layers of a kind that carry weights, of the source and of the target, in order of registration."""
+        listed = (with_weights(modules).items() for modules in (self.source_modules, self.target_modules))
+        source, target = ([leaf for leaf in found if isinstance(leaf[1], kind)] for found in listed)
+        return source, target
+
     def layers(self, pair: Pair) -> tuple[Any, Any]:
         """The modules of a pair: the source's, and the target's."""
-        return self.source.get_submodule(pair.source), self.target.get_submodule(pair.target)
+        return self.source_modules[pair.source], self.target_modules[pair.target]
 
 
 Match = Callable[[Context], list[Pair]]
@@ -166,17 +182,18 @@ class Transfer:
         pairs, fills = self._plan(context)
         with torch.no_grad():
             write(fills)
-        return report(str(self), context.source, context.target, {pair.target: pair.source for pair in pairs}, fills)
+        modules = context.source_modules, context.target_modules
+        return report(str(self), *modules, {pair.target: pair.source for pair in pairs}, fills)
 
     @torch.no_grad()
     def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
         pairs = list(self.match(context))
         _check_pairs(context, pairs)
         fills = [fill for fit in self.fits for fill in fit(context, pairs)]
-        _check_fills(context.target, fills)
+        _check_fills(context, fills)
         if callable(self.blend):
-            modules = dict(context.target.named_modules(remove_duplicate=False))
-            fills = [fill if fill.kind else replace(fill, kind=kind_of(modules.get(fill.layer))) for fill in fills]
+            kind = lambda fill: kind_of(context.target_modules.get(fill.layer))
+            fills = [fill if fill.kind else replace(fill, kind=kind(fill)) for fill in fills]
         return pairs, blended(fills, self.blend)
 
 
@@ -194,18 +211,19 @@ def naming(context: Context, pair: Pair) -> Iterator[None]:
 
 def _check_pairs(context: Context, pairs: list[Pair]) -> None:
     """Refuse pairs of layers that do not exist, or whose weights are not there or cannot be written."""
-    for role, model in (("source", context.source), ("target", context.target)):
-        modules = dict(model.named_modules(remove_duplicate=False))
+    for role, modules in (("source", context.source_modules), ("target", context.target_modules)):
         for name in dict.fromkeys(getattr(pair, role) for pair in pairs):
             if name not in modules:
-                raise unknown(f"layer of the {role} ({type(model).__name__})", name, modules)
+                raise unknown(f"layer of the {role} ({type(modules['']).__name__})", name, modules)
             if isinstance(getattr(modules[name], "weight", None), Tensor):
                 check([(name, modules[name])], role)
 
 
-def _check_fills(target: nn.Module, fills: list[Fill]) -> None:
+def _check_fills(context: Context, fills: list[Fill]) -> None:
     """Refuse fills of what is not a tensor of the target in real memory, and kernels resampled to a wrong size."""
-    own = {id(tensor) for tensor in (*target.parameters(), *target.buffers())}
+    held = (tensors for module in context.target_modules.values() for tensors in (module._parameters, module._buffers))
+    own = {id(tensor) for tensors in held for tensor in tensors.values()}
+    probed: set[tuple[object, ...]] = set()
     for fill in fills:
         if fill.keeps:
             continue
@@ -214,8 +232,14 @@ def _check_fills(target: nn.Module, fills: list[Fill]) -> None:
         if id(fill.out) not in own:
             how = "if it is computed (weight norm, pruning), make it a parameter first"
             raise ValueError(f"{fill.layer} {tuple(fill.out.shape)} is not a tensor of the target's own: {how}")
-        if fill.resample is not None:
-            found, wanted = fill.resample(fill.weight[:1, :1]).shape[2:], fill.out.shape[2:]
+        if fill.resample is None:
+            continue
+        # Many layers share one way to resample: it is tried once for slices of a kind, on one of them.
+        wanted, weight = fill.out.shape[2:], fill.weight
+        trial = (id(fill.resample), weight.shape[2:], wanted, weight.dtype, weight.device)
+        if trial not in probed:
+            probed.add(trial)
+            found = fill.resample(weight[:1, :1]).shape[2:]
             if found != wanted:
                 raise ValueError(f"{fill.layer}: kernels are resampled to {tuple(found)}, not {tuple(wanted)}")
 
