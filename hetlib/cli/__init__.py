@@ -1,4 +1,4 @@
-"""The command line: `hetlib run | reproduce | verify | report | data | cache | doctor`, and what authors need."""
+"""The command line: `hetlib run | reproduce | verify | report | graft | data | cache | doctor`, more for authors."""
 
 from hetlib.cli.commands import app, main
 

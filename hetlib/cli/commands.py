@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hetlib import __version__
+from hetlib.cli import graft
 
 app = typer.Typer(
     help="Teach, try and reproduce five papers on moving knowledge between networks of different shape.",
@@ -21,6 +22,7 @@ data_app = typer.Typer(help="Get, list and find data sets.", no_args_is_help=Tru
 app.add_typer(data_app, name="data")
 cache_app = typer.Typer(help="See and clean what runs keep for the next: trained networks.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+app.command(help=graft.EXAMPLES)(graft.graft)
 console = Console()
 
 PRESETS = "smoke (seconds), classroom (minutes, a laptop), reduced (hours, no GPU) or paper (hours, a GPU)."
@@ -99,8 +101,7 @@ def verify(
 
 
 def planned(command: str, parameters: dict[str, str] | None = None, runs: Path = Path("runs")) -> Any:
-    """The task of a ``hetlib run`` command line, some parameters changed; a ValueError if it is none, or asks for what
-    does not exist."""
+    """The task of a ``hetlib run`` command line, some parameters changed; a ValueError if there is no such task."""
     from hetlib.cli import runner
 
     words = shlex.split(command)
@@ -292,8 +293,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: what the user got wrong is one line and status 2; a failed run is status 1."""
     try:
         app(_joined(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         file = getattr(error, "filename", None)
         line = str(error) if file is None else f"{file}: {error.strerror}"  # type: ignore[union-attr]
         Console(stderr=True).print(f"[red]hetlib:[/] {escape(line)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, ConnectionError | ChildProcessError | FloatingPointError) else 2)

@@ -64,6 +64,10 @@ class Images:
         """The same data on another device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The images at `indices`, uint8; changed at random (see `augment`) if there is a generator to draw from."""
+        return self.images[indices] if generator is None else augment(self.images[indices], generator)
+
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> "Images":
         """The images at `indices`, in that order, with all class names kept."""
         index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)

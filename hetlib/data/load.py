@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hetlib.data import published, textured_shapes
+from hetlib.data import folders, published, textured_shapes
 from hetlib.data.images import Images
 from hetlib.data.subsets import skill_split
 from hetlib.errors import unknown
@@ -51,7 +51,8 @@ def load(
     Parameters
     ----------
     name : str
-        One of `names()`. `sub-cifar100` is HMT's: 1,000 of CIFAR-100's training images and its whole test set.
+        One of `names()`, or "imagefolder:<folder>": see `hetlib.data.folders`.
+        `sub-cifar100` is HMT's: 1,000 of CIFAR-100's training images and its whole test set.
         `cifar10-40k` and `cifar100-40k` are TLV's: 40,000 of the training images, and 10,000 held out.
         `mnist-special` and `mnist-general` are CLAFusion's (see `skill_split`, label 4); with `-raw`, pixels go from 0
         to 255, as its released code has them.
@@ -78,8 +79,10 @@ def load(
     DamagedFile
         If a file is not, byte for byte, the published one.
     """
+    if name.startswith(folders.PREFIX):
+        return folders.load(name, split)
     if name not in names():
-        raise unknown("data set", name, names())
+        raise unknown("data set", name, [*names(), f"{folders.PREFIX}<folder>"])
     if split not in splits(name):
         raise unknown(f"split of {name}", split, splits(name))
     rendered = name.startswith("shapes-")

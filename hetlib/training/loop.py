@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.data import Images, augment, normalise
+from hetlib.data import Images, normalise
 from hetlib.files import checksum, save_tensors
 from hetlib.training import checkpoint as checkpoints
 from hetlib.training.evaluate import evaluate, use_bf16
@@ -195,9 +195,7 @@ class Loop:
     def _step(self, chosen: Tensor, lr: float) -> Tensor:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["factor"]
-        images = self.data.images[chosen]
-        if self.recipe.augment:
-            images = augment(images, self.generator)
+        images = self.data.batch(chosen, self.generator if self.recipe.augment else None)
         images = normalise(images, self.data.mean, self.data.std, memory_format=self.layout)
         rows = [each[chosen] for each in self.rows]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
