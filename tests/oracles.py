@@ -1,5 +1,7 @@
 """The methods as plain loops, slow and obvious: what the fast code is compared with."""
 
+from math import atan, pi
+
 import torch
 from torch import Tensor
 
@@ -56,3 +58,32 @@ def plain_width(weight, target, keep, drop, base):
     if inputs > slots:
         out = torch.stack([f[choose([variance(s) for s in f], slots, keep)] for f in out])
     return out
+
+
+def plain_entropy(weight: Tensor, bins: int = 10) -> Tensor:
+    """Grafting's entropy bin by bin, as the released code goes about it: each bin finds the minimum anew.
+
+    A constant tensor, where that code crashes, has entropy 0.
+    """
+    scale = (weight.max() - weight.min()) / bins
+    found = torch.zeros((), dtype=torch.float64)
+    for b in range(bins):
+        low, high = weight.min() + b * scale, weight.min() + (b + 1) * scale
+        share = ((weight >= low) & (weight < high)).sum().double() / weight.numel()
+        if share != 0:
+            found -= (share * share.log()).cpu()
+    return found
+
+
+def plain_graft(states: list[dict[str, Tensor]], a: float = 0.4, c: float = 500.0) -> list[dict[str, Tensor]]:
+    """What networks become, each from itself and the one before it: tensor by tensor, by the released rule of names."""
+    grafted = []
+    for i, own in enumerate(states):
+        donor, new, alpha = states[i - 1], {}, 0.5
+        for key, value in own.items():
+            if "conv" in key:
+                difference = float(plain_entropy(value) - plain_entropy(donor[key]))
+                alpha = round(a / pi * atan(c * difference) + 0.5, 2)
+            new[key] = value * alpha + donor[key] * (1 - alpha)
+        grafted.append(new)
+    return grafted

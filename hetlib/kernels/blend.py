@@ -1,6 +1,6 @@
 """Tensors mixed with others, any number of them at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,46 +8,52 @@ from torch import Tensor
 from hetlib.kernels.fill import Fill
 
 
-def mixed(fills: Sequence[Fill], news: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What the tensors of fills become: ``alpha * out + (1 - alpha) * new``. Nothing is written.
+def mixture(fills: Sequence[Fill], news: Sequence[Tensor]) -> Callable[[], None]:
+    """Read what fills bring; the call of what is returned mixes it in: ``out = alpha * out + (1 - alpha) * new``.
 
     Both products are rounded before they are added, as in grafting's released code. So two tensors that take from one
-    another, with coefficients that add up to 1, become equal to the bit; `torch.lerp` does not promise that.
+    another, with coefficients that add up to 1, become equal to the bit; `torch.lerp` does not promise that. They are
+    computed in float32, or in float64 where one of the two tensors is of that type.
 
     Parameters
     ----------
     fills : sequence of Fill
     news : sequence of Tensors
-        What each fill brings, of the shape and device of its `out`.
-
-    Returns
-    -------
-    sequence of Tensors
-        In float32, or float64 where one of the two is.
+        What each brings, of the shape and device of its `out`. It may be overwritten before the call.
     """
-    if not fills:
-        return []
-    owns = [fill.out.to(_real(fill, new)) for fill, new in zip(fills, news, strict=True)]
-    shares = [_shares(fill, own) for fill, own in zip(fills, owns, strict=True)]
-    kept = torch._foreach_mul(owns, [stays for stays, _ in shares])
-    come = torch._foreach_mul([new.to(own.dtype) for new, own in zip(news, owns, strict=True)], [c for _, c in shares])
-    return torch._foreach_add(kept, come)
+    stays, comes = _shares(fills, reals := [_real(fill, new) for fill, new in zip(fills, news, strict=True)])
+    brought = torch._foreach_mul([new.to(real) for new, real in zip(news, reals, strict=True)], comes)
+
+    def mix() -> None:
+        owns = [fill.out.to(real) for fill, real in zip(fills, reals, strict=True)]
+        torch._foreach_mul_(owns, stays)
+        torch._foreach_add_(owns, brought)
+        for fill, own in zip(fills, owns, strict=True):
+            if own is not fill.out:
+                fill.out.copy_(own)
+
+    return mix
 
 
 def _real(fill: Fill, new: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (fill.out.dtype, new.dtype) else torch.float32
 
 
-def _shares(fill: Fill, own: Tensor) -> tuple[Tensor, Tensor]:
-    """By what the two sides are multiplied; in float64 they add up to 1."""
-    stays = torch.as_tensor(fill.alpha, dtype=torch.float64)
-    comes = 1 - stays
-    if (
-        not stays.dim()
-    ):  # a number changes the type of no tensor but of another number; the host's is fit for any device
-        return (stays, comes) if own.dim() else (stays.to(own.dtype), comes.to(own.dtype))
-    shape = (-1, *[1] * (own.dim() - 1))
-    return stays.to(own).view(shape), comes.to(own).view(shape)
+def _shares(fills: Sequence[Fill], reals: Sequence[torch.dtype]) -> tuple[list[Tensor], list[Tensor]]:
+    """By what each tensor and what comes to it are multiplied; the two add up to 1 in float64."""
+    numbers = {id(fill.alpha): torch.as_tensor(fill.alpha, dtype=torch.float64) for fill in fills}
+    rests = {key: 1 - number for key, number in numbers.items()}
+    fitted = lambda which: [
+        _fitted(which[id(fill.alpha)], fill.out, real) for fill, real in zip(fills, reals, strict=True)
+    ]
+    return fitted(numbers), fitted(rests)
+
+
+def _fitted(share: Tensor, out: Tensor, real: torch.dtype) -> Tensor:
+    if share.dim():
+        return share.to(out.device, real).view(-1, *[1] * (out.dim() - 1))
+    # A number changes the type of no tensor but of another number, and one on the host is fit for any device.
+    return share if out.dim() else share.to(real)
 
 
 def rings(fills: Sequence[Fill]) -> list[list[Fill]]:

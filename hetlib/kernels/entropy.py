@@ -84,10 +84,10 @@ def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
     if not weight.dim():
         raise ValueError("a tensor of shape () has no filters")
     check([weight], bins, ["the weight"])
-    rows = _raised(weight).reshape(len(weight), -1)
-    if rows.device.type != "cpu":
-        return _of_rows(rows, bins)
-    values = rows.numpy()
+    raised = _raised(weight)
+    if raised.device.type != "cpu":
+        return _of_rows(raised.reshape(len(weight), -1), bins)
+    values = raised.numpy().reshape(len(weight), -1)
     low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
     finite = np.isfinite(low) & np.isfinite(high)
     if not finite.all():
@@ -167,7 +167,7 @@ def _from_reached(reached: np.ndarray, lengths: np.ndarray | int) -> np.ndarray:
     counts[:, 1:] += reached[:, :-1]
     counts[:, :1] += lengths
     shares = counts / lengths
-    return -(shares * np.log(np.where(counts > 0, shares, 1))).sum(1)
+    return np.vecdot(shares, -np.log(np.where(counts, shares, 1)))
 
 
 def _of_rows(rows: Tensor, bins: int) -> Tensor:

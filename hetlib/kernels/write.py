@@ -1,7 +1,7 @@
 """Fills written in place, any number of them at once: on a GPU in one launch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from hetlib.kernels.blend import mixed, place, rings
+from hetlib.kernels.blend import mixture, place, rings
 from hetlib.kernels.fill import BITS, Fill, gather_slices, resampled, sizes
 
 TYPES = ({torch.float16, torch.bfloat16, torch.float32}, {torch.float32, torch.float64})
@@ -29,9 +29,9 @@ def write(fills: Sequence[Fill]) -> None:
     gather. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
     kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
 
-    Fills that keep a part of what is there (`alpha`) are mixed by `hetlib.kernels.blend.mixed`, in a few calls for all
-    of them. On a GPU, those that take a whole tensor of the same shape and strides share one launch, for each pair of
-    types; in a ring of such tensors nothing is copied first. Coefficients on the device are read there.
+    Fills that keep a part of what is there (`alpha`) are mixed by `hetlib.kernels.blend.mixture`, in a few calls for
+    all of them. On a GPU, those that take a whole tensor of the same shape and strides share one launch for each pair
+    of types. In a ring of such tensors nothing is copied first. Coefficients on the device are read there.
 
     Parameters
     ----------
@@ -49,13 +49,11 @@ def write(fills: Sequence[Fill]) -> None:
     for fill in fills:
         _check(fill)
     last = {place(fill.out): fill for fill in fills}
-    plain = [fill for fill in last.values() if not _blends(fill)]
-    blended = [fill for fill in last.values() if _blends(fill)]
-    at_once = [fill for fill in blended if _in_blend_launch(fill)]
-    one_by_one = [fill for fill in blended if fill not in at_once]
-    values = mixed(one_by_one, [_new(fill) for fill in one_by_one])
+    blended, plain = _parted(last.values(), _blends)
+    at_once, one_by_one = _parted(blended, _in_blend_launch)
+    mix = mixture(one_by_one, [_new(fill) for fill in one_by_one]) if one_by_one else None
     plain, circles = _apart(plain, rings(at_once))
-    together = [fill for fill in plain if _in_launch(fill)]
+    together, alone = _parted(plain, _in_launch)
     launches: list[Callable[[], None]] = []
     if circles:
         from hetlib.kernels import blend_triton
@@ -68,11 +66,18 @@ def write(fills: Sequence[Fill]) -> None:
     for launch in launches:
         launch()
     torch.autograd.graph.increment_version([fill.out for fill in (*together, *at_once)])
-    for fill in plain:
-        if fill not in together:
-            _write(fill.out, fill)
-    for fill, value in zip(one_by_one, values, strict=True):
-        fill.out.copy_(value)
+    for fill in alone:
+        _write(fill.out, fill)
+    if mix:
+        mix()
+
+
+def _parted(fills: Iterable[Fill], test: Callable[[Fill], bool]) -> tuple[list[Fill], list[Fill]]:
+    """Those that pass the test, and the others."""
+    found: tuple[list[Fill], list[Fill]] = [], []
+    for fill in fills:
+        found[not test(fill)].append(fill)
+    return found
 
 
 def _check(fill: Fill) -> None:

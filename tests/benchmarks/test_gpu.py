@@ -38,9 +38,9 @@ def test_a_dry_run_measures_every_part():
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(rows_of(done.stdout))
     checks = [row for row in rows if "right" in row]
-    assert {row["part"] for row in checks} == {"fill", "sinkhorn", "cka", "training", "costs"}
+    assert {row["part"] for row in checks} == {"fill", "sinkhorn", "graft", "cka", "training", "costs"}
     assert all(row["right"] for row in checks)
-    for part in ("fill", "sinkhorn", "cka", "training", "costs"):
+    for part in ("fill", "sinkhorn", "graft", "cka", "training", "costs"):
         kinds = ["right" if "right" in row else "time" for row in rows if row["part"] == part]
         assert "time" in kinds
         assert part == "training" or kinds[0] == "right", "what is wrong is not timed"
