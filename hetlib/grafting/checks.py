@@ -67,12 +67,13 @@ def check_finite(k: int, tensors: Mapping[str, Tensor]) -> None:
     there = [(key, value.detach()) for key, value in tensors.items() if value.device.type == "cpu" and value.numel()]
     if not there:
         return
-    # The largest magnitudes of all tensors in one call: a NaN among the values makes one, an infinity is one.
-    largest = torch.stack([each.double() for each in torch._foreach_norm([value for _, value in there], torch.inf)])
-    bad = torch.nonzero(~largest.isfinite())[:, 0].tolist()
-    if bad:
-        key, value = there[bad[0]]
+    # The norms of all tensors in one call. NaN or infinity among the values makes a norm that is not finite; so may large
+    # values, and therefore the values themselves are looked at again.
+    norms = torch.stack([each.double() for each in torch._foreach_norm([value for _, value in there])])
+    for n in torch.nonzero(~norms.isfinite())[:, 0].tolist():
+        key, value = there[n]
         count = int((~value.isfinite()).sum())
-        raise ValueError(
-            f"network {k}: {count} of {value.numel()} values of {key!r} are not finite; nothing was grafted"
-        )
+        if count:
+            raise ValueError(
+                f"network {k}: {count} of {value.numel()} values of {key!r} are not finite; nothing was grafted"
+            )
