@@ -67,8 +67,8 @@ def check_finite(k: int, tensors: Mapping[str, Tensor]) -> None:
     there = [(key, value.detach()) for key, value in tensors.items() if value.device.type == "cpu" and value.numel()]
     if not there:
         return
-    # The norms of all tensors in one call. NaN or infinity among the values makes a norm that is not finite; so may large
-    # values, and therefore the values themselves are looked at again.
+    # The norms of all tensors in one call. NaN or infinity among the values makes a norm that is not finite. So may
+    # large values, and therefore the values themselves are looked at again.
     norms = torch.stack([each.double() for each in torch._foreach_norm([value for _, value in there])])
     for n in torch.nonzero(~norms.isfinite())[:, 0].tolist():
         key, value = there[n]

@@ -36,7 +36,7 @@ def mixture(fills: Sequence[Fill], news: Sequence[Tensor]) -> Callable[[], None]
 
 
 def _real(fill: Fill, new: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (fill.out.dtype, new.dtype) else torch.float32
+    return torch.promote_types(torch.promote_types(fill.out.dtype, new.dtype), torch.float32)
 
 
 def _shares(fills: Sequence[Fill], reals: Sequence[torch.dtype]) -> tuple[list[Tensor], list[Tensor]]:
