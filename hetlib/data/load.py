@@ -15,12 +15,13 @@ import torch
 
 from hetlib.data import folders, published, textured_shapes
 from hetlib.data.images import Images
-from hetlib.data.subsets import skill_split
+from hetlib.data.subsets import few_shot, skill_split
 from hetlib.errors import unknown
 
 # As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 OPTIONS = ("count", "seed", "noise", "clutter")
+FEW = ("per_class", "draw")
 HELD_OUT = "-40k"
 SKILLS = ("special", "general")
 SPECIAL_LABEL = 4
@@ -63,7 +64,8 @@ def load(
     download : bool
         Let torchvision download what is missing.
     **options
-        For the two rendered sets, what `hetlib.data.textured_shapes.render` takes: `count`, `seed`, `noise`, `clutter`.
+        For every set `per_class`, to keep so many images of each class, drawn by the seed `draw` (`few_shot`). For the
+        two rendered sets also what `hetlib.data.textured_shapes.render` takes: `count`, `seed`, `noise`, `clutter`.
 
     Returns
     -------
@@ -86,9 +88,13 @@ def load(
     if split not in splits(name):
         raise unknown(f"split of {name}", split, splits(name))
     rendered = name.startswith("shapes-")
+    valid = (*OPTIONS, *FEW) if rendered else FEW
     for option in options:
-        if not rendered or option not in OPTIONS:
-            raise unknown(f"option of {name}", option, OPTIONS if rendered else ["(none)"])
+        if option not in valid:
+            raise unknown(f"option of {name}", option, valid)
+    if "per_class" in options:
+        rest = {option: value for option, value in options.items() if option not in FEW}
+        return few_shot(load(name, split, root, download, **rest), options["per_class"], options.get("draw", 0))
     if name.endswith(RAW):
         return replace(load(name.removesuffix(RAW), split, root, download), name=name, mean=(0.0,), std=(1 / 255,))
     whole, _, part = name.rpartition("-")

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hetlib.errors import unknown
-from hetlib.grafting.after_epoch import AfterEpoch, Averaging
+from hetlib.grafting.after_epoch import AfterEpoch, Averaging, Voting
 from hetlib.grafting.blends import ByEntropy, ByNorm
 from hetlib.grafting.fits import CopyByActivation, CopyByScale, Internal, Noise, invalid_filters
 from hetlib.grafting.settings import Grafting
@@ -32,6 +32,7 @@ __all__ = [
     "Grafting",
     "Internal",
     "Noise",
+    "Voting",
     "coefficient",
     "graft",
     "initial_rates",

@@ -13,7 +13,7 @@ from hetlib.grafting.checks import tensors_of
 from hetlib.grafting.fits import invalid_filters
 from hetlib.grafting.settings import Grafting
 from hetlib.kernels.fill import Fill
-from hetlib.merging import update_bn
+from hetlib.merging import Ensemble, update_bn
 from hetlib.training import Lockstep, evaluate
 
 STATISTICS = 1024
@@ -174,3 +174,16 @@ class Averaging:
         model.load_state_dict(model.state_dict() | {key: ring.memory[f"{k}.{key}"] for key in tensors_of(model)})
         update_bn(model, sample(loop.data, STATISTICS))
         return evaluate(model, loop.test, precision=loop.recipe.precision)["top1"]
+
+
+@dataclass(frozen=True)
+class Voting:
+    """What grafting is compared with: networks that never meet, and vote at the end by the average of their logits."""
+
+    def __call__(self, ring: Lockstep) -> dict[str, Any]:
+        """Nothing happens between epochs; after the last, "accuracy" tells that of the vote, in percent."""
+        test = ring.loops[0].test
+        if not ring.finished or test is None:
+            return {}
+        voters = Ensemble(loop.model for loop in ring.loops)
+        return {"accuracy": evaluate(voters, test, precision=ring.loops[0].recipe.precision)["top1"]}

@@ -1,0 +1,212 @@
+"""Filter grafting's experiments: rings of networks, and controls that take as much training.
+
+`ARMS` are the released settings (slr, dlr, numbers of networks, A and c, scions, levels) and controls: a single network
+at each rate and schedule, plain averaging, ensembles, averages over a network's own epochs, and one network trained as
+long as all of a ring together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hetlib.grafting import AfterEpoch, Averaging, Grafting, Voting, initial_rates
+from hetlib.lab import Group, Job
+from hetlib.lab.presets import SEEDS
+from hetlib.training import Recipe
+
+RELEASED = (0.3, 0.6, 0.9)
+"""After which parts of the training the learning rate falls to a tenth, at "slr"."""
+REAL = ("reduced", "paper")
+WATCHED = "graft dlr"
+"""The arm whose accuracy is also noted right after each graft."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How many networks train side by side, and what happens between their epochs.
+
+    Attributes
+    ----------
+    between : AfterEpoch, Averaging, Voting or None
+        None trains single networks.
+    networks : int
+        How many, with weights, data order and, at "dlr", learning rates of their own.
+    rates : {"slr", "dlr", "half rate", "cosine", "half rate, cosine"}
+        "slr": one rate, falling in steps. "dlr": different rates, each annealed by a cosine. The others are what
+        networks of these two presets have alone.
+    times : int
+        How many times the epochs of the others.
+    ablation : bool
+        Whether the arm is trained at the first seed alone, at the presets without photographs.
+    """
+
+    between: Any = None
+    networks: int = 1
+    rates: str = "slr"
+    times: int = 1
+    ablation: bool = False
+
+
+def _graft(networks: int = 2, rates: str = "dlr", ablation: bool = False, every: int = 1, **how: Any) -> Arm:
+    own = {name: how.pop(name) for name in ("update_bn", "reset_momentum") if name in how}
+    return Arm(AfterEpoch(Grafting(**how), every=every, **own), networks, rates, ablation=ablation)
+
+
+MAIN = {
+    "single": Arm(),
+    "single, half rate": Arm(rates="half rate"),
+    "single, cosine": Arm(rates="cosine"),
+    "single, half rate, cosine": Arm(rates="half rate, cosine"),
+    "single, 2 times as long": Arm(rates="cosine", times=2),
+    "SWA, 2 times as long": Arm(Averaging(), rates="cosine", times=2),
+    "EMA, 2 times as long": Arm(Averaging(decay=0.8), rates="cosine", times=2),
+    "ensemble of 2": Arm(Voting(), 2, "dlr"),
+    "average slr": _graft(rates="slr", a=0.0),
+    "average dlr": _graft(a=0.0),
+    "graft slr": _graft(rates="slr"),
+    "graft dlr": _graft(),
+    "single, 4 times as long": Arm(rates="cosine", times=4),
+    "ensemble of 4": Arm(Voting(), 4, "dlr"),
+    "average of 4": _graft(4, a=0.0),
+    "graft 4": _graft(4),
+}
+"""Trained at every seed."""
+ABLATIONS = {
+    **{f"c = {c:g}": _graft(c=c, ablation=True) for c in (1.0, 5.0, 50.0)},
+    **{f"A = {a:g}": _graft(a=a, ablation=True) for a in (0.2, 0.8, 1.0)},
+    "not rounded": _graft(decimals=None, ablation=True),
+    "by l1": _graft(criterion="l1", ablation=True),
+    "by activation": _graft(criterion="activation", ablation=True),
+    "by filter": _graft(level="filter", ablation=True),
+    "mean of 4": _graft(4, level="network", ablation=True),
+    "noise": _graft(scion="noise", ablation=True),
+    "internal": _graft(scion="internal", ablation=True),
+    "aligned": _graft(align=True, ablation=True),
+    "every 5 epochs": _graft(every=5, ablation=True),
+    "statistics anew": _graft(update_bn=True, ablation=True),
+    "momentum reset": _graft(reset_momentum=True, ablation=True),
+    "graft 3": _graft(3, ablation=True),
+    "graft 6": _graft(6, ablation=True),
+    "graft 8": _graft(8, ablation=True),
+}
+ARMS = MAIN | ABLATIONS
+README = {"resnet32": MAIN, "resnet56": MAIN, "resnet110": MAIN, "mobilenetv2": ARMS, "vgg16": ARMS}
+"""The networks of the release's tables on CIFAR-10 and CIFAR-100, and which arms those tables compare on each."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a preset trains: the network, its options, the data, and the recipe of a single network."""
+
+    model: str
+    data: str
+    recipe: Recipe
+    options: dict[str, Any] = field(default_factory=dict)
+    few: int = 0
+
+
+def setting(preset: str, data: str = "", model: str = "", width: float = 0.0, epochs: int = 0) -> Setting:
+    """What a preset trains.
+
+    Parameters
+    ----------
+    preset : {"smoke", "classroom", "reduced", "paper"}
+        How big. "reduced" is a short schedule on a tenth of CIFAR's training images, named so in its records.
+    data : str
+        Training set; empty takes the preset's own: scikit-learn's digits, or CIFAR-10.
+    model : str
+        Network; empty takes the preset's own, one of the paper's family.
+    width : float
+        Of every hidden layer, as a factor; 0 takes the preset's own.
+    epochs : int
+        Of a single network; 0 takes the preset's own.
+    """
+    real = preset in REAL
+    length = epochs or {"smoke": 2, "classroom": 30, "reduced": 20, "paper": 200}[preset]
+    milestones = tuple(round(part * length) for part in RELEASED)
+    recipe = Recipe(epochs=length, lr=0.1, schedule="steps", milestones=milestones)
+    if not real:
+        # Digits are neither shifted nor mirrored; a test set of 360 images would cost more than the training.
+        recipe = recipe.changed(batch_size=50, augment=False, evaluate_every=5)
+    if preset == "reduced":
+        recipe = recipe.changed(batch_size=64, evaluate_every=5)
+    return Setting(
+        model or {"paper": "resnet32"}.get(preset, "resnet20"),
+        data or ("cifar10" if real else "digits"),
+        recipe,
+        {"width": width or {"paper": 1.0, "reduced": 0.5}.get(preset, 0.25)},
+        {"paper": 0, "reduced": 500}.get(preset, 20),
+    )
+
+
+def job(chosen: Setting, arm: Arm, seed: int, watch: bool = False) -> Job | Group:
+    """The training of one arm: a job, or the group of a ring; `watch` notes accuracies after each graft, too."""
+    recipes = _recipes(chosen.recipe, arm)
+    few = {"per_class": chosen.few, "draw": seed} if chosen.few else {}
+    jobs = tuple(
+        Job(
+            model=chosen.model,
+            data=chosen.data,
+            recipe=recipe,
+            # Networks of one ring differ in all that a seed draws; the first network of every arm is the same.
+            seed=1000 * k + seed,
+            options=chosen.options,
+            data_options=few,
+        )
+        for k, recipe in enumerate(recipes)
+    )
+    if arm.between is None:
+        return jobs[0]
+    between = arm.between
+    if watch and isinstance(between, AfterEpoch):
+        between = AfterEpoch(between.grafting, between.every, between.update_bn, between.reset_momentum, watch=True)
+    return Group(jobs=jobs, between=between)
+
+
+def _recipes(recipe: Recipe, arm: Arm) -> list[Recipe]:
+    """The recipe of each network of an arm."""
+    if arm.times > 1:
+        longer = tuple(arm.times * milestone for milestone in recipe.milestones)
+        recipe = recipe.changed(epochs=arm.times * recipe.epochs, milestones=longer)
+    if arm.rates == "dlr":
+        return [recipe.changed(lr=lr, schedule="cosine") for lr in initial_rates(recipe.lr, arm.networks)]
+    if arm.rates.startswith("half rate"):
+        recipe = recipe.changed(lr=recipe.lr / 2)
+    return [recipe.changed(schedule="cosine") if arm.rates.endswith("cosine") else recipe] * arm.networks
+
+
+def jobs(
+    preset: str,
+    seeds: Sequence[int] | None = None,
+    data: str = "",
+    model: str = "",
+    width: float = 0.0,
+    epochs: int = 0,
+    arms: Sequence[str] = (),
+) -> dict[tuple[str, int], Job | Group]:
+    """All trainings by arm and seed; parameters as for `setting`, seeds by default the preset's own.
+
+    Without `arms`, those of `MAIN` are trained at every seed, and those of `ABLATIONS` at the first, but for `reduced`
+    (none of them) and `paper` (at every seed).
+    """
+    chosen = setting(preset, data, model, width, epochs)
+    numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
+    found: dict[tuple[str, int], Job | Group] = {}
+    for name in arms or (MAIN if preset == "reduced" else ARMS):
+        few = numbers[:1] if ARMS[name].ablation and preset not in REAL else numbers
+        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=name in (WATCHED, "graft 4")) for seed in few}
+    return found
+
+
+def accuracy(arm: Arm, result: Any, which: str = "final") -> float:
+    """The test accuracy in percent that an arm is judged by.
+
+    That of the vote or of the average where there is one, and of the ring's first network otherwise, before the last
+    graft, as released; `which` may be "final" (after the last epoch) or "best" (chosen on the test set, so optimistic).
+    """
+    if arm.between is None:
+        return getattr(result.history, which)
+    if isinstance(arm.between, AfterEpoch):
+        return getattr(result.members[0].history, which)
+    found = result.facts[-1]["accuracy"]
+    return found if isinstance(found, float) else found[0]
