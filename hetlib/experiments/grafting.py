@@ -17,7 +17,7 @@ from hetlib.training import Recipe
 RELEASED = (0.3, 0.6, 0.9)
 """After which parts of the training the learning rate falls to a tenth, at "slr"."""
 REAL = ("reduced", "paper")
-WATCHED = "graft dlr"
+WATCHED = "dlr"
 """The arm whose accuracy is also noted right after each graft."""
 
 
@@ -53,27 +53,27 @@ def _graft(networks: int = 2, rates: str = "dlr", ablation: bool = False, every:
 
 
 MAIN = {
-    "single": Arm(),
-    "single, half rate": Arm(rates="half rate"),
-    "single, cosine": Arm(rates="cosine"),
-    "single, half rate, cosine": Arm(rates="half rate, cosine"),
-    "single, 2 times as long": Arm(rates="cosine", times=2),
-    "SWA, 2 times as long": Arm(Averaging(), rates="cosine", times=2),
-    "EMA, 2 times as long": Arm(Averaging(decay=0.8), rates="cosine", times=2),
-    "ensemble of 2": Arm(Voting(), 2, "dlr"),
-    "average slr": _graft(rates="slr", a=0.0),
-    "average dlr": _graft(a=0.0),
-    "graft slr": _graft(rates="slr"),
-    "graft dlr": _graft(),
-    "single, 4 times as long": Arm(rates="cosine", times=4),
-    "ensemble of 4": Arm(Voting(), 4, "dlr"),
+    "baseline": Arm(),
+    "half rate": Arm(rates="half rate"),
+    "cosine": Arm(rates="cosine"),
+    "half rate, cosine": Arm(rates="half rate, cosine"),
+    "2 times as long": Arm(rates="cosine", times=2),
+    "SWA": Arm(Averaging(), rates="cosine", times=2),
+    "EMA": Arm(Averaging(decay=0.8), rates="cosine", times=2),
+    "ensemble2": Arm(Voting(), 2, "dlr"),
+    "average, slr": _graft(rates="slr", a=0.0),
+    "average": _graft(a=0.0),
+    "slr": _graft(rates="slr"),
+    "dlr": _graft(),
+    "4 times as long": Arm(rates="cosine", times=4),
+    "ensemble4": Arm(Voting(), 4, "dlr"),
     "average of 4": _graft(4, a=0.0),
-    "graft 4": _graft(4),
+    "k4": _graft(4),
 }
 """Trained at every seed."""
 ABLATIONS = {
-    **{f"c = {c:g}": _graft(c=c, ablation=True) for c in (1.0, 5.0, 50.0)},
-    **{f"A = {a:g}": _graft(a=a, ablation=True) for a in (0.2, 0.8, 1.0)},
+    **{f"a0.4_c{c:g}": _graft(c=c, ablation=True) for c in (1.0, 5.0, 10.0, 50.0, 100.0)},
+    **{f"a{a:g}_c100": _graft(a=a, c=100.0, ablation=True) for a in (0.2, 0.6, 0.8, 1.0)},
     "not rounded": _graft(decimals=None, ablation=True),
     "by l1": _graft(criterion="l1", ablation=True),
     "by activation": _graft(criterion="activation", ablation=True),
@@ -85,9 +85,8 @@ ABLATIONS = {
     "every 5 epochs": _graft(every=5, ablation=True),
     "statistics anew": _graft(update_bn=True, ablation=True),
     "momentum reset": _graft(reset_momentum=True, ablation=True),
-    "graft 3": _graft(3, ablation=True),
-    "graft 6": _graft(6, ablation=True),
-    "graft 8": _graft(8, ablation=True),
+    **{f"k{k}": _graft(k, ablation=True) for k in (3, 6, 8)},
+    "ensemble6": Arm(Voting(), 6, "dlr", ablation=True),
 }
 ARMS = MAIN | ABLATIONS
 README = {"resnet32": MAIN, "resnet56": MAIN, "resnet110": MAIN, "mobilenetv2": ARMS, "vgg16": ARMS}
@@ -194,7 +193,7 @@ def jobs(
     found: dict[tuple[str, int], Job | Group] = {}
     for name in arms or (MAIN if preset == "reduced" else ARMS):
         few = numbers[:1] if ARMS[name].ablation and preset not in REAL else numbers
-        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=name in (WATCHED, "graft 4")) for seed in few}
+        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=name in (WATCHED, "k4")) for seed in few}
     return found
 
 

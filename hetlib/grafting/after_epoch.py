@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.chain.nested import flatten, leaves, only
 from hetlib.data import sample
 from hetlib.grafting.checks import tensors_of
 from hetlib.grafting.fits import invalid_filters
 from hetlib.grafting.settings import Grafting
+from hetlib.kernels.entropy import weight_entropy
 from hetlib.kernels.fill import Fill
 from hetlib.merging import Ensemble, update_bn
 from hetlib.training import Lockstep, evaluate
@@ -78,9 +80,20 @@ class AfterEpoch:
 
 
 def noted(models: Sequence[nn.Module], threshold: float) -> dict[str, Any]:
-    """Facts of networks before a graft: "invalid", the share of invalid filters, and of several their `distance`."""
+    """Facts of networks before a graft.
+
+    Returns
+    -------
+    dict
+        "invalid", the share of invalid filters of each; "entropy", that of each convolution's weight in each, by the
+        name of the layer; and of several networks "distance", see `distance`.
+    """
     counts = [invalid_filters(model, threshold) for model in models]
-    facts = {"invalid": [found / total if total else 0.0 for found, total in counts]}
+    facts: dict[str, Any] = {"invalid": [bad / total if total else 0.0 for bad, total in counts], "entropy": {}}
+    layers = [dict(leaves(only(flatten(model), nn.modules.conv._ConvNd))) for model in models]
+    if layers[0]:
+        found = weight_entropy([layer.weight.detach() for each in layers for layer in each.values()])
+        facts["entropy"] = dict(zip(layers[0], found.view(len(models), -1).T.tolist(), strict=True))
     return facts | ({"distance": distance(models)} if len(models) > 1 else {})
 
 

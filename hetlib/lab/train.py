@@ -43,6 +43,11 @@ class TrainedGroup:
     facts: list[Any]
     memory: dict[str, torch.Tensor]
 
+    @property
+    def history(self) -> History:
+        """That of the first member."""
+        return self.members[0].history
+
 
 Work: TypeAlias = Job | Group
 
@@ -68,10 +73,12 @@ def objective_of(job: Job, model: nn.Module, images: Images, network: Callable[[
     return {} if job.objective is None else job.objective(model, network, images, job.recipe)
 
 
-def history_of(job: Job, cache: Cache) -> History | None:
-    """The history of a job whose result is kept; None where it would have to be trained."""
+def history_of(job: Work, cache: Cache) -> History | None:
+    """The history of a job whose result is kept, of a group its first; None where it would have to be trained."""
     kept = cache.find(*asked(job))
-    return None if kept is None else History(**kept[1]["history"])
+    if kept is None:
+        return None
+    return History(**(kept[1]["histories"][0] if isinstance(job, Group) else kept[1]["history"]))
 
 
 def train(
