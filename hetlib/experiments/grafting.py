@@ -38,6 +38,8 @@ class Arm:
         How many times the epochs of the others.
     ablation : bool
         Whether the arm is trained at the first seed alone, at the presets without photographs.
+    same_start : bool
+        Whether all networks start from the same weights.
     """
 
     between: Any = None
@@ -45,6 +47,7 @@ class Arm:
     rates: str = "slr"
     times: int = 1
     ablation: bool = False
+    same_start: bool = False
 
 
 def _graft(networks: int = 2, rates: str = "dlr", ablation: bool = False, every: int = 1, **how: Any) -> Arm:
@@ -84,6 +87,7 @@ ABLATIONS = {
     "aligned": _graft(align=True, ablation=True),
     "every 5 epochs": _graft(every=5, ablation=True),
     "statistics anew": _graft(update_bn=True, ablation=True),
+    "same start": Arm(AfterEpoch(), 2, "dlr", ablation=True, same_start=True),
     "momentum reset": _graft(reset_momentum=True, ablation=True),
     **{f"k{k}": _graft(k, ablation=True) for k in (3, 6, 8)},
     "ensemble6": Arm(Voting(), 6, "dlr", ablation=True),
@@ -148,7 +152,8 @@ def job(chosen: Setting, arm: Arm, seed: int, watch: bool = False) -> Job | Grou
             data=chosen.data,
             recipe=recipe,
             # Networks of one ring differ in all that a seed draws; the first network of every arm is the same.
-            seed=1000 * k + seed,
+            seed=seed if arm.same_start else 1000 * k + seed,
+            order=1000 * k + seed if arm.same_start else None,
             options=chosen.options,
             data_options=few,
         )

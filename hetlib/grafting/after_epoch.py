@@ -194,9 +194,9 @@ class Voting:
     """What grafting is compared with: networks that never meet, and vote at the end by the average of their logits."""
 
     def __call__(self, ring: Lockstep) -> dict[str, Any]:
-        """Nothing happens between epochs; after the last, "accuracy" tells that of the vote, in percent."""
-        test = ring.loops[0].test
+        """Nothing is changed; see `noted` for the facts, and after the last epoch "accuracy" is the vote's, in percent."""
+        test, facts = ring.loops[0].test, noted([loop.model for loop in ring.loops], Grafting.threshold)
         if not ring.finished or test is None:
-            return {}
+            return facts
         voters = Ensemble(loop.model for loop in ring.loops)
-        return {"accuracy": evaluate(voters, test, precision=ring.loops[0].recipe.precision)["top1"]}
+        return facts | {"accuracy": evaluate(voters, test, precision=ring.loops[0].recipe.precision)["top1"]}

@@ -38,6 +38,8 @@ class Job:
         Settings of the training.
     seed : int
         Seed of the initial weights, of the transfer, of the data order and of the augmentation.
+    order : int, optional
+        Seed of the data order and of the augmentation, if that shall be another one.
     options, data_options : mapping
         Keyword arguments for `build`, and for `load` of the training images; the test images are always all.
     sources : tuple of Job
@@ -63,6 +65,7 @@ class Job:
     data: str
     recipe: Recipe
     seed: int = 0
+    order: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     data_options: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple["Job", ...] = ()

@@ -225,7 +225,10 @@ def _parts(job: Job, cache: Cache, device: str | torch.device) -> tuple[tuple, d
     network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
     aim = objective_of(job, network, images, lambda other: train(other, cache).model.to(device))
     held_out = job.load("validation") if "validation" in data.splits(job.data) else None
-    return (network, images, test, job.recipe), {"seed": job.seed, "validation": held_out} | dict(aim)
+    return (network, images, test, job.recipe), {
+        "seed": job.seed if job.order is None else job.order,
+        "validation": held_out,
+    } | dict(aim)
 
 
 def _run(job: Job, cache: Cache, device: str | torch.device, scratch: Path, on_epoch: Callable | None):
