@@ -27,7 +27,7 @@ def problem(images: Tensor, labels: Sequence[str], networks: int = 4) -> "Figure
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.5))
+    above, below = cast("Any", figure.subfigures(2, 1, height_ratios=(1, 1.5)))
     for ax, image, label in zip(above.subplots(1, len(labels)), images, labels, strict=True):
         ax.imshow(image.permute(1, 2, 0).numpy(), cmap="gray_r")
         ax.set(xticks=[], yticks=[], title=label)

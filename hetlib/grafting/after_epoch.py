@@ -194,7 +194,7 @@ class Voting:
     """What grafting is compared with: networks that never meet, and vote at the end by the average of their logits."""
 
     def __call__(self, ring: Lockstep) -> dict[str, Any]:
-        """Nothing is changed; see `noted` for the facts, and after the last epoch "accuracy" is the vote's, in percent."""
+        """Change nothing; see `noted` for the facts. After the last epoch "accuracy" is the vote's, in percent."""
         test, facts = ring.loops[0].test, noted([loop.model for loop in ring.loops], Grafting.threshold)
         if not ring.finished or test is None:
             return facts

@@ -61,6 +61,7 @@ LAYER: int = 10  # explorers: which convolution's weights are shown
 # %%
 # %matplotlib inline
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import atan, cos, log, pi
 from typing import Literal
 
@@ -113,7 +114,7 @@ pictures.problem(train.images[one_of_each], train.classes[:10])
 def plain_entropy(weights, bins=10):
     low, high = min(weights), max(weights)
     edges = [low + b * (high - low) / bins for b in range(bins + 1)]
-    counts = [sum(left <= w < right for w in weights) for left, right in zip(edges, edges[1:])]
+    counts = [sum(left <= w < right for w in weights) for left, right in pairwise(edges)]
     shares = [count / len(weights) for count in counts if count]
     return -sum(share * log(share) for share in shares)
 
@@ -226,10 +227,10 @@ assert torch.allclose(grafted[0]["conv.weight"], by_hand)
 assert torch.equal(grafted[0]["conv.weight"], grafted[1]["conv.weight"])
 
 # %% [markdown]
-# The first layer has two weights in the lower bin and one in the upper (1.0 is not counted): $H = -\tfrac12 \ln \tfrac12
-# - \tfrac14 \ln \tfrac14 = 0.693$. The second has 0.216. The first keeps 0.7 of itself, the second 0.3, and both become
-# the **same** layer. That is no accident: arctan is odd, so $\alpha_2 = 1 - \alpha_1$, and $\alpha_1 W_1 + (1 - \alpha_1)
-# W_2$ is what either of them computes.
+# The first layer has two weights in the lower bin and one in the upper (1.0 is not counted):
+# $H = -\tfrac12 \ln \tfrac12 - \tfrac14 \ln \tfrac14 = 0.693$. The second has 0.216. The first keeps 0.7 of itself,
+# the second 0.3, and both become the **same** layer. That is no accident: arctan is odd, so
+# $\alpha_2 = 1 - \alpha_1$, and $\alpha_1 W_1 + (1 - \alpha_1) W_2$ is what either of them computes.
 #
 # Every other tensor (batch norms with their statistics, the classifier) takes the coefficient of the convolution
 # before it.
@@ -390,9 +391,10 @@ pictures.invalid(lines)
 # %% [markdown]
 # ## Ablations
 #
-# One seed each at `classroom`, so these bars rank nothing; they show what each setting does to a run. $A$ and $c$; other
-# criteria; other scions (what is grafted on: noise, or the layer's own strong filters); other levels; donors whose
-# channels are reordered first; grafts every five epochs; statistics measured anew; momentum forgotten; more networks.
+# One seed each at `classroom`, so these bars rank nothing; they show what each setting does to a run. $A$ and $c$;
+# other criteria; other scions (what is grafted on: noise, or the layer's own strong filters); other levels; donors
+# whose channels are reordered first; grafts every five epochs; statistics measured anew; momentum forgotten; equal
+# first weights; more networks.
 
 # %%
 ablations = [arm for arm in experiments.ABLATIONS if (arm, run.seeds[0]) in plan]
@@ -468,7 +470,7 @@ def expected_entropy(counts):
     return -sum(share * log(share) for share in shares)
 
 
-some_counts = lambda generator: (torch.randint(0, 20, (10,), generator=generator).tolist() + [1],)
+some_counts = lambda generator: (torch.randint(1, 20, (10,), generator=generator).tolist(),)
 lab.exercise("entropy", expected_entropy, some_counts, "bins without a weight add nothing: leave them out")
 
 
@@ -488,7 +490,7 @@ lab.check("entropy", entropy)
 
 # %%
 def expected_ring(values, keep):
-    return [share * own + (1 - share) * values[k - 1] for k, (own, share) in enumerate(zip(values, keep))]
+    return [share * own + (1 - share) * values[k - 1] for k, (own, share) in enumerate(zip(values, keep, strict=True))]
 
 
 some_rings = lambda generator: tuple(torch.rand(2, int(torch.randint(2, 7, (1,), generator=generator))).tolist())
