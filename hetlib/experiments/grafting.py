@@ -17,7 +17,7 @@ from hetlib.training import Recipe
 RELEASED = (0.3, 0.6, 0.9)
 """After which parts of the training the learning rate falls to a tenth, at "slr"."""
 REAL = ("reduced", "paper")
-WATCHED = "dlr"
+WATCHED = "k4"
 """The arm whose accuracy is also noted right after each graft."""
 
 
@@ -59,22 +59,20 @@ MAIN = {
     "baseline": Arm(),
     "half rate": Arm(rates="half rate"),
     "cosine": Arm(rates="cosine"),
-    "half rate, cosine": Arm(rates="half rate, cosine"),
-    "2 times as long": Arm(rates="cosine", times=2),
-    "SWA": Arm(Averaging(), rates="cosine", times=2),
-    "EMA": Arm(Averaging(decay=0.8), rates="cosine", times=2),
     "ensemble2": Arm(Voting(), 2, "dlr"),
-    "average, slr": _graft(rates="slr", a=0.0),
+    "2 times as long": Arm(Averaging(), rates="cosine", times=2),
     "average": _graft(a=0.0),
     "slr": _graft(rates="slr"),
     "dlr": _graft(),
-    "4 times as long": Arm(rates="cosine", times=4),
     "ensemble4": Arm(Voting(), 4, "dlr"),
+    "4 times as long": Arm(rates="cosine", times=4),
     "average of 4": _graft(4, a=0.0),
     "k4": _graft(4),
 }
 """Trained at every seed."""
 ABLATIONS = {
+    "average, slr": _graft(rates="slr", a=0.0, ablation=True),
+    "half rate, cosine": Arm(rates="half rate, cosine", ablation=True),
     **{f"a0.4_c{c:g}": _graft(c=c, ablation=True) for c in (1.0, 5.0, 10.0, 50.0, 100.0)},
     **{f"a{a:g}_c100": _graft(a=a, c=100.0, ablation=True) for a in (0.2, 0.6, 0.8, 1.0)},
     "not rounded": _graft(decimals=None, ablation=True),
@@ -93,8 +91,8 @@ ABLATIONS = {
     "ensemble6": Arm(Voting(), 6, "dlr", ablation=True),
 }
 ARMS = MAIN | ABLATIONS
-README = {"resnet32": MAIN, "resnet56": MAIN, "resnet110": MAIN, "mobilenetv2": ARMS, "vgg16": ARMS}
-"""The networks of the release's tables on CIFAR-10 and CIFAR-100, and which arms those tables compare on each."""
+FEW = (*MAIN, "average, slr", "by filter")
+"""The arms that the tests train."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def setting(preset: str, data: str = "", model: str = "", width: float = 0.0, ep
         Of a single network; 0 takes the preset's own.
     """
     real = preset in REAL
-    length = epochs or {"smoke": 2, "classroom": 30, "reduced": 20, "paper": 200}[preset]
+    length = epochs or {"smoke": 2, "classroom": 25, "reduced": 20, "paper": 200}[preset]
     milestones = tuple(round(part * length) for part in RELEASED)
     recipe = Recipe(epochs=length, lr=0.1, schedule="steps", milestones=milestones)
     if not real:
@@ -134,7 +132,7 @@ def setting(preset: str, data: str = "", model: str = "", width: float = 0.0, ep
     if preset == "reduced":
         recipe = recipe.changed(batch_size=64, evaluate_every=5)
     return Setting(
-        model or {"paper": "resnet32"}.get(preset, "resnet20"),
+        model or {"paper": "resnet32", "reduced": "resnet20"}.get(preset, "resnet8"),
         data or ("cifar10" if real else "digits"),
         recipe,
         {"width": width or {"paper": 1.0, "reduced": 0.5}.get(preset, 0.25)},
@@ -190,27 +188,26 @@ def jobs(
 ) -> dict[tuple[str, int], Job | Group]:
     """All trainings by arm and seed; parameters as for `setting`, seeds by default the preset's own.
 
-    Without `arms`, those of `MAIN` are trained at every seed, and those of `ABLATIONS` at the first, but for `reduced`
-    (none of them) and `paper` (at every seed).
+    Without `arms`, those of `MAIN` are trained at every seed, and those of `ABLATIONS` at the first; `paper` trains all
+    at every seed, `reduced` only `MAIN`. With `model` "mobilenetv2", "vgg16" and so on, and `data` "cifar10" or
+    "cifar100", they are the tables of the release's README.
     """
     chosen = setting(preset, data, model, width, epochs)
     numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
     found: dict[tuple[str, int], Job | Group] = {}
-    for name in arms or (MAIN if preset == "reduced" else ARMS):
+    for name in arms or {"smoke": FEW, "reduced": MAIN}.get(preset, ARMS):
         few = numbers[:1] if ARMS[name].ablation and preset not in REAL else numbers
-        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=name in (WATCHED, "k4")) for seed in few}
+        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=name == WATCHED) for seed in few}
     return found
 
 
 def accuracy(arm: Arm, result: Any, which: str = "final") -> float:
     """The test accuracy in percent that an arm is judged by.
 
-    That of the vote or of the average where there is one, and of the ring's first network otherwise, before the last
-    graft, as released; `which` may be "final" (after the last epoch) or "best" (chosen on the test set, so optimistic).
+    That of the vote where there is one, and of the ring's first network otherwise, before the last graft, as released;
+    `which` is "final" (after the last epoch), "best" (chosen on the test set, so optimistic), or "swa" or "ema", the
+    averages over the epochs of a single network.
     """
-    if arm.between is None:
-        return getattr(result.history, which)
-    if isinstance(arm.between, AfterEpoch):
-        return getattr(result.members[0].history, which)
-    found = result.facts[-1]["accuracy"]
-    return found if isinstance(found, float) else found[0]
+    if which in ("swa", "ema"):
+        return result.facts[-1][which][0]
+    return result.facts[-1]["accuracy"] if isinstance(arm.between, Voting) else getattr(result.history, which)

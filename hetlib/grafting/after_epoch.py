@@ -1,6 +1,6 @@
 """What a ring of networks does after every epoch of training: graft, tidy up, and note what it saw."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from hetlib.grafting.settings import Grafting
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.kernels.fill import Fill
 from hetlib.merging import Ensemble, update_bn
-from hetlib.training import Lockstep, evaluate
+from hetlib.training import Lockstep, Loop, evaluate
 
 STATISTICS = 1024
 """Training images that batch norms take their statistics from."""
@@ -149,44 +149,47 @@ def _watched(ring: Lockstep, models: Sequence[nn.Module]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Averaging:
-    """What grafting is compared with: the average of one network's weights over its own epochs.
+    """What grafting is compared with: averages of each network's weights over its own epochs. Nothing is changed.
 
     Attributes
     ----------
-    decay : float, optional
-        Of an exponential moving average over epochs; without it all epochs from `start` on count alike (SWA).
     start : float
-        The part of the training after which averaging begins.
+        The part of the training after which the plain mean begins (SWA); every epoch from there on counts alike.
+    decay : float
+        Of the exponential moving average over all epochs (EMA).
 
     References
     ----------
     Izmailov et al., *Averaging Weights Leads to Wider Optima and Better Generalization*, UAI 2018.
     """
 
-    decay: float | None = None
     start: float = 0.75
+    decay: float = 0.8
 
     @torch.no_grad()
     def __call__(self, ring: Lockstep) -> dict[str, Any]:
-        """Take an epoch in; after the last, "accuracy" tells that of each average, with statistics taken anew."""
-        if ring.epochs <= self.start * ring.loops[0].recipe.epochs:
+        """Take an epoch in; after the last, "swa" and "ema" tell the averages' accuracies, with statistics anew."""
+        first = int(self.start * ring.loops[0].recipe.epochs)
+        shares = {"ema": 1.0 if ring.epochs == 1 else 1 - self.decay}
+        if ring.epochs > first:
+            shares["swa"] = 1 / (ring.epochs - first)
+        for name, share in shares.items():
+            for k, loop in enumerate(ring.loops):
+                for key, value in tensors_of(loop.model).items():
+                    ring.memory.setdefault(f"{name}.{k}.{key}", value.clone()).lerp_(value, share)
+        if not ring.finished:
             return {}
-        seen = ring.memory["seen"] = ring.memory.get("seen", torch.zeros((), dtype=torch.int64)) + 1
-        share = 1 / float(seen) if self.decay is None else (1 - self.decay if seen > 1 else 1.0)
-        for k, loop in enumerate(ring.loops):
-            for key, value in tensors_of(loop.model).items():
-                kept = ring.memory.setdefault(f"{k}.{key}", value.clone())
-                kept.lerp_(value, share)
-        return {"accuracy": [self._score(ring, k) for k in range(len(ring.loops))]} if ring.finished else {}
+        return {name: [_score(loop, name, k, ring.memory) for k, loop in enumerate(ring.loops)] for name in shares}
 
-    def _score(self, ring: Lockstep, k: int) -> float:
-        loop = ring.loops[k]
-        if loop.test is None:
-            return float("nan")
-        model = deepcopy(loop.model)
-        model.load_state_dict(model.state_dict() | {key: ring.memory[f"{k}.{key}"] for key in tensors_of(model)})
-        update_bn(model, sample(loop.data, STATISTICS))
-        return evaluate(model, loop.test, precision=loop.recipe.precision)["top1"]
+
+def _score(loop: Loop, name: str, k: int, memory: Mapping[str, Tensor]) -> float:
+    """The accuracy in percent of an average that is kept."""
+    if loop.test is None:
+        return float("nan")
+    model = deepcopy(loop.model)
+    model.load_state_dict(model.state_dict() | {key: memory[f"{name}.{k}.{key}"] for key in tensors_of(model)})
+    update_bn(model, sample(loop.data, STATISTICS))
+    return evaluate(model, loop.test, precision=loop.recipe.precision)["top1"]
 
 
 @dataclass(frozen=True)

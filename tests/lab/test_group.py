@@ -67,22 +67,29 @@ def test_a_group_that_was_stopped_goes_on(tmp_path):
 
 def test_every_setting_makes_another_result(tmp_path):
     cache = Cache(tmp_path)
-    steps = (AfterEpoch(), AfterEpoch(every=2), AfterEpoch(Grafting(c=5.0)), Averaging(), Averaging(0.9), Nothing())
+    steps = (
+        AfterEpoch(),
+        AfterEpoch(every=2),
+        AfterEpoch(Grafting(c=5.0)),
+        Averaging(),
+        Averaging(decay=0.9),
+        Nothing(),
+    )
     groups = [RING, Group(jobs=JOBS[:1], between=AfterEpoch()), *(Group(jobs=JOBS, between=step) for step in steps)]
     assert len({cache.key(*asked(group)) for group in groups}) == len(groups)
 
 
 def test_averages_of_one_training(tmp_path):
     cache = Cache(tmp_path)
-    moving = train(Group(jobs=JOBS[:1], between=Averaging(decay=0.0, start=0.0)), cache)
+    moving = train(Group(jobs=JOBS[:1], between=Averaging(decay=0.0)), cache)
     assert all(
-        torch.equal(moving.memory[f"0.{name}"], value)
+        torch.equal(moving.memory[f"ema.0.{name}"], value)
         for name, value in moving.members[0].model.state_dict().items()
         if value.is_floating_point()
     )
     mean = train(Group(jobs=JOBS[:1], between=Averaging(start=0.3)), cache)
-    assert int(mean.memory["seen"]) == 3
-    assert [set(facts) for facts in mean.facts] == [set(), set(), {"accuracy"}]
+    assert [set(facts) for facts in mean.facts] == [set(), set(), {"ema", "swa"}]
+    assert len(mean.facts[-1]["swa"]) == 1
 
 
 def test_unequal_epochs_are_refused():
