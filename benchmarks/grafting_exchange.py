@@ -1,4 +1,4 @@
-"""What it takes two ranks to have each other's network: over gloo, and through files, as released but without waits."""
+"""What it takes two ranks to have each other's network: over gloo, and through files without the release's waits."""
 
 import json
 from collections.abc import Iterator

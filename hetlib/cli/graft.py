@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hetlib.training import Recipe
 
 EXAMPLES = """Train K networks of one architecture; after every epoch each grafts the weights of the one before it.
 
@@ -74,24 +77,11 @@ def graft(
     """Run `hetlib graft`; see `EXAMPLES`, which is its help."""
     from hetlib.cli import ring
     from hetlib.data.folders import PREFIX
-    from hetlib.grafting import RELEASED, AfterEpoch, Grafting, recipes
+    from hetlib.grafting import AfterEpoch, Grafting
     from hetlib.grafting.processes import start
     from hetlib.lab import Job
 
-    folder = data.startswith(PREFIX)
-    difflr = not folder if difflr is None else difflr
-    cos = (folder or difflr) if cos is None else cos
-    epochs, step = epochs or (90 if folder else 200), 30 if folder else 60
-    recipe = RELEASED.changed(
-        epochs=epochs,
-        batch_size=batch_size or (256 if folder else 128),
-        lr=lr,
-        weight_decay=1e-4 if folder else 5e-4,
-        milestones=tuple(range(step, epochs, step)),
-    )
-    members = [
-        one.changed(schedule="cosine" if cos else "steps") for one in recipes("dlr" if difflr else "slr", num, recipe)
-    ]
+    members = recipes_of(num, data.startswith(PREFIX), lr, epochs, batch_size, difflr, cos)
     options = {} if width == 1 else {"width": width}
     grafting = Grafting(a, c, 2 if rounding else None, criterion=criterion, scion=scion, level=level)
     plan = ring.Plan(
@@ -111,3 +101,29 @@ def graft(
         start(ring.as_rank, num, plan)
     else:
         ring.in_one_process(plan)
+
+
+def recipes_of(
+    num: int,
+    folder: bool,
+    lr: float,
+    epochs: int | None,
+    batch_size: int | None,
+    difflr: bool | None,
+    cos: bool | None,
+) -> "list[Recipe]":
+    """How each network is trained; what is None is as released for CIFAR, or for ImageNet where images are in a folder."""
+    from hetlib.grafting import RELEASED, recipes
+
+    difflr = not folder if difflr is None else difflr
+    cos = (folder or difflr) if cos is None else cos
+    epochs, step = epochs or (90 if folder else 200), 30 if folder else 60
+    recipe = RELEASED.changed(
+        epochs=epochs,
+        batch_size=batch_size or (256 if folder else 128),
+        lr=lr,
+        weight_decay=1e-4 if folder else 5e-4,
+        milestones=tuple(range(step, epochs, step)),
+    )
+    preset, schedule = "dlr" if difflr else "slr", "cosine" if cos else "steps"
+    return [each.changed(schedule=schedule) for each in recipes(preset, num, recipe)]

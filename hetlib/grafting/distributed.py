@@ -20,6 +20,7 @@ from torch import Tensor
 from hetlib.files import DamagedFile, load_tensors
 from hetlib.grafting.checks import check_finite, check_same, described, tensors_of
 from hetlib.grafting.exchange import Exchange
+from hetlib.grafting.flat import dense
 from hetlib.grafting.settings import Grafting, replaced
 from hetlib.kernels.fill import Fill
 from hetlib.training import Lockstep
@@ -97,6 +98,7 @@ def train(
     """
     model = ring.loops[0].model
     settings = {"between epochs": repr(ring.between), "epochs": ring.loops[0].recipe.epochs}
+    settings |= {f"how {key!r} lies in memory": dense(value) for key, value in tensors_of(model).items()}
     check_alike(exchange.gather((described(model), settings), "the start"))
     if folder is not None:
         resume(ring, exchange, Path(folder))

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hetlib.errors import unknown
-from hetlib.grafting.checks import tensors_of
+from hetlib.grafting.flat import Flat
 
 BACKENDS = ("gloo", "nccl")
 PATIENCE = 1800.0
@@ -33,10 +32,12 @@ def joined(timeout: float = PATIENCE, backend: str = "gloo") -> Iterator["Exchan
     Raises
     ------
     ValueError
-        If the backend is unknown, the timeout is not positive, or there is only one rank.
+        If the backend is unknown or there is no GPU for it, the timeout is not positive, or there is only one rank.
     """
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
+    if backend == "nccl" and not torch.cuda.is_available():
+        raise ValueError("backend nccl joins GPUs, and torch finds none here")
     if not timeout > 0:
         raise ValueError(f"timeout must be positive, got {timeout}")
     patience = timedelta(seconds=timeout)
@@ -77,7 +78,8 @@ class Exchange:
         self._store, self._patience, self._backend = store, patience, backend
         # Barriers that say who is missing, and objects, go over gloo always.
         self._words: Any = dist.new_group(backend="gloo", timeout=patience) if backend == "nccl" else None
-        self._donor: tuple[nn.Module, nn.Module] | None = None
+        self._own: tuple[nn.Module, Flat] | None = None
+        self._donor: tuple[nn.Module, Flat] | None = None
         self._meetings = 0
 
     def __repr__(self) -> str:
@@ -86,12 +88,12 @@ class Exchange:
     def donor(self, model: nn.Module, epoch: int) -> nn.Module:
         """The network of the rank before, as it was before the graft; the rank after is given this one.
 
-        The floating tensors lie one after another in one buffer (one for each type, if there are several).
+        The floating tensors go in one buffer (see `Flat`).
 
         Parameters
         ----------
         model : nn.Module
-            This rank's; unchanged.
+            This rank's; unchanged. Its tensors may change between calls, but not be replaced.
         epoch : int
             The epoch after which ranks meet, counted from 1.
 
@@ -105,38 +107,40 @@ class Exchange:
         ConnectionError
             If a rank does not come; it is named.
         """
-        if self._donor is None or self._donor[0] is not model:
-            self._donor = (model, deepcopy(model))
-        _, donor = self._donor
+        own = self._flat(model)
+        if self._donor is None:
+            self._donor = Flat.copy(model)
+        donor, flat = self._donor
         with self._meeting(f"epoch {epoch}"):
-            for buffer, donated in zip(self._packed(model), _groups(donor), strict=True):
-                received = torch.empty_like(buffer)
-                towards = dist.P2POp(dist.isend, buffer, (self.rank + 1) % self.size)
+            for buffer, donated in zip(own.read(), flat.buffers, strict=True):
+                sent, received = self._here(buffer), self._here(donated)
+                towards = dist.P2POp(dist.isend, sent, (self.rank + 1) % self.size)
                 back = dist.P2POp(dist.irecv, received, (self.rank - 1) % self.size)
                 for work in dist.batch_isend_irecv([towards, back]):
                     work.wait()
-                _unpack(received, donated)
+                donated.copy_(received)  # which is the same memory, but on a GPU whose networks go by the CPU
         return donor
 
     def means(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
         """The mean of all ranks' floating tensors, by key; parameters and errors as for `donor`."""
-        mean = deepcopy(model)
+        own = self._flat(model)
         with self._meeting(f"epoch {epoch}"):
-            for buffer, averaged in zip(self._packed(model), _groups(mean), strict=True):
-                dist.all_reduce(buffer)
-                _unpack(buffer / self.size, averaged)
-        return tensors_of(mean)
+            for buffer in own.read():
+                total = self._here(buffer)
+                dist.all_reduce(total)
+                buffer.copy_(total.div_(self.size))
+        return own.views
 
     def all_networks(self, model: nn.Module) -> list[nn.Module]:
         """Copies of all ranks' networks, in order of rank; errors as for `donor`."""
-        copies = [deepcopy(model) for _ in range(self.size)]
+        copies = [Flat.copy(model) for _ in range(self.size)]
         with self._meeting("the end"):
-            for buffer, *groups in zip(self._packed(model), *map(_groups, copies), strict=True):
-                received = [torch.empty_like(buffer) for _ in copies]
-                dist.all_gather(received, buffer)
-                for values, group in zip(received, groups, strict=True):
-                    _unpack(values, group)
-        return copies
+            for n, buffer in enumerate(self._flat(model).read()):
+                received = [self._here(flat.buffers[n]) for _, flat in copies]
+                dist.all_gather(received, self._here(buffer))
+                for values, (_, flat) in zip(received, copies, strict=True):
+                    flat.buffers[n].copy_(values)
+        return [twin for twin, _ in copies]
 
     def gather(self, thing: Any, moment: str) -> list[Any]:
         """What every rank has to say at a moment, in order of rank; errors as for `donor`."""
@@ -145,10 +149,15 @@ class Exchange:
             dist.all_gather_object(found, thing, group=self._words)
         return found
 
-    def _packed(self, model: nn.Module) -> list[Tensor]:
-        """The floating tensors of a network end to end, on the device that the backend works on."""
-        flat = [torch.cat([value.detach().reshape(-1) for value in group]) for group in _groups(model)]
-        return [values.to("cuda" if self._backend == "nccl" else "cpu") for values in flat]
+    def _flat(self, model: nn.Module) -> Flat:
+        """The buffers of this rank's network, which are made when it comes for the first time."""
+        if self._own is None or self._own[0] is not model:
+            self._own, self._donor = (model, Flat(model)), None
+        return self._own[1]
+
+    def _here(self, buffer: Tensor) -> Tensor:
+        """A buffer on the device that the backend works on; itself, if it is there."""
+        return buffer.to("cuda" if self._backend == "nccl" else "cpu")
 
     @contextmanager
     def _meeting(self, moment: str) -> Iterator[None]:
@@ -173,18 +182,3 @@ class Exchange:
         except RuntimeError:
             return f"the ranks lost touch before {moment}: rank 0, or who started the ranks, has ended"
         return f"all ranks reached {moment}, and then one ended"
-
-
-def _groups(model: nn.Module) -> list[list[Tensor]]:
-    """The floating tensors of a network, in order, those of one type together."""
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for value in tensors_of(model).values():
-        groups.setdefault(value.dtype, []).append(value)
-    return list(groups.values())
-
-
-@torch.no_grad()
-def _unpack(flat: Tensor, group: list[Tensor]) -> None:
-    """Write values that lie end to end into tensors, in place."""
-    parts = flat.to(group[0].device).split([value.numel() for value in group])
-    torch._foreach_copy_(group, [part.view(value.shape) for part, value in zip(parts, group, strict=True)])

@@ -4,6 +4,7 @@ import os
 import signal
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from multiprocessing import get_context
 
@@ -15,6 +16,7 @@ from hetlib.data import few_shot, load
 from hetlib.grafting import AfterEpoch, Grafting, recipes
 from hetlib.grafting.distributed import check_alike, checkpoints, over_ranks, train
 from hetlib.grafting.exchange import joined
+from hetlib.grafting.flat import Flat
 from hetlib.grafting.processes import meeting_place, start
 from hetlib.training import Lockstep, Loop, Recipe
 
@@ -111,6 +113,9 @@ def two(folder):
         if rank:
             newest.unlink(), older.unlink()
         words.attempt("missing", ring_of(exchange), exchange, own)
+        if not rank:  # the other does not come
+            exchange._patience = timedelta(seconds=1)
+            words.attempt("late", ring_of(exchange), exchange)
 
 
 def three(folder):
@@ -205,6 +210,10 @@ def test_a_rank_without_a_checkpoint_takes_all_back_to_the_same_end(pair, case, 
         assert f"rank 1 without a checkpoint of epoch 3: all start {where}" in said[f"{case} warned"]
 
 
+def test_a_rank_that_does_not_come_is_named(pair):
+    assert pair[0]["late"].startswith("rank 1 did not reach the start: it has ended, or lags by more than 1 s")
+
+
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trio")
@@ -245,11 +254,34 @@ def test_a_process_that_ends_ends_the_others(work, words):
 
 
 def test_settings_of_a_group(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("RANK", "0")
-    for how, words in (({"timeout": 0.0}, "timeout must be positive"), ({"backend": "glo"}, "did you mean 'gloo'")):
+    for how, words in (
+        ({"timeout": 0.0}, "timeout must be positive"),
+        ({"backend": "glo"}, "did you mean 'gloo'"),
+        ({"backend": "nccl"}, "finds none"),
+    ):
         with pytest.raises(ValueError, match=words), joined(**how):
             pass
     with meeting_place(1), pytest.raises(ValueError, match="a ring needs at least 2 ranks, got 1"):
         joined().__enter__()
     assert "WORLD_SIZE" not in os.environ
     check_alike([({}, {"epochs": 1})] * 2)
+
+
+def test_a_networks_tensors_end_to_end_keep_how_they_lie_in_memory():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2).double())
+    model.to(memory_format=torch.channels_last)
+    flat = Flat(model)
+    assert [buffer.numel() for buffer in flat.buffers] == [4 * 3 * 9 + 4 * 5, 10]
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    twin, copied = Flat.copy(model)
+    flat.read()
+    for key, value in model.state_dict().items():
+        for found in (flat.views.get(key, value), twin.state_dict()[key]):
+            assert torch.equal(found, value)
+            assert (found.stride(), found.dtype) == (value.stride(), value.dtype)
+    copied.buffers[0].zero_()
+    assert not twin[0].weight.any()
+    assert model[0].weight.all()
