@@ -112,7 +112,7 @@ def recipes_of(
     difflr: bool | None,
     cos: bool | None,
 ) -> "list[Recipe]":
-    """How each network is trained; what is None is as released for CIFAR, or for ImageNet where images are in a folder."""
+    """How each network is trained; None is as released for CIFAR, or for ImageNet where images are in a folder."""
     from hetlib.grafting import RELEASED, recipes
 
     difflr = not folder if difflr is None else difflr
