@@ -71,6 +71,7 @@ MAIN = {
 }
 """Trained at every seed."""
 ABLATIONS = {
+    "a0_c100": _graft(a=0.0, c=100.0, ablation=True),
     "average, slr": _graft(rates="slr", a=0.0, ablation=True),
     "half rate, cosine": Arm(rates="half rate, cosine", ablation=True),
     **{f"a0.4_c{c:g}": _graft(c=c, ablation=True) for c in (1.0, 5.0, 10.0, 50.0, 100.0)},

@@ -109,7 +109,7 @@ for ax, model, name, colour in zip(
 # | **HMT** | convolutions, put in order into another shape, are a better start than random weights | notebook 01 |
 # | **TLV** | filters are best chosen by their variance, and features crossed over in training | notebook 05 |
 # | **CLAFusion** | two trained networks of different depth can be aligned, balanced, averaged into one | notebook 02 |
-# | **Grafting** | networks trained side by side improve when each takes up weights of its neighbour | not in it |
+# | **Grafting** | networks trained side by side improve when each takes up weights of its neighbour | notebook 03 |
 # | **Amalgamation** | one student can be customised from several teachers without any human label | not in it |
 #
 # These are *their* claims. What of them could be confirmed, and what could not, is in [papers.md](../papers.md).
