@@ -357,3 +357,13 @@ class TestShapes:
     def test_picture(self, tmp_path):
         textured_shapes.picture(tmp_path / "textured_shapes.png")
         assert 20_000 < (tmp_path / "textured_shapes.png").stat().st_size < 150_000
+
+
+def test_a_few_images_of_each_class_drawn_by_a_seed():
+    few, again, other = (data.load("digits", per_class=3, draw=draw) for draw in (0, 0, 1))
+    assert few.labels.bincount().tolist() == [3] * 10
+    assert torch.equal(few.images, again.images)
+    assert not torch.equal(few.images, other.images)
+    assert data.load("shapes-target", count=240, per_class=2).labels.bincount().tolist() == [2] * 12
+    with pytest.raises(ValueError, match=r"unknown option of digits .count.*Known: per_class, draw"):
+        data.load("digits", count=3)
