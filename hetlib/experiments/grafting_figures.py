@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hetlib.chain import convolutions
 from hetlib.grafting import coefficient
+from hetlib.grafting.fits import sums
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.lab import figures
 from hetlib.lab.figures import PALETTE
@@ -117,14 +119,17 @@ def around_the_graft(history: Any, facts: Sequence[Mapping[str, Any]], chance: f
     return cast("Figure", ax.figure)
 
 
-def invalid(shares: Mapping[str, Sequence[float]]) -> "Figure":
-    """The share of invalid filters over epochs, one line per arm."""
-    ax = figures.axes(7.2, 2.8)
-    for (label, values), dash in zip(shares.items(), figures.DASHES, strict=False):
-        ax.plot(range(1, len(values) + 1), [100 * value for value in values], linestyle=dash, label=label)
-    ax.set(xlabel="epoch", ylabel="invalid filters (%)", title="Filters whose absolute weights sum to less than 0.1")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return cast("Figure", ax.figure)
+def filter_norms(models: Mapping[str, nn.Module], threshold: float = 0.1) -> "Figure":
+    """Histograms of the absolute sums of networks' filters on a logarithmic scale; what is invalid lies on grey."""
+    figure, spots = _panels(len(models), sharex=True, sharey=True)
+    for ax, (title, model) in zip(spots, models.items(), strict=True):
+        norms = torch.cat([sums(layer.weight).cpu() for _, layer in convolutions(model)]).clamp_min(1e-3)
+        ax.hist(norms, bins=torch.logspace(-3, 2, 41).tolist(), color=PALETTE["blue"])
+        ax.axvspan(1e-3, threshold, color="grey", alpha=0.25, linewidth=0)
+        ax.set(xscale="log", xlim=(1e-3, 1e2), title=title, xlabel="sum of absolute weights")
+    spots[0].text(threshold / 10, spots[0].get_ylim()[1] * 0.9, "invalid", ha="center", color="#555555")
+    spots[0].set_ylabel("filters")
+    return figure
 
 
 def barriers(curves: Mapping[str, Sequence[float]], chance: float) -> "Figure":
