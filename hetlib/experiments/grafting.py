@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetlib.grafting import AfterEpoch, Averaging, Grafting, Voting, initial_rates
-from hetlib.lab import Group, Job
-from hetlib.lab.presets import SEEDS
+from hetlib.lab import Group, Job, presets
 from hetlib.training import Recipe
 
 RELEASED = (0.3, 0.6, 0.9)
 """After which parts of the training the learning rate falls to a tenth, at "slr"."""
 REAL = ("reduced", "paper")
+SEEDS = presets.SEEDS | {"classroom": 5}
 WATCHED = "k4"
 """The arm whose accuracy is also noted right after each graft."""
 

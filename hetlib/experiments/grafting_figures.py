@@ -70,7 +70,7 @@ def coefficient_curves(
         ax.plot(x, coefficient(x, torch.zeros(()), **how), linestyle=dash, label=label)
     ax.plot(differences, [0.02] * len(differences), "|", color="black", markersize=9, label="differences in our run")
     ax.set(xlim=(-reach, reach), ylim=(0, 1), xlabel="own entropy - donor's entropy", ylabel="share kept")
-    ax.set_title("At c = 500 nearly every layer keeps one of the two ends")
+    ax.set_title("The steeper the curve, the smaller the difference that decides")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return cast("Figure", ax.figure)
 
@@ -130,6 +130,14 @@ def filter_norms(models: Mapping[str, nn.Module], threshold: float = 0.1) -> "Fi
     spots[0].text(threshold / 10, spots[0].get_ylim()[1] * 0.9, "invalid", ha="center", color="#555555")
     spots[0].set_ylabel("filters")
     return figure
+
+
+def accuracies(values: Mapping[str, Sequence[float]], chance: float, title: str) -> "Figure":
+    """Bars of accuracies with their intervals, for many arms, beside the line of guessing."""
+    ax = figures.axes(7, 5.5)
+    ax.axvline(chance, color="black", linestyle=":", linewidth=1.2, label="chance")
+    ax.legend(loc="lower right")
+    return figures.bars_with_intervals(ax, values, title=title)
 
 
 def barriers(curves: Mapping[str, Sequence[float]], chance: float) -> "Figure":

@@ -81,7 +81,7 @@ from hetlib.lab import figures
 from hetlib.merging import curve
 from hetlib.training import evaluate
 
-run = lab.start("03_grafting", PRESET, DATA or None, SEEDS or (5 if PRESET == "classroom" else None), zoom=ZOOM)
+run = lab.start("03_grafting", PRESET, DATA or None, SEEDS or experiments.SEEDS.get(PRESET), zoom=ZOOM)
 setting = {"data": DATA, "model": MODEL, "width": WIDTH, "epochs": EPOCHS}
 plan = experiments.jobs(run.preset, run.seeds, **setting)
 first = plan["baseline", run.seeds[0]]
@@ -206,8 +206,8 @@ for c in (5.0, 500.0):
 
 # %% [markdown]
 # **What to notice.** Each black tick is one layer before one graft of the ring of two that we train below. At
-# $c = 500$ the curve is a switch: a difference of 0.005 gives 0.65. At $c = 5$ the same ticks all lie near one half, so
-# there entropy would hardly matter. *Try* $A = 0$: every layer keeps one half.
+# $c = 500$ the curve is a switch: a difference of 0.005 gives 0.65, and nearly half of the ticks lie beyond that. At
+# $c = 5$ none does, so entropy would hardly matter. *Try* $A = 0$: every layer keeps one half.
 
 # %% [markdown]
 # ## Round 3: one graft by hand
@@ -260,7 +260,7 @@ for size in (2, 3, 4, 6):
     spread = lambda found: float(torch.stack([each["conv.weight"] for each in found]).norm())
     assert abs(spread(grafting.graft(states, a=0.0)) / spread(states) - abs(cos(pi / size))) < 1e-12
 
-# %%
+# %% tags=["picture"]
 results = dict(zip(plan, lab.train_all(list(plan.values()), run.cache, run.device), strict=True))
 rings = {f"K = {k}": results[name, run.seeds[0]] for k, name in ((2, "dlr"), (4, "k4"))}
 for ring in rings.values():
@@ -363,7 +363,8 @@ record = run.record(metrics, (train, test), recipe=asdict(chosen.recipe), width=
 # %%
 values = {arm: scores(arm) for arm in MAIN}
 values |= {way.upper(): scores("2 times as long", way) for way in ("swa", "ema")}
-figures.bars_with_intervals(figures.axes(7, 5.5), values, title="Rings, and what else the same computation gives")
+chance = 100 / train.num_classes
+pictures.accuracies(values, chance, "Rings, and what else the same computation gives")
 
 # %%
 BUDGETS = {
@@ -411,8 +412,7 @@ ablations = [arm for arm in experiments.ABLATIONS if (arm, run.seeds[0]) in plan
 single = lambda arm: [experiments.accuracy(experiments.ARMS[arm], results[arm, run.seeds[0]])]
 for start in range(0, len(ablations), 15):
     shown = {arm: single(arm) for arm in ["dlr", *ablations[start : start + 15]]}
-    title = f"Seed {run.seeds[0]} only"
-    display(figures.bars_with_intervals(figures.axes(7, 5.5), shown, title=title))
+    display(pictures.accuracies(shown, chance, f"Seed {run.seeds[0]} only"))
 
 # %% [markdown]
 # ## Train one yourself
