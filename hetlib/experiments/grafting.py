@@ -6,7 +6,7 @@ long as all of a ring together.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hetlib.grafting import AfterEpoch, Averaging, Grafting, Voting, initial_rates
@@ -162,6 +162,7 @@ def job(chosen: Setting, arm: Arm, seed: int, watch: bool = False) -> Job | Grou
         return jobs[0]
     between = arm.between
     if watch and isinstance(between, AfterEpoch):
+        jobs = tuple(replace(one, recipe=one.recipe.changed(evaluate_every=1)) for one in jobs)
         between = AfterEpoch(between.grafting, between.every, between.update_bn, between.reset_momentum, watch=True)
     return Group(jobs=jobs, between=between)
 

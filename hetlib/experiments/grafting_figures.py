@@ -80,8 +80,9 @@ def heat_map(coefficients: Sequence[Mapping[str, Sequence[float]]], network: int
     ax = figures.axes(7.2, 3.8)
     layers = list(coefficients[0])
     table = [[epoch[layer][network] for epoch in coefficients] for layer in layers]
-    shown = ax.imshow(table, aspect="auto", cmap="PuOr", vmin=0, vmax=1, interpolation="nearest")
-    ax.set_yticks(range(len(layers)), layers, size=7)
+    extent = (0.5, len(coefficients) + 0.5, len(layers) - 0.5, -0.5)
+    shown = ax.imshow(table, aspect="auto", cmap="PuOr", vmin=0.3, vmax=0.7, interpolation="nearest", extent=extent)
+    ax.set_yticks(range(len(layers)), layers, size=8)
     ax.set(xlabel="graft", title=f"What network {network} keeps of itself, layer by layer")
     ax.grid(visible=False)
     ax.figure.colorbar(shown, ax=ax, label="share kept")
@@ -133,11 +134,12 @@ def filter_norms(models: Mapping[str, nn.Module], threshold: float = 0.1) -> "Fi
 
 
 def accuracies(values: Mapping[str, Sequence[float]], chance: float, title: str) -> "Figure":
-    """Bars of accuracies with their intervals, for many arms, beside the line of guessing."""
+    """Bars of accuracies, for many arms: means, 95 % intervals, and seeds as dots. The axis begins near the lowest."""
     ax = figures.axes(7, 5.5)
-    ax.axvline(chance, color="black", linestyle=":", linewidth=1.2, label="chance")
-    ax.legend(loc="lower right")
-    return figures.bars_with_intervals(ax, values, title=title)
+    figure = figures.bars_with_intervals(ax, values, title=f"{title} (chance: {chance:.0f} %)")
+    low = min(min(seeds) for seeds in values.values())
+    ax.set_xlim(left=max(0.0, low - 5))
+    return figure
 
 
 def barriers(curves: Mapping[str, Sequence[float]], chance: float) -> "Figure":
@@ -146,6 +148,7 @@ def barriers(curves: Mapping[str, Sequence[float]], chance: float) -> "Figure":
     for (label, values), dash in zip(curves.items(), figures.DASHES, strict=False):
         ax.plot([n / (len(values) - 1) for n in range(len(values))], values, linestyle=dash, marker=".", label=label)
     ax.axhline(chance, color="grey", linewidth=1)
+    ax.text(1, chance, "chance", ha="right", va="bottom", color="grey")
     ax.set(xlabel="way from one network to the other", ylabel="top-1 accuracy (%)")
     ax.set_title("On the straight line between two networks")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
