@@ -138,7 +138,7 @@ def accuracies(values: Mapping[str, Sequence[float]], chance: float, title: str)
     ax = figures.axes(7, 5.5)
     figure = figures.bars_with_intervals(ax, values, title=f"{title} (chance: {chance:.0f} %)")
     low = min(min(seeds) for seeds in values.values())
-    ax.set_xlim(left=max(0.0, low - 5))
+    ax.set_xlim(max(0.0, low - 5), 100)
     return figure
 
 
