@@ -41,16 +41,17 @@ def written_out(source, target, images, step, **options):
     layers, theirs = chain(source).layers, chain(target).layers
     plans = neuron_plans(source, target, images, **options)
     weights = [[layer.module.weight for layer in side] for side in (layers, theirs)]
-    moved = fuse_weights(*weights, plans, step, feeds=chain(source).feeds())
+    moved = fuse_weights(*weights, plans, 0.0, feeds=chain(source).feeds())
+    mixed = lambda new, own: step * own + (1 - step) * new
     fused = copy.deepcopy(target)
     for i, (layer, weight) in enumerate(zip(layers, moved, strict=True)):
-        fused.get_submodule(layer.name).weight = nn.Parameter(weight)
+        fused.get_submodule(layer.name).weight = nn.Parameter(mixed(weight, weights[1][i]))
         for owner, key in ((layer.name, "bias"), (layer.norm, "weight"), (layer.norm, "bias")):
             vector = getattr(source.get_submodule(owner), key) if owner else None
             if vector is None:
                 continue
             vector = transport_outputs(vector, plans[i]) if i < len(plans) else vector
-            getattr(fused.get_submodule(owner), key).copy_(vector.lerp(getattr(target.get_submodule(owner), key), step))
+            getattr(fused.get_submodule(owner), key).copy_(mixed(vector, getattr(target.get_submodule(owner), key)))
     update_bn(fused, images)
     return fused
 
