@@ -83,7 +83,7 @@ def graft(
 
     References
     ----------
-    Meng et al., CVPR 2020, section 3.3, and the released code.
+    Meng et al., CVPR 2020, and the released code.
     """
     how = Grafting(a, c, **settings)
     grafted = [deepcopy(each) if isinstance(each, nn.Module) else _copied(each) for each in states]

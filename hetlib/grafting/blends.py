@@ -30,7 +30,7 @@ class ByEntropy:
 
     References
     ----------
-    Meng et al., CVPR 2020, equation 5, and the released code.
+    Meng et al., CVPR 2020, and the released code.
     """
 
     a: float = 0.4

@@ -21,7 +21,7 @@ from hetlib.files import DamagedFile, load_tensors
 from hetlib.grafting.checks import check_finite, check_same, described, tensors_of
 from hetlib.grafting.exchange import Exchange
 from hetlib.grafting.flat import dense
-from hetlib.grafting.settings import Grafting, replaced
+from hetlib.grafting.settings import APART, Grafting, replaced
 from hetlib.kernels.fill import Fill
 from hetlib.training import Lockstep
 
@@ -54,7 +54,7 @@ class OverRanks(Grafting):
             If a rank does not come; it is named.
         """
         if self.scion != "external":
-            return super().plan(networks, images, seed, epoch)
+            return super().plan(networks, images, seed + APART * self.exchange.rank, epoch)
         (own,) = networks
         state = tensors_of(own)
         check_finite(self.exchange.rank, state)

@@ -101,7 +101,7 @@ class Noise:
 
     References
     ----------
-    Meng et al., CVPR 2020, section 3.2, noise as scion, and the released code.
+    Meng et al., CVPR 2020, noise as scion, and the released code.
     """
 
     epoch: int = 0
@@ -128,7 +128,7 @@ class Internal:
 
     References
     ----------
-    Meng et al., CVPR 2020, section 3.2, internal filters as scions, and the released code.
+    Meng et al., CVPR 2020, internal filters as scions, and the released code.
     """
 
     threshold: float = 0.1
@@ -157,7 +157,7 @@ def invalid_filters(model: nn.Module, threshold: float = 0.1) -> tuple[int, int]
 
     References
     ----------
-    Meng et al., CVPR 2020, section 1, and the released code.
+    Meng et al., CVPR 2020, and the released code.
     """
     found = [sums(layer.weight) for _, layer in _convolutions(model)]
     return sum(int((each < threshold).sum()) for each in found), sum(map(len, found))

@@ -18,6 +18,8 @@ from hetlib.transfer import Copy, SameName, Transfer, unpaired
 from hetlib.transfer.transfer import blended
 
 State = dict[str, Tensor]
+APART = 10**6
+"""Between the seeds of two networks: more than there are epochs, which are seeds too."""
 CHOICES = {
     "criterion": ("entropy", "l1", "activation", "none"),
     "scion": ("external", "noise", "internal"),
@@ -45,7 +47,8 @@ class Grafting:
         One coefficient for each convolution (the published method); for each filter, by the scales of batch norms,
         without a criterion (`CopyByScale`); or the mean of all networks.
     named : bool
-        The released rule for which tensors have coefficients of their own, see `ByEntropy`.
+        The released rule for which tensors have coefficients of their own, see `ByEntropy`. It knows keys alone, so
+        that neither filters nor activations can be asked for.
     align : bool
         Reorder the donor's channels to lie nearest to the network's before they blend (`hetlib.merging.match_weights`).
     threshold : float
@@ -54,7 +57,8 @@ class Grafting:
     Raises
     ------
     ValueError
-        If `a` is not from 0 to 1, `bins` or the threshold is not positive, or a choice is unknown.
+        If `a` is not from 0 to 1, `bins` or the threshold is not positive, a choice is unknown, or `named` stands
+        beside the level "filter" or the criterion "activation".
 
     References
     ----------
@@ -81,6 +85,9 @@ class Grafting:
         for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise unknown(name, getattr(self, name), valid)
+        if self.named and (self.level == "filter" or self.criterion == "activation"):
+            asked = f"level {self.level!r}, criterion {self.criterion!r}"
+            raise ValueError(f"the released rule (named) goes by keys and whole layers, not by {asked}")
 
     @property
     def sentence(self) -> Transfer:
@@ -141,7 +148,10 @@ class Grafting:
         if alone:
             step = Noise(epoch, self.threshold) if self.scion == "noise" else Internal(self.threshold)
             sentence = Transfer(unpaired, (step,))
-            return [fill for net in networks for fill in sentence.plan(_whole(net), _whole(net), seed=seed)]
+            # Every network has noise of its own, and other noise in every epoch.
+            seeds = range(seed, seed + APART * len(networks), APART)
+            alike = zip(map(_whole, networks), seeds, strict=True)
+            return [fill for net, own in alike for fill in sentence.plan(net, net, seed=own)]
         if self.level == "network":
             states = [tensors_of(network) for network in networks]
             means = {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}

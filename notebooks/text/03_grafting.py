@@ -422,8 +422,8 @@ pictures.filter_norms({name: group.members[-1].model for name, group in ended.it
 # most others look worse. `a0.2_c100` stands for $A = 0.2$, $c = 100$; $A$ is varied at $c = 100$, as in the README.
 # Coefficients *by l1* compare the sums of absolute weights, *by activation* the entropies of what layers put out, *by
 # filter* the scales of batch norms; *mean of 4* averages all networks. *Noise* and *internal* graft onto invalid
-# filters noise, or the layer's own strong filters. *Aligned* reorders the donor's channels first. The rest says what it
-# does.
+# filters noise, or the layer's own strong filters; no filter is invalid here, so both leave their networks alone.
+# *Aligned* reorders the donor's channels first. The rest says what it does.
 
 # %%
 ablations = [arm for arm in experiments.ABLATIONS if (arm, run.seeds[0]) in plan]

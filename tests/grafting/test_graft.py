@@ -94,6 +94,15 @@ class TestVectors:
             for key in ("conv1.weight", "conv2.weight"):
                 torch.testing.assert_close(found[key], torch.from_numpy(archive[f"scion/{name}/{key}"]))
 
+    def test_every_network_has_noise_of_its_own(self, archive):
+        pair = [Net(), Net()]
+        for net in pair:
+            net.load_state_dict(stored(archive, "scion/before/"))
+        first, second = graft(pair, scion="noise", epoch=1, seed=5)
+        assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+        (later,) = graft(pair[:1], scion="noise", epoch=1, seed=6)
+        assert not torch.equal(second["conv1.weight"], later["conv1.weight"])
+
     def test_filters_by_the_scale_of_batch_norms(self, archive):
         own, donor = (
             nn.Sequential(
@@ -271,6 +280,8 @@ class TestRefusals:
             ({"scion": "extern"}, "unknown scion 'extern': did you mean 'external'"),
             ({"level": "layers"}, "unknown level 'layers': did you mean 'layer'"),
             ({"criterion": "l2"}, "unknown criterion 'l2'"),
+            ({"named": True, "level": "filter"}, "not by level 'filter'"),
+            ({"named": True, "criterion": "activation"}, "criterion 'activation'"),
         ],
     )
     def test_settings(self, settings, message):
