@@ -32,8 +32,8 @@
 # | preset | time on two cores | data |
 # |---|---|---|
 # | `smoke` | under a minute | 200 digits, 2 epochs: nothing to learn from |
-# | `classroom` about five minutes | 200 digits, 25 epochs, 5 seeds |
-# | `reduced` | hours; `hetlib run` estimates them first | a tenth of CIFAR-10, ResNet-20 of half width, 20 epochs, 3 seeds |
+# | `classroom` | about five minutes | 200 digits, 25 epochs, 5 seeds |
+# | `reduced` | hours, estimated first | a tenth of CIFAR-10, ResNet-20 of half width, 20 epochs, 3 seeds |
 # | `paper` | days; take a GPU | CIFAR-10 or CIFAR-100, ResNet-32, 200 epochs, 5 seeds |
 
 # %% tags=["parameters"]
