@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hetlib.errors import unknown
 from hetlib.files import checksum
 
 
@@ -42,7 +43,7 @@ class Images:
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.shape))
-        return f"Images({self.name}/{self.split}: {len(self)} of {size}, {self.num_classes} classes)"
+        return f"{type(self).__name__}({self.name}/{self.split}: {len(self)} of {size}, {self.num_classes} classes)"
 
     @property
     def num_classes(self) -> int:
@@ -72,6 +73,42 @@ class Images:
         """The images at `indices`, in that order, with all class names kept."""
         index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeImages(Images):
+    """Images with several labels each: for every attribute, whether the image has it.
+
+    Attributes
+    ----------
+    labels : Tensor
+        int64, (n, attributes), 1 where an image has an attribute and 0 where not.
+    classes : tuple of str
+        The name of each attribute, in the order of the columns.
+    """
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("classes)", "attributes)")
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The name of each attribute."""
+        return self.classes
+
+    def keep(self, names: Sequence[str]) -> "AttributeImages":
+        """The same images with some of the attributes, in the given order; ValueError for one that is not there."""
+        columns = torch.tensor([self._column(name) for name in names], device=self.labels.device)
+        return replace(self, labels=self.labels[:, columns], classes=tuple(names))
+
+    def task(self, name: str) -> Images:
+        """The same images with a single label each, whether they have one attribute; raises as `keep`."""
+        column = self.labels[:, self._column(name)]
+        return Images(self.name, self.split, self.images, column, ("no", "yes"), self.mean, self.std)
+
+    def _column(self, name: str) -> int:
+        if name not in self.classes:
+            raise unknown(f"attribute of {self.name}", name, self.classes)
+        return self.classes.index(name)
 
 
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True) -> Tensor:
