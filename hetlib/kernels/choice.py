@@ -1,0 +1,136 @@
+"""Which of several teachers an image learns from: the one that is surest of its answer.
+
+Shen et al., *Customizing Student Networks From Heterogeneous Teachers via Adaptive Knowledge Amalgamation*, ICCV 2019.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hetlib.errors import unknown
+
+RULES = ("entropy", "batch", "random", "oracle", "released")
+DEEPEST = -1e4
+"""The least logarithm of a probability that is taken as it is: such a probability is 0, and so is its part of a sum."""
+
+
+def choose_teacher(
+    logits: Tensor,
+    rule: str = "entropy",
+    *,
+    temperatures: Sequence[float] | Tensor | None = None,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """For every image, the number of the teacher whose softmax has the least entropy; of equal ones, the first.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (teachers, batch, classes)
+        What each teacher says of each image, for one task. Half precision is computed in float32.
+    rule : {"entropy", "batch", "random", "oracle", "released"}
+        "batch" gives all images to the teacher whose mean entropy is least. "random" draws a teacher for each image.
+        "oracle" takes the teacher that gives the true label the highest probability. "released" computes entropies as
+        the released code does, see `released_entropy`: where one is NaN, that teacher is chosen.
+    temperatures : sequence of float or Tensor of shape (teachers,), optional
+        What each teacher's logits are divided by first; see `calibrate`.
+    labels : Tensor of shape (batch,), optional
+        int64, the true labels; only "oracle" needs them.
+    generator : torch.Generator, optional
+        What "random" draws from; by default torch's global one for the device.
+
+    Returns
+    -------
+    Tensor of shape (batch,), int64
+        On the device of the logits. The host does not wait for it.
+
+    Raises
+    ------
+    ValueError
+        If the logits have another shape, the rule is unknown, or the oracle lacks labels. On the CPU also if a logit is
+        NaN or infinite, which names the first such teacher and image; "released" takes these as they come. On a GPU the
+        host would have to wait to see it: there, a teacher without a finite entropy is chosen only if none has one.
+    """
+    if logits.dim() != 3 or not len(logits):
+        raise ValueError(f"logits must have the shape (teachers, batch, classes), got {tuple(logits.shape)}")
+    if rule not in RULES:
+        raise unknown("rule for choosing teachers", rule, RULES)
+    if rule == "random":
+        device = generator.device if generator else logits.device
+        return torch.randint(len(logits), logits.shape[1:2], generator=generator, device=device).to(logits.device)
+    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    if temperatures is not None:
+        logits = logits / torch.as_tensor(temperatures, dtype=logits.dtype, device=logits.device).view(-1, 1, 1)
+    if rule == "released":
+        return released_entropy(logits).argmin(0)
+    check_finite(logits)
+    if rule == "oracle":
+        if labels is None:
+            raise ValueError("the oracle needs the true labels: give labels=")
+        chances = logits.log_softmax(2).gather(2, labels.expand(len(logits), -1).unsqueeze(2))[:, :, 0]
+        return chances.nan_to_num(-torch.inf).argmax(0)
+    found = softmax_entropy(logits)
+    if rule == "batch":
+        return found.mean(1).nan_to_num(torch.inf).argmin().expand(logits.shape[1])
+    return found.argmin(0) if logits.device.type == "cpu" else found.nan_to_num(torch.inf).argmin(0)
+
+
+def softmax_entropy(logits: Tensor) -> Tensor:
+    """The entropy of the softmax over the last axis, in nats: (..., classes) -> (...)."""
+    logarithms = logits.log_softmax(-1)
+    return -(logarithms.exp() * logarithms.clamp_(min=DEEPEST)).sum(-1)
+
+
+def released_entropy(logits: Tensor) -> Tensor:
+    """`softmax_entropy` as the released code computes it, without subtracting the largest logit.
+
+    It is NaN where an exponential overflows or a probability is 0.
+    """
+    powers = logits.exp()
+    shares = powers / powers.sum(-1, keepdim=True)
+    return -(shares * shares.log()).sum(-1)
+
+
+def check_finite(logits: Tensor, names: Sequence[str] = ()) -> None:
+    """Refuse, on a CPU, logits (teachers, batch, classes) that hold NaN or infinity; the teachers may have names."""
+    if logits.device.type != "cpu":
+        return
+    finite = np.isfinite(logits.numpy())  # NumPy's, because torch would count it as a wait for the device
+    if not finite.all():
+        teacher, image, _ = np.argwhere(~finite)[0]
+        name = names[teacher] if names else f"teacher {teacher}"
+        raise ValueError(f"{name} gives image {image} logits that hold NaN or infinity")
+
+
+def calibrate(logits: Tensor, labels: Tensor) -> float:
+    """The temperature at which a network's logits have the least cross-entropy with the labels, from 0.05 to 20.
+
+    Least entropy chooses well only among teachers that are right as often as they are sure. Dividing its logits by this
+    temperature calibrates a network without changing any answer.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (batch, classes)
+        On held-out images.
+    labels : Tensor of shape (batch,)
+        int64.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
+    """
+    logits = logits.detach().double()
+    wanted = logits.gather(1, labels.unsqueeze(1)).mean()
+    low, high = 0.05, 20.0
+    # The cross-entropy is convex in 1 / T; its slope, what is expected less what is wanted, falls as T grows.
+    for _ in range(50):
+        middle = (low * high) ** 0.5
+        expected = ((logits / middle).softmax(1) * logits).sum(1).mean()
+        low, high = (middle, high) if expected > wanted else (low, middle)
+    return (low * high) ** 0.5
