@@ -164,12 +164,15 @@ def _gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
     """Write the rows of the centred Gram of `x`, each from the diagonal on, a block of features at a time."""
     x, samples, dtype = x.flatten(1), len(x), strips[0].dtype
     few = max(256, BLOCK // samples) if x.device.type == "cpu" else max(1, x.shape[1])
+    sums = x.new_zeros(samples, dtype=dtype)
     with torch.autocast(x.device.type, enabled=False):
         for number, block in enumerate(x.split(few, 1)):
             # First less one sample: a feature that never varies is then exactly 0, and a large mean costs no digits.
             deviation = block.to(dtype) - block[:1].to(dtype)
             deviation -= deviation.mean(0)
             deviation = deviation.bfloat16() if bf16 else deviation
+            if debiased:  # the Gram's row sums, X (X^T 1): two small products instead of looks at all of the Gram
+                sums += deviation @ deviation.sum(0)
             for strip in strips:
                 top, kept = samples - strip.shape[1], min(number, 1)
                 rows, right = deviation[top : top + len(strip)], deviation[top:].T
@@ -178,17 +181,13 @@ def _gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
                 else:
                     torch.addmm(strip, rows, right, beta=kept, out=strip)
     if debiased:
-        _u_centre_(strips)
+        _u_centre_(strips, sums)
 
 
-def _u_centre_(strips: list[Tensor]) -> None:
+def _u_centre_(strips: list[Tensor], sums: Tensor) -> None:
+    """U-centre a Gram, given as its upper strips, whose rows, diagonal included, have these sums."""
     diagonal = torch.cat([strip.diagonal() for strip in strips])
-    samples, sums = len(diagonal), -diagonal
-    for strip in strips:
-        top, bottom = samples - strip.shape[1], samples - strip.shape[1] + len(strip)
-        sums[top:bottom] += strip.sum(1)
-        sums[bottom:] += strip[:, len(strip) :].sum(0)
-    means = sums / (samples - 2)
+    samples, means = len(diagonal), (sums - diagonal) / (len(diagonal) - 2)
     others = means - means.sum() / (samples - 1)
     for strip in strips:
         top = samples - strip.shape[1]
