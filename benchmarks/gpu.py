@@ -48,17 +48,19 @@ def main(toy: bool = False, budget: float = BUDGET) -> int:
 
 def parts() -> list[tuple[str, float, Callable[[Report], None]]]:
     """Name, seconds that it may take, and what to call, in order of worth."""
+    from benchmarks import gpu_grafting as grafting
     from benchmarks import gpu_kernels as kernels
-    from benchmarks.gpu_grafting import grafts
     from benchmarks.gpu_training import training
 
     return [
         ("the launch of fills against the CPU", 60, kernels.fills),
         ("the launch of Sinkhorn iterations against the CPU, and its time", 60, kernels.sinkhorns),
-        ("grafts against the plain loop, and their time", 40, grafts),
+        ("grafts against the plain loop, and their time", 40, grafting.grafts),
         ("the time of HMT's resizing", 30, kernels.fill_times),
         ("CKA", 30, kernels.cka),
         ("training", 120, training),
+        ("a ring of two networks", 60, grafting.ring),
+        ("networks from rank to rank", 40, grafting.exchange),
         ("cost matrices", 10, kernels.costs),
     ]
 

@@ -1,17 +1,25 @@
-"""Filter grafting on a GPU: entropies of weights, and whole grafts of rings of networks."""
+"""Filter grafting on a GPU: entropies of weights, whole grafts, networks from rank to rank, and a ring that trains."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
+from benchmarks import grafting_exchange
 from benchmarks.gpu_report import Report
 from hetlib import zoo
+from hetlib.data import Images
+from hetlib.grafting import AfterEpoch
+from hetlib.grafting.processes import start
 from hetlib.kernels import weight_entropy
 from hetlib.kernels.blend import rings
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.graft import entropy_coefficients
 from hetlib.kernels.write import write
+from hetlib.training import Lockstep, Loop, Recipe
 from tests import oracles
 
 State = dict[str, Tensor]
@@ -55,6 +63,33 @@ def _graft(report: Report, model: str, count: int) -> None:
     report.say("graft", name, **facts, bar="<= 4 launches, 0 syncs, >= 500x", holds=held or report.toy)
     whole = lambda: write(_fills(there, entropy_coefficients(*_sides(there))))
     report.say("graft", f"{name}, plan and tables included", ms=report.milliseconds(whole), **report.counts(whole))
+
+
+def exchange(report: Report) -> None:
+    """A network from the GPU of one rank to that of the next, by a buffer in the CPU's memory, beside files."""
+    for model, bar in {"resnet8": 0.0}.items() if report.toy else grafting_exchange.BARS.items():
+        with TemporaryDirectory() as folder:
+            start(grafting_exchange.measure, 2, model, folder, report.device.type)
+            ours, files = json.loads((Path(folder) / "times.json").read_text())
+        facts = {"gloo_ms": ours, "files_ms": files, "times": files / ours}
+        report.say("exchange", f"{model} between two ranks", **facts, bar=f">= {bar:g}x", holds=files >= bar * ours)
+
+
+def ring(report: Report) -> None:
+    """Two networks that train in lock step and graft after every epoch, beside the same without a graft."""
+    model, images, size = ("resnet8", 64, 8) if report.toy else ("resnet32", 12800, 32)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(10, (images,), generator=generator)
+    data = Images("random", "train", pixels, labels, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3).to(report.device)
+    recipe = Recipe(epochs=1000, batch_size=32 if report.toy else 128, precision="bf16")
+    for way, between in (("with grafting", AfterEpoch()), ("without", None)):
+        networks = [zoo.build(model).to(report.device) for _ in range(2)]
+        together = Lockstep([Loop(net, data, recipe=recipe, seed=k) for k, net in enumerate(networks)], between)
+        taken = report.milliseconds(together.epoch, repeats=3)
+        of_cifar = taken * 50_000 / images / 1e3
+        facts = {"epochs_per_second": 1 / of_cifar, "minutes_for_200_epochs": 200 * of_cifar / 60}
+        report.say("ring", f"2 x {model} {way}, {images} images, scaled to 50,000", ms=taken, **facts)
 
 
 def _prepared(states: list[State]) -> Callable[[], None]:

@@ -28,12 +28,12 @@ def run() -> Iterator[Bar]:
         yield faster(what, "gloo, one buffer", "torch.save, torch.load", ours, files, bar)
 
 
-def measure(name: str, folder: str) -> None:
+def measure(name: str, folder: str, device: str = "cpu") -> None:
     """Be one of the two ranks; the first leaves the times. All files are there before any is read."""
     torch.set_num_threads(1)
     with joined() as exchange:
         torch.manual_seed(exchange.rank)
-        model = zoo.build(name)
+        model = zoo.build(name).to(device)
         donor = deepcopy(model)
         by_files(model, donor, exchange, folder)
         for key, value in tensors_of(exchange.donor(model, 0)).items():
@@ -47,8 +47,9 @@ def measure(name: str, folder: str) -> None:
 
 def by_files(model: nn.Module, donor: nn.Module, exchange: Exchange, folder: str) -> None:
     """Write a network to a file and read the other's, as the released code does, with a barrier in place of waits."""
+    device = next(donor.parameters()).device
     own, other = (Path(folder) / f"{rank}.t7" for rank in (exchange.rank, 1 - exchange.rank))
     torch.save({"net": model.state_dict()}, own)
     torch.distributed.barrier()
-    donor.load_state_dict(torch.load(other, weights_only=True)["net"])
+    donor.load_state_dict(torch.load(other, map_location=device, weights_only=True)["net"])
     torch.distributed.barrier()

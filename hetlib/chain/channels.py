@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 Slots = np.ndarray
@@ -244,6 +242,9 @@ class GroupBuilder:
 
     def groups(self) -> tuple[Group, ...]:
         """The connected slots, as groups of interchangeable channels."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         # Ties are edges between slots; a connected component is one channel of the network. Channels whose slots lie in
         # the same blocks, and are pinned for the same reason or not at all, can be exchanged: they form a group.
         count, (rows, columns) = self.starts[-1], np.concatenate(self.ties, axis=1)

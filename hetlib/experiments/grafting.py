@@ -7,9 +7,16 @@ long as all of a ring together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from hetlib.grafting import AfterEpoch, Averaging, Grafting, Voting, initial_rates
+import torch
+
+from hetlib import zoo
+from hetlib.chain import convolutions
+from hetlib.grafting import AfterEpoch, Averaging, Grafting, Voting, initial_rates, invalid_filters
+from hetlib.kernels.entropy import weight_entropy
 from hetlib.lab import Group, Job, presets
 from hetlib.training import Recipe
 
@@ -18,7 +25,9 @@ RELEASED = (0.3, 0.6, 0.9)
 REAL = ("reduced", "paper")
 SEEDS = presets.SEEDS | {"classroom": 5}
 WATCHED = "k4"
-"""The arm whose accuracy is also noted right after each graft."""
+"""The arm whose accuracy is also noted right after each graft, at the first seed."""
+FEW_IMAGES = 1000
+"""Training images of `reduced`, as many of each class."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,8 @@ def setting(preset: str, data: str = "", model: str = "", width: float = 0.0, ep
     Parameters
     ----------
     preset : {"smoke", "classroom", "reduced", "paper"}
-        How big. "reduced" is a short schedule on a tenth of CIFAR's training images, named so in its records.
+        How big. "reduced" is a short schedule on 1,000 of CIFAR's training images, few enough for networks to learn
+        most of them by heart, as they do in the paper's 200 epochs.
     data : str
         Training set; empty takes the preset's own: scikit-learn's digits, or CIFAR-10.
     model : str
@@ -124,20 +134,21 @@ def setting(preset: str, data: str = "", model: str = "", width: float = 0.0, ep
         Of a single network; 0 takes the preset's own.
     """
     real = preset in REAL
-    length = epochs or {"smoke": 2, "classroom": 25, "reduced": 20, "paper": 200}[preset]
+    length = epochs or {"smoke": 2, "classroom": 25, "reduced": 40, "paper": 200}[preset]
     milestones = tuple(round(part * length) for part in RELEASED)
     recipe = Recipe(epochs=length, lr=0.1, schedule="steps", milestones=milestones)
     if not real:
         # Digits are neither shifted nor mirrored; a test set of 360 images would cost more than the training.
         recipe = recipe.changed(batch_size=50, augment=False, evaluate_every=5)
     if preset == "reduced":
-        recipe = recipe.changed(batch_size=64, evaluate_every=5)
+        recipe = recipe.changed(batch_size=64, evaluate_every=10)
+    data = data or ("cifar10" if real else "digits")
     return Setting(
         model or {"paper": "resnet32", "reduced": "resnet20"}.get(preset, "resnet8"),
-        data or ("cifar10" if real else "digits"),
+        data,
         recipe,
         {"width": width or {"paper": 1.0, "reduced": 0.5}.get(preset, 0.25)},
-        {"paper": 0, "reduced": 500}.get(preset, 20),
+        {"paper": 0, "reduced": FEW_IMAGES // (100 if data == "cifar100" else 10)}.get(preset, 20),
     )
 
 
@@ -199,7 +210,37 @@ def jobs(
     found: dict[tuple[str, int], Job | Group] = {}
     for name in arms or {"smoke": FEW, "reduced": MAIN}.get(preset, ARMS):
         few = numbers[:1] if ARMS[name].ablation and preset not in REAL else numbers
-        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=name == WATCHED) for seed in few}
+        watched = numbers[:1] if name == WATCHED else []
+        found |= {(name, seed): job(chosen, ARMS[name], seed, watch=seed in watched) for seed in few}
+    return found
+
+
+def published(folder: str | PathLike) -> dict[str, dict[str, float]]:
+    """What grafting looks at, in networks that others have trained alone and to the end on CIFAR-10.
+
+    Parameters
+    ----------
+    folder : path-like
+        Holds `cifar10_resnet20.pt` and `cifar10_resnet32.pt` as published by chenyaofo/pytorch-cifar-models.
+
+    Returns
+    -------
+    dict
+        By network: "filters", "invalid", how many of them are, and "entropy", the mean over its convolutions.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    """
+    found = {}
+    for name in ("resnet20", "resnet32"):
+        model = zoo.build(name)
+        kept = torch.load(Path(folder) / f"cifar10_{name}.pt", weights_only=True)
+        model.load_state_dict(model.state_dict() | kept)  # counts of batches are not kept there
+        invalid, filters = invalid_filters(model)
+        entropies = weight_entropy([layer.weight.detach() for _, layer in convolutions(model)])
+        found[name] = {"filters": filters, "invalid": invalid, "entropy": float(entropies.mean())}
     return found
 
 

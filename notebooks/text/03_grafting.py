@@ -33,7 +33,7 @@
 # |---|---|---|
 # | `smoke` | under a minute | 200 digits, 2 epochs: nothing to learn from |
 # | `classroom` | about five minutes | 200 digits, 25 epochs, 5 seeds |
-# | `reduced` | hours, estimated first | a tenth of CIFAR-10, ResNet-20 of half width, 20 epochs, 3 seeds |
+# | `reduced` | hours, estimated first | 1,000 images of CIFAR-10, ResNet-20 of half width, 40 epochs, 3 seeds |
 # | `paper` | days; take a GPU | CIFAR-10 or CIFAR-100, ResNet-32, 200 epochs, 5 seeds |
 
 # %% tags=["parameters"]
@@ -43,6 +43,7 @@ MODEL: str = ""  # network: "resnet20", "resnet32", "mobilenetv2", ...; empty ta
 SEEDS: int = 0  # trainings per arm; 0 takes the preset's own number
 WIDTH: float = 0.0  # width of every hidden layer, as a factor; 0 takes the preset's own
 EPOCHS: int = 0  # epochs of a single network; 0 takes the preset's own
+PUBLISHED: str = ""  # folder of cifar10_resnet20.pt and cifar10_resnet32.pt (pytorch-cifar-models); empty: none
 ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
 BINS: int = 10  # explorers: bins of the histogram, 2 to 40
 SCALE: float = 1.0  # explorers: what the weights are multiplied by, 0.1 to 10
@@ -370,7 +371,9 @@ metrics = {f"{place}/{arm}/final": {"unit": "%", "values": scores(arm)} for arm 
 single_or_ring = [arm for arm in MAIN if not arm.startswith("ensemble")]
 metrics |= {f"{place}/{arm}/best": {"unit": "%", "values": scores(arm, "best")} for arm in single_or_ring}
 metrics |= {f"{place}/{way}/final": {"unit": "%", "values": scores("2 times as long", way)} for way in ("swa", "ema")}
-record = run.record(metrics, (train, test), recipe=asdict(chosen.recipe), width=chosen.options["width"])
+facts = {"recipe": asdict(chosen.recipe), "width": chosen.options["width"]}
+facts |= {"published": experiments.published(PUBLISHED)} if PUBLISHED else {}
+record = run.record(metrics, (train, test), **facts)
 
 # %%
 values = {"single" if arm == "baseline" else arm: scores(arm) for arm in MAIN}

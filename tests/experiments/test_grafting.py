@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hetlib import zoo
 from hetlib.experiments import grafting as experiments
 from hetlib.grafting import initial_rates
 from hetlib.lab import Cache, Group, Job, train
@@ -61,3 +62,14 @@ def test_how_arms_are_judged(tmp_path):
     assert score("dlr") == found["dlr"].members[0].history.final
     assert score("2 times as long", "swa") == found["2 times as long"].facts[-1]["swa"][0]
     assert isinstance(plan["baseline", 0], Job)
+
+
+def test_published_networks_are_counted(tmp_path):
+    for name, bad in (("resnet20", 0), ("resnet32", 3)):
+        state = {key: value for key, value in zoo.build(name).state_dict().items() if "num_batches" not in key}
+        state["layer1.0.conv1.weight"][:bad] = 1e-6
+        torch.save(state, tmp_path / f"cifar10_{name}.pt")
+    found = experiments.published(tmp_path)
+    assert [(each["filters"], each["invalid"]) for each in found.values()] == [(688, 0), (1136, 3)]
+    with pytest.raises(FileNotFoundError, match=r"cifar10_resnet20\.pt"):
+        experiments.published(tmp_path / "elsewhere")
