@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from hetlib import files
-from hetlib.lab.records import git, versions
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,8 @@ def row(bar: Bar) -> str:
 
 def keep(bars: list[Bar], path: Path) -> None:
     """Write the bars as JSON, with the machine and the commit."""
+    from hetlib.lab.records import git  # which asks for packages of the notebooks
+
     commit, dirty = git()
     facts = {"commit": commit, "dirty": dirty, "date": datetime.now(UTC).isoformat(timespec="seconds")}
     content = facts | {"machine": machine_facts(), "bars": [asdict(bar) for bar in bars]}
@@ -137,6 +138,8 @@ def keep(bars: list[Bar], path: Path) -> None:
 
 def machine_facts() -> dict[str, Any]:
     """What the numbers were measured on."""
+    from hetlib.lab.records import versions
+
     return {
         "cpu": _cpu(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -12,6 +12,7 @@ from hetlib.grafting.fits import sums
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.lab import figures
 from hetlib.lab.figures import PALETTE
+from hetlib.merging import barrier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,16 +121,31 @@ def around_the_graft(history: Any, facts: Sequence[Mapping[str, Any]], chance: f
     return cast("Figure", ax.figure)
 
 
-def filter_norms(models: Mapping[str, nn.Module], threshold: float = 0.1) -> "Figure":
-    """Histograms of the absolute sums of networks' filters on a logarithmic scale; what is invalid lies on grey."""
-    figure, spots = _panels(len(models), sharex=True, sharey=True)
-    for ax, (title, model) in zip(spots, models.items(), strict=True):
+def filter_norms(
+    models: Mapping[str, nn.Module], facts: Mapping[str, Sequence[Mapping[str, Any]]], threshold: float = 0.1
+) -> "Figure":
+    """Histograms of the absolute sums of networks' filters at the end; below, the share of invalid ones over time.
+
+    `facts` has the facts of each network's ring, epoch by epoch; its last network is the one that is drawn.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    above, below = cast("Any", figure.subfigures(2, 1, height_ratios=(1.5, 1)))
+    spots, time = above.subplots(1, len(models), squeeze=False, sharex=True, sharey=True)[0], below.subplots()
+    dashes = zip(models.items(), figures.DASHES, strict=False)
+    for ax, ((title, model), dash) in zip(spots, dashes, strict=True):
         norms = torch.cat([sums(layer.weight).cpu() for _, layer in convolutions(model)]).clamp_min(1e-3)
         ax.hist(norms, bins=torch.logspace(-3, 2, 41).tolist(), color=PALETTE["blue"])
         ax.axvspan(1e-3, threshold, color="grey", alpha=0.25, linewidth=0)
         ax.set(xscale="log", xlim=(1e-3, 1e2), title=title, xlabel="sum of absolute weights")
+        shares = [100 * fact["invalid"][-1] for fact in facts[title]]
+        time.plot(range(1, len(shares) + 1), shares, linestyle=dash, label=title)
     spots[0].text(threshold / 10, spots[0].get_ylim()[1] * 0.9, "invalid", ha="center", color="#555555")
     spots[0].set_ylabel("filters")
+    time.set(xlabel="epoch", ylabel="invalid (%)")
+    time.set_ylim(-0.05 * max(1.0, time.get_ylim()[1]), max(1.0, time.get_ylim()[1]))
+    time.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -143,13 +159,14 @@ def accuracies(values: Mapping[str, Sequence[float]], chance: float, title: str)
 
 
 def barriers(curves: Mapping[str, Sequence[float]], chance: float) -> "Figure":
-    """The accuracy on the straight line between two networks, one curve per pair."""
+    """The loss on the straight line between two networks, one curve per pair, each with its barrier's height."""
     ax = figures.axes(7.2, 2.9)
-    for (label, values), dash in zip(curves.items(), figures.DASHES, strict=False):
-        ax.plot([n / (len(values) - 1) for n in range(len(values))], values, linestyle=dash, marker=".", label=label)
+    for (label, losses), dash in zip(curves.items(), figures.DASHES, strict=False):
+        named = f"{label}\n(barrier {barrier(losses):.2f})"
+        ax.plot([n / (len(losses) - 1) for n in range(len(losses))], losses, linestyle=dash, marker=".", label=named)
     ax.axhline(chance, color="grey", linewidth=1)
-    ax.text(1, chance, "chance", ha="right", va="bottom", color="grey")
-    ax.set(xlabel="way from one network to the other", ylabel="top-1 accuracy (%)")
+    ax.text(1, chance, "loss of guessing", ha="right", va="bottom", color="grey")
+    ax.set(xlabel="way from one network to the other", ylabel="test loss (nats)", ylim=(0, None))
     ax.set_title("On the straight line between two networks")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return cast("Figure", ax.figure)

@@ -6,6 +6,7 @@ from hetlib.lab.exercises import check, exercise
 from hetlib.lab.explorer import Explorer
 from hetlib.lab.group import Group
 from hetlib.lab.presets import PRESETS, Run, start
+from hetlib.lab.records import on_record
 from hetlib.lab.statistics import paired_differences
 from hetlib.lab.tables import beside_published
 from hetlib.lab.toggles import checked, slider
@@ -25,6 +26,7 @@ __all__ = [
     "checked",
     "estimate",
     "exercise",
+    "on_record",
     "paired_differences",
     "slider",
     "start",

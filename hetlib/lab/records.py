@@ -17,6 +17,7 @@ import torch
 
 from hetlib import files
 from hetlib.data import Images
+from hetlib.lab.notebooks import folder
 
 PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
 LARGEST = 1e150  # larger values overflow where they are squared
@@ -159,6 +160,13 @@ def read_all(folder: str | os.PathLike) -> list[Record]:
     folder = Path(folder)
     found = [*folder.glob("*.json"), *folder.glob("*/record.json")]
     return sorted((read(file) for file in found), key=lambda record: record.when)
+
+
+def on_record(notebook: str, preset: str, data: str) -> Record | None:
+    """The newest record in `results/` that a command made of a notebook, preset and data set; None without one."""
+    kept = [record for record in read_all(folder().parent / "results") if record.command]
+    asked = (notebook, preset, data)
+    return next((each for each in reversed(kept) if (each.notebook, each.preset, each.data["name"]) == asked), None)
 
 
 def describe(train: Images, test: Images) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from benchmarks import gpu
 
 ABSENT = ("ot", "scipy", "sklearn", "matplotlib", "rich", "typer", "papermill", "ipywidgets", "filelock", "pytest")
+ABSENT += ("nbformat", "jinja2")
 """Packages that a machine with a GPU may lack; None in their place makes an import fail."""
 PROGRAM = f"""
 import sys
