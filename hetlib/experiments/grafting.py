@@ -40,9 +40,9 @@ class Arm:
         None trains single networks.
     networks : int
         How many, with weights, data order and, at "dlr", learning rates of their own.
-    rates : {"slr", "dlr", "half rate", "cosine", "half rate, cosine"}
-        "slr": one rate, falling in steps. "dlr": different rates, each annealed by a cosine. The others are what
-        networks of these two presets have alone.
+    rates : {"slr", "dlr", "half rate", "cosine", "first of 2", "first of 4"}
+        "slr": one rate, falling in steps. "dlr": different rates, each annealed by a cosine. The others are for single
+        networks: half the rate of "slr"; that rate annealed by a cosine; what the first of 2 or 4 has at "dlr".
     times : int
         How many times the epochs of the others.
     ablation : bool
@@ -68,6 +68,8 @@ MAIN = {
     "baseline": Arm(),
     "half rate": Arm(rates="half rate"),
     "cosine": Arm(rates="cosine"),
+    "first of 2, alone": Arm(rates="first of 2"),
+    "first of 4, alone": Arm(rates="first of 4"),
     "ensemble2": Arm(Voting(), 2, "dlr"),
     "2 times as long": Arm(Averaging(), rates="cosine", times=2),
     "average": _graft(a=0.0),
@@ -82,7 +84,6 @@ MAIN = {
 ABLATIONS = {
     "a0_c100": _graft(a=0.0, c=100.0, ablation=True),
     "average, slr": _graft(rates="slr", a=0.0, ablation=True),
-    "half rate, cosine": Arm(rates="half rate, cosine", ablation=True),
     **{f"a0.4_c{c:g}": _graft(c=c, ablation=True) for c in (1.0, 5.0, 10.0, 50.0, 100.0)},
     **{f"a{a:g}_c100": _graft(a=a, c=100.0, ablation=True) for a in (0.2, 0.6, 0.8, 1.0)},
     "not rounded": _graft(decimals=None, ablation=True),
@@ -185,9 +186,10 @@ def _recipes(recipe: Recipe, arm: Arm) -> list[Recipe]:
         recipe = recipe.changed(epochs=arm.times * recipe.epochs, milestones=longer)
     if arm.rates == "dlr":
         return [recipe.changed(lr=lr, schedule="cosine") for lr in initial_rates(recipe.lr, arm.networks)]
-    if arm.rates.startswith("half rate"):
-        recipe = recipe.changed(lr=recipe.lr / 2)
-    return [recipe.changed(schedule="cosine") if arm.rates.endswith("cosine") else recipe] * arm.networks
+    alone = {"half rate": recipe.changed(lr=recipe.lr / 2), "cosine": recipe.changed(schedule="cosine")}
+    for k in (2, 4):
+        alone[f"first of {k}"] = recipe.changed(lr=initial_rates(recipe.lr, k)[0], schedule="cosine")
+    return [alone.get(arm.rates, recipe)] * arm.networks
 
 
 def jobs(

@@ -102,8 +102,8 @@ def distances(rings: Mapping[str, Sequence[Mapping[str, Any]]], predicted: Mappi
         low = [predicted[title] * each for each in y[::2]]
         ax.plot(x[::2], low, "--", color="black", linewidth=1, label=f"{predicted[title]:.2f} of before")
         ax.set(title=title, xlabel="epoch")
+        ax.legend(loc="upper right")
     spots[0].set_ylabel("distance from their mean")
-    spots[-1].legend(loc="upper right")
     return figure
 
 
