@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -73,6 +73,9 @@ class Folder(Images):
     middle.
     """
 
+    smallest: ClassVar[float] = 0.08
+    """Of its area, what a random part of an image has at least."""
+
     @cached_property
     def checksum(self) -> str:
         """SHA-256 over the names and sizes of the files, not their content."""
@@ -89,7 +92,8 @@ class Folder(Images):
         if generator is None:
             return self._files[indices]
         draws = torch.rand(len(indices), 5, generator=generator, device=generator.device).tolist()
-        return self._files.read(indices.tolist(), [RandomCrop(*each) for each in draws])
+        crops = [RandomCrop(area, ratio, x, y, flip, self.smallest) for area, ratio, x, y, flip in draws]
+        return self._files.read(indices.tolist(), crops)
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> "Folder":
         """The images at `indices`, in that order, with all class names kept."""
@@ -106,6 +110,8 @@ class RandomCrop:
     ----------
     area, ratio, left, top, mirrored : float
         Uniform draws from 0 to 1. A part that is higher or wider than the image is cut to it; torchvision draws again.
+    smallest : float
+        The share of the image's area that the part has at area 0.
     """
 
     area: float
@@ -113,13 +119,14 @@ class RandomCrop:
     left: float
     top: float
     mirrored: float
+    smallest: float = 0.08
 
     def __call__(self, image: Any) -> Any:
         """The part of an image, 224x224."""
         from torchvision.transforms.functional import hflip, resized_crop
 
         width, height = image.size
-        area = (0.08 + 0.92 * self.area) * width * height
+        area = (self.smallest + (1 - self.smallest) * self.area) * width * height
         ratio = (3 / 4) ** (1 - 2 * self.ratio)
         w, h = min(width, round((area * ratio) ** 0.5)), min(height, round((area / ratio) ** 0.5))
         x, y = int(self.left * (width - w + 1)), int(self.top * (height - h + 1))

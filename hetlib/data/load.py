@@ -1,8 +1,8 @@
 """Data sets by name.
 
-`shapes-source` and `shapes-target` are rendered (`hetlib.data.textured_shapes`), and `digits` comes with scikit-learn:
-those three need no network and no file. The others are read from torchvision's folder layout
-(`hetlib.data.published`).
+`shapes-source`, `shapes-target` and `faces` are rendered (`hetlib.data.textured_shapes`, `hetlib.data.faces`), and
+`digits` comes with scikit-learn: those four need no network and no file. The others are read from torchvision's folder
+layout (`hetlib.data.published`, `hetlib.data.celeba`).
 """
 
 import os
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hetlib.data import folders, published, textured_shapes
-from hetlib.data.images import Images
+from hetlib.data import celeba, faces, folders, published, textured_shapes
+from hetlib.data.face_attributes import NAMES
+from hetlib.data.images import AttributeImages, Images
 from hetlib.data.subsets import few_shot, skill_split
 from hetlib.errors import unknown
 
@@ -22,6 +23,8 @@ from hetlib.errors import unknown
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 OPTIONS = ("count", "seed", "noise", "clutter")
 FEW = ("per_class", "draw")
+WITH_ATTRIBUTES = {"faces": ("count", "seed", "size", "noise"), celeba.SMALL: ("size",), celeba.OFFICIAL: ()}
+"""Sets of images with several labels each, and the options of `load` for them."""
 HELD_OUT = "-40k"
 SKILLS = ("special", "general")
 SPECIAL_LABEL = 4
@@ -32,12 +35,14 @@ def names() -> list[str]:
     """Every name that `load` knows."""
     cifar = ["cifar10", "cifar100", "sub-cifar100", "cifar10-40k", "cifar100-40k"]
     skills = [f"{whole}-{part}" for whole in ("digits", "mnist") for part in SKILLS]
-    return ["shapes-source", "shapes-target", "digits", *cifar, "mnist", *skills, *(f"mnist-{p}{RAW}" for p in SKILLS)]
+    raw = [f"mnist-{part}{RAW}" for part in SKILLS]
+    return ["shapes-source", "shapes-target", "digits", *cifar, "mnist", *skills, *raw, *WITH_ATTRIBUTES]
 
 
 def splits(name: str) -> tuple[str, ...]:
-    """The parts of a data set: "train" and "test", and for TLV's protocol "validation"."""
-    return ("train", "validation", "test") if name.endswith(HELD_OUT) else ("train", "test")
+    """The parts of a data set: "train" and "test", and for TLV's protocol and official CelebA "validation"."""
+    three = name.endswith(HELD_OUT) or name == celeba.OFFICIAL
+    return ("train", "validation", "test") if three else ("train", "test")
 
 
 def load(
@@ -57,15 +62,18 @@ def load(
         `cifar10-40k` and `cifar100-40k` are TLV's: 40,000 of the training images, and 10,000 held out.
         `mnist-special` and `mnist-general` are CLAFusion's (see `skill_split`, label 4); with `-raw`, pixels go from 0
         to 255, as its released code has them.
+        `faces`, `celeba` and `celeba-10k` have several labels for each image: they are `AttributeImages`.
     split : {"train", "validation", "test"}
-        Which part; "validation" of TLV's only.
+        Which part; "validation" of TLV's and of `celeba` only.
     root : path-like, optional
         Folder in torchvision's layout; default `$HETLIB_DATA`, else `data`.
     download : bool
-        Let torchvision download what is missing.
+        Let torchvision download what is missing, CelebA apart.
     **options
-        For every set `per_class`, to keep so many images of each class, drawn by the seed `draw` (`few_shot`). For the
-        two rendered sets also what `hetlib.data.textured_shapes.render` takes: `count`, `seed`, `noise`, `clutter`.
+        For every set with one label an image `per_class`, to keep so many images of each class, drawn by the seed
+        `draw` (`few_shot`). For shapes also what `hetlib.data.textured_shapes.render` takes: `count`, `seed`, `noise`,
+        `clutter`; for `faces` what `hetlib.data.faces.render` takes: `count`, `seed`, `size`, `noise`; for `celeba-10k`
+        the `size` in pixels.
 
     Returns
     -------
@@ -88,10 +96,12 @@ def load(
     if split not in splits(name):
         raise unknown(f"split of {name}", split, splits(name))
     rendered = name.startswith("shapes-")
-    valid = (*OPTIONS, *FEW) if rendered else FEW
+    valid = WITH_ATTRIBUTES.get(name, (*OPTIONS, *FEW) if rendered else FEW)
     for option in options:
         if option not in valid:
             raise unknown(f"option of {name}", option, valid)
+    if name in WITH_ATTRIBUTES:
+        return _with_attributes(name, split, folder(root), **options)
     if "per_class" in options:
         rest = {option: value for option, value in options.items() if option not in FEW}
         return few_shot(load(name, split, root, download, **rest), options["per_class"], options.get("draw", 0))
@@ -118,6 +128,12 @@ def load(
 def folder(root: str | os.PathLike | None = None) -> Path:
     """Where the published data sets are looked for: `root`, else `$HETLIB_DATA`, else `data`."""
     return Path(root or os.environ.get("HETLIB_DATA") or "data")
+
+
+def _with_attributes(name: str, split: str, root: Path, **options: Any) -> AttributeImages:
+    if name == "faces":
+        return AttributeImages(name, split, *faces.render(split, **options), NAMES, faces.MEAN, faces.STD)
+    return celeba.small(root, split, **options) if name == celeba.SMALL else celeba.official(root, split)
 
 
 def _shapes(name: str, split: str, **options: Any) -> Images:

@@ -4,7 +4,7 @@ A class is a shape with a texture. `source` and `target` are drawn by the same c
 neither a shape nor a texture, so what a network learns on one helps on the other only through its filters. Place,
 size, rotation, colours, background, clutter and noise vary from image to image and say nothing about the class.
 
-``python -m hetlib.shapes docs/shapes.png`` draws one image of every class.
+``python -m hetlib.data.textured_shapes docs/shapes.png`` draws one image of every class.
 """
 
 import math
