@@ -109,7 +109,7 @@ def gather_slices(
     numbers = index.flatten().cpu()
     of_weight = numbers < len(slices)
     whole = bool(of_weight.all())
-    taken = _take(slices, numbers if whole else numbers[of_weight]).view(1, -1, *weight.shape[2:])
+    taken = take(slices, numbers if whole else numbers[of_weight]).view(1, -1, *weight.shape[2:])
     taken = taken if resample is None else resample(taken)
     if taken.shape[2:] != base.shape[2:]:
         raise ValueError(f"slices of shapes {tuple(weight.shape)} and {tuple(base.shape)} cannot be mixed")
@@ -117,14 +117,30 @@ def gather_slices(
     if whole:
         return taken.view(shape)
     # Twice over some places: cheaper than to join both weights, which takes as much memory again.
-    out = _take(others, (numbers - len(slices)).clamp_(min=0)).to(taken)
+    out = take(others, (numbers - len(slices)).clamp_(min=0)).to(taken)
     places = of_weight.nonzero().squeeze(1)
     return out.index_copy_(0, places.to(out.device), taken.view(-1, *out.shape[1:])).view(shape)
 
 
-def _take(slices: Tensor, numbers: Tensor) -> Tensor:
-    """Slices by number; NumPy copies short ones in half the time."""
+def take(slices: Tensor, numbers: Tensor, out: Tensor | None = None) -> Tensor:
+    """Slices by number, into `out` if it is given; NumPy copies short ones in half the time.
+
+    Parameters
+    ----------
+    slices : Tensor of shape (n, ...)
+    numbers : Tensor of shape (m,)
+        On the CPU, from 0 to n - 1.
+    out : Tensor of shape (m, ...), optional
+        Contiguous, of the type and device of `slices`, none of which it may overlap.
+
+    Returns
+    -------
+    Tensor of shape (m, ...)
+    """
     asked = torch.is_grad_enabled() and slices.requires_grad
     if slices.is_cpu and slices.dtype in (torch.float32, torch.float64) and not asked:
-        return torch.from_numpy(slices.detach().numpy().take(numbers.numpy(), axis=0))
-    return slices.index_select(0, numbers.to(slices.device))
+        place = None if out is None else out.detach().numpy()
+        # "clip" because NumPy would take into a copy of `out` otherwise, so that a wrong number can leave it as it was.
+        taken = slices.detach().numpy().take(numbers.numpy(), axis=0, out=place, mode="clip")
+        return torch.from_numpy(taken) if out is None else out
+    return torch.index_select(slices, 0, numbers.to(slices.device), out=out)

@@ -15,7 +15,7 @@ from torch import Tensor
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.resize_width import he_normal, map_width, resize_width
-from hetlib.kernels.select import permutations
+from hetlib.kernels.select import shuffle_rows
 from hetlib.kernels.write import write
 
 __all__ = ["fill", "filled", "resize_bias", "resize_kernel", "resize_width"]
@@ -173,9 +173,9 @@ def filled(
     weight = resize_kernel(weight, size, pool, pad=pad, generator=generator)
     index, ground = map_width(weight, out, keep, drop, None, generator, legacy_random)
     if shuffle in (True, "filters"):
-        index = index[torch.randperm(len(index), generator=generator)]
+        index = index.index_select(0, torch.randperm(len(index), generator=generator))
     if shuffle in (True, "inputs"):
-        index = index.gather(1, permutations(index.shape[0], index.shape[1], generator, one_by_one=legacy_random))
+        index = shuffle_rows(index, generator, one_by_one=legacy_random)
     return Fill(layer, out, weight, resample, index, ground)
 
 

@@ -6,7 +6,7 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hetlib.errors import unknown
 from hetlib.kernels.fill import gather_slices
-from hetlib.kernels.select import HOW, moments, numpy_generator, of_filters, pick
+from hetlib.kernels.select import HOW, moments, numpy_generator, pick
 
 
 def he_normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
@@ -103,43 +103,49 @@ def map_width(
 
     Kernels of `weight` may be smaller than the target's: they are ranked as if padded with zeros.
     """
+    _check(weight, keep, drop)
+    choose = partial(_choose, generator=generator, legacy_random=legacy_random)
+    (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
+    taps = math.prod(target.shape[2:])
+    if outputs < wanted and inputs > slots and base is None and drop == "random" and not legacy_random:
+        columns = choose(lambda: _slices(weight, taps), (outputs, inputs), slots, keep)
+        others = _he_chosen(weight, (wanted - outputs, inputs), target.shape, keep, generator)
+        own = torch.arange(others.shape[:2].numel()).view(-1, slots) + outputs * inputs
+        index = torch.cat((_numbers(torch.arange(outputs), columns, inputs), own))
+        return index.index_select(0, torch.randperm(wanted, generator=generator)), others
+    ground = _ground(weight, target, base, generator, legacy_random)
+    behind = ground.to(weight)
+    kept, rows = torch.arange(outputs), torch.arange(wanted)
+    if outputs > wanted:
+        kept = choose(lambda: _filters(weight, taps), (outputs,), wanted, keep)
+    elif outputs < wanted:
+        rows = choose(lambda: _filters(behind, taps), (wanted,), outputs, drop)
+    if outputs >= wanted and inputs > slots:
+        columns = choose(lambda: _slices(weight, taps, kept), (wanted, inputs), slots, keep)
+        return _numbers(kept, columns, inputs), ground
+    index = _numbers(kept, torch.arange(inputs), inputs)
+    if outputs < wanted or inputs < slots:
+        columns = torch.arange(inputs).expand_as(index)
+        if inputs < slots:
+            columns = choose(lambda: _slices(behind, taps, rows), (len(rows), slots), inputs, drop)
+        own = torch.arange(ground.shape[:2].numel()) + outputs * inputs
+        # Along one axis this writes in order, so that of two writes to one place the later stays.
+        places = _numbers(rows, columns, ground.shape[1])
+        index = own.scatter_(0, places.flatten(), index.flatten()).view(ground.shape[:2])
+    if inputs > slots:
+        of_slices = lambda: torch.cat([_slices(pool, taps).flatten() for pool in (weight, behind)])[index]
+        index = index.gather(1, choose(of_slices, (wanted, inputs), slots, keep))
+    return index, ground
+
+
+def _check(weight: Tensor, keep: str, drop: str) -> None:
+    """Refuse unknown ways to choose, and values that cannot be ranked."""
     for how in (keep, drop):
         if how not in HOW:
             raise unknown("way to choose", how, HOW)
     # A sum is finite only if all its terms are; in bf16 and fp16 it would be rounded, or overflow.
     if not weight.sum(dtype=torch.promote_types(weight.dtype, torch.float32)).isfinite():
         raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")
-    choose = partial(_choose, generator=generator, legacy_random=legacy_random)
-    (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
-    taps = math.prod(target.shape[2:])
-    given, kept = _Moments(weight, taps), torch.arange(outputs)
-    if outputs < wanted and inputs > slots and base is None and drop == "random" and not legacy_random:
-        index = _numbers(kept, choose(given.slices, (outputs, inputs), slots, keep), inputs)
-        others = _he_chosen(weight, (wanted - outputs, inputs), target.shape, keep, generator)
-        own = torch.arange(others.shape[:2].numel()).view(-1, slots) + outputs * inputs
-        return torch.cat((index, own))[torch.randperm(wanted, generator=generator)], others
-    ground = _ground(weight, target, base, generator, legacy_random)
-    behind, rows = _Moments(ground.to(weight), taps), torch.arange(wanted)
-    if outputs > wanted:
-        kept = choose(given.filters, (outputs,), wanted, keep)
-    elif outputs < wanted:
-        rows = choose(behind.filters, (wanted,), outputs, drop)
-    if outputs >= wanted and inputs > slots:
-        columns = choose(lambda: given.slices()[kept], (wanted, inputs), slots, keep)
-        return _numbers(kept, columns, inputs), ground
-    index = _numbers(kept, torch.arange(inputs), inputs)
-    if outputs < wanted or inputs < slots:
-        columns = torch.arange(inputs).expand_as(index)
-        if inputs < slots:
-            columns = choose(lambda: behind.slices()[rows], (len(rows), slots), inputs, drop)
-        own = torch.arange(ground.shape[:2].numel()) + outputs * inputs
-        # Along one axis this writes in order, so that of two writes to one place the later stays.
-        places = _numbers(rows, columns, ground.shape[1])
-        index = own.scatter_(0, places.flatten(), index.flatten()).view(ground.shape[:2])
-    if inputs > slots:
-        of_slices = lambda: torch.cat([pool.slices().flatten() for pool in (given, behind)])[index]
-        index = index.gather(1, choose(of_slices, (wanted, inputs), slots, keep))
-    return index, ground
 
 
 def _numbers(rows: Tensor, columns: Tensor, width: int) -> Tensor:
@@ -147,32 +153,20 @@ def _numbers(rows: Tensor, columns: Tensor, width: int) -> Tensor:
     return rows.unsqueeze(1) * width + columns
 
 
-class _Moments:
-    """Variances of a weight's slices and filters, worked out when they are first asked for.
+def _slices(weight: Tensor, taps: int, rows: Tensor | None = None) -> Tensor:
+    """Variances of the slices of some filters, by default all, of shape (rows, I), on the CPU, whatever holds the weight: they are sorted there.
 
-    They are on the CPU, whatever holds the slices: they are small, and sorted faster there. Slices of fewer than `taps`
-    taps are looked at as if padded with zeros to as many.
+    Slices of fewer than `taps` taps are looked at as if padded with zeros to as many.
     """
+    share = math.prod(weight.shape[2:]) / taps
+    mean, variance = (moment.cpu() for moment in moments(weight, rows))
+    # With a share s of the taps, the mean of squares, variance + mean ** 2, and the mean become s times theirs.
+    return variance if share == 1 else mean.square().mul_(1 - share).add_(variance).mul_(share)
 
-    def __init__(self, weight: Tensor, taps: int):
-        self._weight, self._share = weight, math.prod(weight.shape[2:]) / taps
 
-    @cached_property
-    def _both(self) -> tuple[Tensor, Tensor]:
-        mean, variance = (moment.cpu() for moment in moments(self._weight))
-        if self._share == 1:
-            return mean, variance
-        # With a share s of the taps, the mean of squares, variance + mean ** 2, and the mean become s times theirs.
-        squares = mean.square().mul_(1 - self._share).add_(variance)
-        return self._share * mean, squares.mul_(self._share)
-
-    def slices(self) -> Tensor:
-        """Of shape (O, I)."""
-        return self._both[1]
-
-    def filters(self) -> Tensor:
-        """Of shape (O,)."""
-        return of_filters(*self._both)
+def _filters(weight: Tensor, taps: int) -> Tensor:
+    """Variances of whole filters, of shape (O,): each is looked at as one long slice."""
+    return _slices(weight.flatten(1).unsqueeze(1), taps * weight.shape[1]).squeeze(1)
 
 
 def _choose(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hetlib.errors import unknown
 
-BLOCK = 2**15
+BLOCK = 2**17
 """Taps whose deviations are held at a time."""
 HOW = ("interleaved", "max", "min", "two_tailed", "random")
 
@@ -94,18 +94,22 @@ def _draw(rows: int, n: int, total: int, generator: torch.Generator | None, lega
         if total == 1:
             raise ValueError("the released way of drawing at random cannot choose from one filter")
         return torch.randint(0, total - 1, (rows, n), generator=generator)
-    return permutations(rows, total, generator, one_by_one=True)[:, :n]
+    return permutations(rows, total, generator)[:, :n]
 
 
-def permutations(rows: int, n: int, generator: torch.Generator | None = None, *, one_by_one: bool = False) -> Tensor:
-    """Independent random orders of n things, one a row: int64, (rows, n), on the CPU.
+def permutations(rows: int, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Independent random orders of n things, one a row, drawn one by one as in the released code: int64, (rows, n)."""
+    return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
 
-    NumPy shuffles all rows in one call; `one_by_one` draws each by torch instead, as the released code does.
+
+def shuffle_rows(table: Tensor, generator: torch.Generator | None = None, *, one_by_one: bool = False) -> Tensor:
+    """The entries of each row of a table in a random order of its own.
+
+    NumPy shuffles all rows in one call; `one_by_one` draws each order by torch instead, as the released code does.
     """
     if one_by_one:
-        return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
-    orders = np.tile(np.arange(n), (rows, 1))
-    return torch.from_numpy(numpy_generator(generator).permuted(orders, axis=1, out=orders))
+        return table.gather(1, permutations(*table.shape, generator))
+    return torch.from_numpy(numpy_generator(generator).permuted(table.numpy(), axis=1))
 
 
 def numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
@@ -114,35 +118,34 @@ def numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
 
 
 @torch.no_grad()
-def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
+def moments(weight: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and population variance of every slice of a weight.
 
     Parameters
     ----------
     weight : Tensor of shape (O, I, ...)
+    rows : Tensor of shape (R,), optional
+        Numbers of the filters that are looked at; by default all, R = O.
 
     Returns
     -------
-    mean, variance : Tensor of shape (O, I)
+    mean, variance : Tensor of shape (R, I)
         In float32, or float64 if `weight` is. A slice of one tap has variance 0.
     """
-    taps = weight.flatten(2).to(torch.promote_types(weight.dtype, torch.float32))
-    if taps.shape[2] == 1:
-        return taps.squeeze(2), taps.new_zeros(()).expand(taps.shape[:2])
-    # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
-    average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
-    with torch.autocast(weight.device.type, enabled=False):
-        mean = taps @ average
-        variance = torch.empty_like(mean)
-        # Some filters at a time: their deviations stay in the cache, and no memory is asked for and given back.
-        few = max(1, BLOCK // max(1, taps[0].numel()))
-        for rows, centre, out in zip(taps.split(few), mean.split(few), variance.split(few), strict=True):
-            torch.matmul((rows - centre.unsqueeze(2)).square_(), average, out=out)
+    taps = weight.flatten(2)
+    # Some filters at a time: these and their deviations stay in the cache.
+    few = max(1, BLOCK // max(1, taps[0].numel()))
+    blocks = taps.split(few) if rows is None else [taps.index_select(0, some) for some in rows.to(taps.device).split(few)]
+    found = [_moments(block.to(torch.promote_types(block.dtype, torch.float32))) for block in blocks]
+    mean, variance = (torch.cat(parts) for parts in zip(*found, strict=True))
     return mean, variance
 
 
-def of_filters(mean: Tensor, variance: Tensor) -> Tensor:
-    """Population variance of whole filters (O,), from the moments of their slices (O, I)."""
-    # By a norm, because torch.var of rows takes ten times as long.
-    spread = torch.linalg.vector_norm(mean - mean.mean(1, keepdim=True), dim=1).square() / mean.shape[1]
-    return variance.mean(1) + spread
+def _moments(taps: Tensor) -> tuple[Tensor, Tensor]:
+    if taps.shape[2] == 1:
+        return taps.squeeze(2), taps.new_zeros(taps.shape[:2])
+    # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
+    average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
+    with torch.autocast(taps.device.type, enabled=False):
+        mean = taps @ average
+        return mean, (taps - mean.unsqueeze(2)).square_() @ average

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hetlib.kernels.blend import mixture, place, rings
-from hetlib.kernels.fill import BITS, Fill, gather_slices, resampled, sizes
+from hetlib.kernels.fill import BITS, Fill, gather_slices, resampled, sizes, take
 
 TYPES = ({torch.float16, torch.bfloat16, torch.float32}, {torch.float32, torch.float64})
 """Between which the kernel converts."""
@@ -26,7 +26,7 @@ def write(fills: Sequence[Fill]) -> None:
     written to, such as a base that is the target's own, is copied first, all of it in one call.
 
     On the CPU each fill is written by itself: a cyclic stack by copies that double what is there, an index by one
-    gather. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
+    gather, straight to its place where it can be. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
     kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
 
     Fills that keep a part of what is there (`alpha`) are mixed by `hetlib.kernels.blend.mixture`, in a few calls for
@@ -120,7 +120,7 @@ def _launchable(fill: Fill) -> bool:
     tensors = _tensors(fill)
     if not _on_gpu(fill) or len({tensor.device for tensor in tensors}) > 1:
         return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if _needs_gradient(tensors):
         return False
     return any({fill.out.dtype, fill.weight.dtype} <= types for types in TYPES)
 
@@ -198,9 +198,28 @@ def _new(fill: Fill) -> Tensor:
 def _write(out: Tensor, fill: Fill) -> None:
     if fill.index is None:
         _stack_(out, resampled(fill, fill.weight))
-        return
-    base = out[:0] if fill.base is None else fill.base
-    out.copy_(gather_slices(fill.weight, base, fill.index, lambda slices: resampled(fill, slices).to(out)))
+    elif _takes_straight(out, fill):
+        slices = fill.weight.flatten(2).flatten(0, 1)
+        take(slices, fill.index.flatten(), out.view(-1, *slices.shape[1:]))
+        torch.autograd.graph.increment_version([out])
+    else:
+        base = out[:0] if fill.base is None else fill.base
+        out.copy_(gather_slices(fill.weight, base, fill.index, lambda slices: resampled(fill, slices).to(out)))
+
+
+def _takes_straight(out: Tensor, fill: Fill) -> bool:
+    """Whether slices of the weight alone, as they are, go to places on the CPU, none of which is read from."""
+    weight, index = fill.weight, fill.index
+    if not (out.is_cpu and weight.is_cpu and index.is_cpu and out.is_contiguous() and out.dtype == weight.dtype):
+        return False
+    if fill.resample is not None or _needs_gradient((out, weight)):
+        return False
+    apart = out.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
+    return apart and int(index.max()) < weight.shape[0] * weight.shape[1]
+
+
+def _needs_gradient(tensors: Iterable[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _stack_(out: Tensor, weight: Tensor) -> None:
