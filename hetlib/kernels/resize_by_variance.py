@@ -15,7 +15,7 @@ from torch import Tensor
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.resize_width import he_normal, map_width, resize_width
-from hetlib.kernels.select import shuffle_rows
+from hetlib.kernels.select import shuffle_rows_
 from hetlib.kernels.write import write
 
 __all__ = ["fill", "filled", "resize_bias", "resize_kernel", "resize_width"]
@@ -175,7 +175,7 @@ def filled(
     if shuffle in (True, "filters"):
         index = index.index_select(0, torch.randperm(len(index), generator=generator))
     if shuffle in (True, "inputs"):
-        index = shuffle_rows(index, generator, one_by_one=legacy_random)
+        shuffle_rows_(index, generator, one_by_one=legacy_random)
     return Fill(layer, out, weight, resample, index, ground)
 
 

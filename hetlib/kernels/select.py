@@ -8,6 +8,8 @@ from hetlib.errors import unknown
 
 BLOCK = 2**17
 """Taps whose deviations are held at a time."""
+FEW = 64
+"""Taps up to which a product is faster than a reduction."""
 HOW = ("interleaved", "max", "min", "two_tailed", "random")
 
 
@@ -102,14 +104,16 @@ def permutations(rows: int, n: int, generator: torch.Generator | None = None) ->
     return torch.stack([torch.randperm(n, generator=generator) for _ in range(rows)])
 
 
-def shuffle_rows(table: Tensor, generator: torch.Generator | None = None, *, one_by_one: bool = False) -> Tensor:
-    """The entries of each row of a table in a random order of its own.
+def shuffle_rows_(table: Tensor, generator: torch.Generator | None = None, *, one_by_one: bool = False) -> Tensor:
+    """Put the entries of each row of a contiguous table on the CPU into a random order of its own, in place.
 
     NumPy shuffles all rows in one call; `one_by_one` draws each order by torch instead, as the released code does.
     """
     if one_by_one:
-        return table.gather(1, permutations(*table.shape, generator))
-    return torch.from_numpy(numpy_generator(generator).permuted(table.numpy(), axis=1))
+        return table.copy_(table.gather(1, permutations(*table.shape, generator)))
+    entries = table.numpy()
+    numpy_generator(generator).permuted(entries, axis=1, out=entries)
+    return table
 
 
 def numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
@@ -144,6 +148,9 @@ def moments(weight: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]
 def _moments(taps: Tensor) -> tuple[Tensor, Tensor]:
     if taps.shape[2] == 1:
         return taps.squeeze(2), taps.new_zeros(taps.shape[:2])
+    if taps.shape[2] > FEW:
+        mean = taps.mean(2)
+        return mean, torch.linalg.vector_norm(taps - mean.unsqueeze(2), dim=2).square() / taps.shape[2]
     # A product with a vector of ones, because a reduction over as few as nine elements is ten times slower.
     average = taps.new_full((taps.shape[2],), 1 / taps.shape[2])
     with torch.autocast(taps.device.type, enabled=False):
