@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from hetlib.chain import convolutions
+from hetlib.chain import main_path
 from hetlib.kernels.resize_cyclic import resize
 from hetlib.match import by_position
 from hetlib.transfer import Context, Cyclic, Pair, Transfer, TransferReport
@@ -52,7 +52,7 @@ class ByPosition:
         ValueError
             If a network has no convolution, or the order is invalid.
         """
-        here, there = convolutions(context.source), convolutions(context.target)
+        here, there = map(main_path, context.layers_of(nn.Conv2d))
         for role, model, layers in (("source", context.source, here), ("target", context.target, there)):
             if not layers:
                 raise ValueError(f"the {role} ({type(model).__name__}) has no 2-D convolution to transfer")

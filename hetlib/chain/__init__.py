@@ -1,7 +1,7 @@
 """Networks read as ordered chains of layers: their graph, their coupled channels, and what their layers put out."""
 
 from hetlib.chain.channels import Group, Member
-from hetlib.chain.layers import Chain, Layer, convolutions
+from hetlib.chain.layers import Chain, Layer, convolutions, main_path
 from hetlib.chain.outputs import Network, eval_chain, evaluating, full_precision, layer_outputs, neurons
 from hetlib.chain.read import chain
 from hetlib.chain.residuals import Shortcut
@@ -22,6 +22,7 @@ __all__ = [
     "evaluating",
     "full_precision",
     "layer_outputs",
+    "main_path",
     "neurons",
     "resized",
     "set_sizes_",

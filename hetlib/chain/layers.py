@@ -50,11 +50,12 @@ def convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
     For a ResNet whose shortcuts bear that name this is the main path, for any other network all its convolutions,
     called or not, whatever its graph. Nothing is traced.
     """
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and "downsample" not in name.split(".")
-    ]
+    return main_path([(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)])
+
+
+def main_path(convolutions: list[tuple[str, nn.Conv2d]]) -> list[tuple[str, nn.Conv2d]]:
+    """Those of a network's convolutions whose name has no component `downsample`."""
+    return [(name, module) for name, module in convolutions if "downsample" not in name.split(".")]
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,16 +77,20 @@ def resized(
     resizer: str = "bilinear",
     antialias: bool = False,
     layer: str = "",
+    **words: str,
 ) -> Fill:
-    """What `resize` writes into `out`, to be written with others at once: see `resize` and `hetlib.kernels.write`."""
+    """What `resize` writes into `out`, to be written with others at once: see `resize` and `hetlib.kernels.write`.
+
+    `layer`, and `note` and `source` among `words`, are those of the fill.
+    """
     _check(weight, tuple(out.shape), resizer)
     if weight.dim() != 4 or weight.shape[2:] == out.shape[2:]:
-        return Fill(layer, out, weight)
+        return Fill(layer, out, weight, **words)
     resample = _resampling(out.shape[-1], align_corners, resizer, antialias)
     # Only the leading channels that the target has room for. Inputs are cut at a multiple of the vector's length: torch
     # rounds the channels that do not fill a last vector otherwise, so a cut elsewhere would change last bits.
     outputs, inputs = out.shape[0], -(-out.shape[1] // TOGETHER) * TOGETHER
-    return Fill(layer, out, weight[:outputs, :inputs], resample)
+    return Fill(layer, out, weight[:outputs, :inputs], resample, **words)
 
 
 def _check(weight: Tensor, shape: tuple[int, ...], resizer: str) -> None:

@@ -154,9 +154,10 @@ def _numbers(rows: Tensor, columns: Tensor, width: int) -> Tensor:
 
 
 def _slices(weight: Tensor, taps: int, rows: Tensor | None = None) -> Tensor:
-    """Variances of the slices of some filters, by default all, of shape (rows, I), on the CPU, whatever holds the weight: they are sorted there.
+    """Variances of the slices of some filters, by default all: of shape (R, I).
 
-    Slices of fewer than `taps` taps are looked at as if padded with zeros to as many.
+    They are on the CPU, whatever holds the weight: they are small, and sorted faster there. Slices of fewer than `taps`
+    taps are looked at as if padded with zeros to as many.
     """
     share = math.prod(weight.shape[2:]) / taps
     mean, variance = (moment.cpu() for moment in moments(weight, rows))

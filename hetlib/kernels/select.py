@@ -139,7 +139,9 @@ def moments(weight: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]
     taps = weight.flatten(2)
     # Some filters at a time: these and their deviations stay in the cache.
     few = max(1, BLOCK // max(1, taps[0].numel()))
-    blocks = taps.split(few) if rows is None else [taps.index_select(0, some) for some in rows.to(taps.device).split(few)]
+    blocks = taps.split(few)
+    if rows is not None:
+        blocks = [taps.index_select(0, some) for some in rows.to(taps.device).split(few)]
     found = [_moments(block.to(torch.promote_types(block.dtype, torch.float32))) for block in blocks]
     mean, variance = (torch.cat(parts) for parts in zip(*found, strict=True))
     return mean, variance

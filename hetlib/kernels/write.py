@@ -26,8 +26,9 @@ def write(fills: Sequence[Fill]) -> None:
     written to, such as a base that is the target's own, is copied first, all of it in one call.
 
     On the CPU each fill is written by itself: a cyclic stack by copies that double what is there, an index by one
-    gather, straight to its place where it can be. So are fills on a GPU without Triton, of mixed devices, of double beside half precision, too large for the
-    kernel's numbers, of strides that do not let H and W be one axis, and those that a gradient is asked of.
+    gather, straight to its place where it can be. So are fills on a GPU without Triton, of mixed devices, of double
+    beside half precision, too large for the kernel's numbers, of strides that do not let H and W be one axis, and those
+    that a gradient is asked of.
 
     Fills that keep a part of what is there (`alpha`) are mixed by `hetlib.kernels.blend.mixture`, in a few calls for
     all of them. On a GPU, those that take a whole tensor of the same shape and strides share one launch for each pair

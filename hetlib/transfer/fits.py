@@ -84,9 +84,9 @@ class Cyclic:
 
     def _filled(self, context: Context, pair: Pair) -> Fill:
         source, target = context.layers(pair)
-        how: dict[str, Any] = {"resizer": self.resizer, "antialias": self.antialias, "layer": pair.target}
+        how: dict[str, Any] = {"resizer": self.resizer, "antialias": self.antialias}
+        how |= {"layer": pair.target, "source": pair.source, "note": _cyclic_note(source.weight, target.weight)}
         fill = resized(source.weight.detach(), target.weight, self.align_corners, **how)
-        fill = replace(fill, note=_cyclic_note(source.weight.shape, target.weight.shape), source=pair.source)
         if not (self.correct_gain or self.noise):
             return fill
         made = torch.empty_like(target.weight)
@@ -110,8 +110,8 @@ class Cyclic:
             given = _own_tensors(context.source_modules[donor])
             for key, out in _own_tensors(context.target_modules[own]).items():
                 if key in given:
-                    fill = resized(given[key].detach(), out, layer=own)
-                    yield replace(fill, note="taken with its convolution", source=donor)
+                    words = {"source": donor, "note": "taken with its convolution"}
+                    yield resized(given[key].detach(), out, layer=own, **words)
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -120,7 +120,8 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in held if tensor.is_floating_point()}
 
 
-def _cyclic_note(here: torch.Size, there: torch.Size) -> str:
+def _cyclic_note(source: Tensor, target: Tensor) -> str:
+    here, there = source.shape, target.shape
     steps = [f"kernel {here[2]} -> {there[2]}"] if here[2] != there[2] else []
     for axis, have, want in (("outputs", here[0], there[0]), ("inputs", here[1], there[1])):
         if have != want:

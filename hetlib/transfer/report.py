@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hetlib.chain.nested import kind_of, with_weights
+from hetlib.chain.nested import kind_of
 from hetlib.kernels.fill import Fill
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ class TransferReport:
 
 def report(
     method: str,
-    source: Mapping[str, nn.Module],
-    target: Mapping[str, nn.Module],
+    modules: tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]],
+    layers: tuple[Mapping[str, nn.Module], Mapping[str, nn.Module]],
     pairs: Mapping[str, str],
     fills: Sequence[Fill],
 ) -> TransferReport:
@@ -159,8 +159,10 @@ def report(
     ----------
     method : str
         Name of the transfer.
-    source, target : mapping of str to nn.Module
-        All modules of the two networks by name, each network itself under "".
+    modules : two mappings of str to nn.Module
+        All modules of the source and of the target by name, each network itself under "".
+    layers : two mappings of str to nn.Module
+        Those of them that are layers with weights, in order of registration.
     pairs : mapping of str to str
         For each matched layer of the target the layer of the source.
     fills : sequence of Fill
@@ -173,14 +175,12 @@ def report(
     by_layer: dict[str, list[Fill]] = {}
     for fill in fills:
         by_layer.setdefault(fill.layer, []).append(fill)
-    layers = with_weights(target)
-    listed = {name: layer for name, layer in layers.items() if name in by_layer or kind_of(layer) in COUNTED}
-    listed |= {name: target[name] for name in by_layer if name not in layers}
+    (givers, receivers), (source, target) = layers, modules
+    listed = {name: layer for name, layer in receivers.items() if name in by_layer or kind_of(layer) in COUNTED}
+    listed |= {name: target[name] for name in by_layer if name not in receivers}
     rows = tuple(_row(name, layer, by_layer.get(name, []), source, pairs.get(name)) for name, layer in listed.items())
-    givers = {row.source for row in rows}
-    given = [
-        (name, layer) for name, layer in with_weights(source).items() if name in givers or kind_of(layer) in COUNTED
-    ]
+    giving = {row.source for row in rows}
+    given = [(name, layer) for name, layer in givers.items() if name in giving or kind_of(layer) in COUNTED]
     return TransferReport(method, rows, tuple((name, _weight_shape(layer)) for name, layer in given))
 
 
@@ -203,10 +203,9 @@ def _row(name: str, layer: nn.Module, fills: list[Fill], source: Mapping[str, nn
 
 
 def _weight_shape(layer: nn.Module) -> tuple[int, ...]:
-    if not hasattr(layer, "weight"):
-        tensors = (*layer.parameters(recurse=False), *layer.buffers(recurse=False))
-        return tuple(tensors[0].shape) if tensors else ()
-    weight: Any = layer.weight
+    weight: Any = getattr(layer, "weight", ())
+    if isinstance(weight, tuple):  # a layer without one
+        weight = next(iter((*layer.parameters(recurse=False), *layer.buffers(recurse=False))), None)
     return () if weight is None else tuple(weight.shape)
 
 

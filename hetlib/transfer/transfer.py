@@ -89,10 +89,14 @@ class Context:
         """Those of the target, likewise."""
         return dict(self.target.named_modules(remove_duplicate=False))
 
+    @cached_property
+    def with_weights(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The layers that carry weights, by name, of the source and of the target, in order of registration."""
+        return with_weights(self.source_modules), with_weights(self.target_modules)
+
     def layers_of(self, kind: type[nn.Module]) -> tuple[list[Leaf], list[Leaf]]:
-        """The layers of a kind that carry weights, of the source and of the target, in order of registration."""
-        listed = (with_weights(modules).items() for modules in (self.source_modules, self.target_modules))
-        source, target = ([leaf for leaf in found if isinstance(leaf[1], kind)] for found in listed)
+        """Those of one kind."""
+        source, target = ([leaf for leaf in found.items() if isinstance(leaf[1], kind)] for found in self.with_weights)
         return source, target
 
     def layers(self, pair: Pair) -> tuple[Any, Any]:
@@ -183,7 +187,8 @@ class Transfer:
         with torch.no_grad():
             write(fills)
         modules = context.source_modules, context.target_modules
-        return report(str(self), *modules, {pair.target: pair.source for pair in pairs}, fills)
+        partners = {pair.target: pair.source for pair in pairs}
+        return report(str(self), modules, context.with_weights, partners, fills)
 
     @torch.no_grad()
     def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
@@ -221,8 +226,9 @@ def _check_pairs(context: Context, pairs: list[Pair]) -> None:
 
 def _check_fills(context: Context, fills: list[Fill]) -> None:
     """Refuse fills of what is not a tensor of the target in real memory, and kernels resampled to a wrong size."""
-    held = (tensors for module in context.target_modules.values() for tensors in (module._parameters, module._buffers))
-    own = {id(tensor) for tensors in held for tensor in tensors.values()}
+    own: set[int] = set()
+    for module in context.target_modules.values():
+        own.update(map(id, module._parameters.values()), map(id, module._buffers.values()))
     probed: set[tuple[object, ...]] = set()
     for fill in fills:
         if fill.keeps:

@@ -104,6 +104,16 @@ def check_order():
     assert torch.equal(first, before[1].flatten(0, 1).flip(0).view(2, 3, 3, 3))
     write([Fill("", first, before[1]), Fill("", first, before[0])])
     assert torch.equal(first, before[0])
+    write([Fill("", first, first, None, index - 4)])
+    assert torch.equal(first, before[0].flatten(0, 1).flip(0).view(2, 3, 3, 3))
+
+
+def test_slices_taken_straight_to_their_places_are_known_to_autograd():
+    out, weight, index = torch.zeros(2, 3, 3, 3), draw(3, 2, 3, 3), torch.arange(6).view(2, 3)
+    version = out._version
+    write([Fill("", out, weight, None, index)])
+    assert torch.equal(out, weight.view(2, 3, 3, 3))
+    assert out._version > version
 
 
 def test_everything_is_read_before_anything_is_written():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hetlib import tlv, zoo
-from hetlib.kernels.select import HOW, moments, pick
+from hetlib.kernels.select import HOW, moments, pick, shuffle_rows_
 from tests.oracles import plain_width
 
 RELEASED = {"maxVar": "max", "minVar": "min", "twoTailed": "two_tailed", "interLeaved": "interleaved"}
@@ -120,8 +120,11 @@ def test_moments_are_those_of_torch():
     mean, variance = moments(weight)
     torch.testing.assert_close(mean, weight.mean((2, 3)))
     torch.testing.assert_close(variance, weight.var((2, 3), correction=0))
+    some = torch.tensor([5, 0])
+    torch.testing.assert_close(moments(weight, some)[1], variance[some])
     filters = moments(weight.flatten(1).unsqueeze(1))[1].squeeze(1)
     torch.testing.assert_close(filters, weight.var((1, 2, 3), correction=0))
+    torch.testing.assert_close(moments(draw(3, 2, 9, 9))[1], draw(3, 2, 9, 9).var((2, 3), correction=0))
     assert moments(draw(4, 6, 1, 1))[1].count_nonzero() == 0
     assert moments(weight.half())[0].dtype == torch.float32
 
@@ -232,6 +235,12 @@ class TestFill:
         mixed = tlv.fill(weight, torch.zeros_like(weight), generator=torch.Generator().manual_seed(seed))
         sets = lambda tensor: {frozenset(map(tuple, filter_.flatten(1).tolist())) for filter_ in tensor}
         assert sets(mixed) == sets(weight)
+
+    def test_every_order_of_a_filters_slices_is_as_likely(self):
+        orders = shuffle_rows_(torch.arange(4).repeat(24_000, 1), torch.Generator().manual_seed(0))
+        counts = orders.unique(dim=0, return_counts=True)[1]
+        assert len(counts) == 24
+        assert (counts - 1000).square().sum() / 1000 < 49.7, "chi-square of 23 degrees, one in a thousand"
 
     def test_without_repetition_a_wider_layer_keeps_every_filter(self):
         weight, target = draw(64, 8, 3, 3), draw(128, 8, 3, 3, seed=1)
