@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ def resized(
     resizer: str = "bilinear",
     antialias: bool = False,
     layer: str = "",
-    **words: str,
+    **words: Any,
 ) -> Fill:
     """What `resize` writes into `out`, to be written with others at once: see `resize` and `hetlib.kernels.write`.
 

@@ -110,7 +110,7 @@ def shuffle_rows_(table: Tensor, generator: torch.Generator | None = None, *, on
     NumPy shuffles all rows in one call; `one_by_one` draws each order by torch instead, as the released code does.
     """
     if one_by_one:
-        return table.copy_(table.gather(1, permutations(*table.shape, generator)))
+        return table.copy_(table.gather(1, permutations(len(table), table.shape[1], generator)))
     entries = table.numpy()
     numpy_generator(generator).permuted(entries, axis=1, out=entries)
     return table

@@ -199,7 +199,7 @@ def _new(fill: Fill) -> Tensor:
 def _write(out: Tensor, fill: Fill) -> None:
     if fill.index is None:
         _stack_(out, resampled(fill, fill.weight))
-    elif _takes_straight(out, fill):
+    elif _takes_straight(out, fill, fill.index):
         slices = fill.weight.flatten(2).flatten(0, 1)
         take(slices, fill.index.flatten(), out.view(-1, *slices.shape[1:]))
         torch.autograd.graph.increment_version([out])
@@ -208,9 +208,9 @@ def _write(out: Tensor, fill: Fill) -> None:
         out.copy_(gather_slices(fill.weight, base, fill.index, lambda slices: resampled(fill, slices).to(out)))
 
 
-def _takes_straight(out: Tensor, fill: Fill) -> bool:
+def _takes_straight(out: Tensor, fill: Fill, index: Tensor) -> bool:
     """Whether slices of the weight alone, as they are, go to places on the CPU, none of which is read from."""
-    weight, index = fill.weight, fill.index
+    weight = fill.weight
     if not (out.is_cpu and weight.is_cpu and index.is_cpu and out.is_contiguous() and out.dtype == weight.dtype):
         return False
     if fill.resample is not None or _needs_gradient((out, weight)):

@@ -110,8 +110,8 @@ class Cyclic:
             given = _own_tensors(context.source_modules[donor])
             for key, out in _own_tensors(context.target_modules[own]).items():
                 if key in given:
-                    words = {"source": donor, "note": "taken with its convolution"}
-                    yield resized(given[key].detach(), out, layer=own, **words)
+                    note = "taken with its convolution"
+                    yield resized(given[key].detach(), out, layer=own, source=donor, note=note)
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
