@@ -6,6 +6,7 @@ backward pass, gradients as one product of matrices.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -43,6 +44,10 @@ def mmd(xs: Sequence[Tensor], ys: Sequence[Tensor], sigmas: Sequence[float] = SI
     ------
     ValueError
         If there are no pairs, a pair differs in size, a bandwidth is not positive, or pairs differ in N.
+
+    Notes
+    -----
+    On a GPU, three launches of Triton's serve all pairs forward, and one backward.
     """
     if not xs or len(xs) != len(ys):
         raise ValueError(f"no pairs of features: {len(xs)} and {len(ys)}")
@@ -58,7 +63,32 @@ def mmd(xs: Sequence[Tensor], ys: Sequence[Tensor], sigmas: Sequence[float] = SI
     for each in (*xs, *ys):
         dtype = torch.promote_types(dtype, each.dtype)
     rows = [each.to(dtype).flatten(1) for pair in zip(xs, ys, strict=True) for each in pair]
-    return _MMD.apply(tuple(sigmas), *rows)
+    return (_Launched if _on_gpu(rows[0]) else _MMD).apply(tuple(sigmas), *rows)
+
+
+def _on_gpu(rows: Tensor) -> bool:
+    return rows.is_cuda and find_spec("triton") is not None
+
+
+class _Launched(torch.autograd.Function):
+    """`_MMD` in Triton's launches."""
+
+    @staticmethod
+    def forward(ctx: Any, sigmas: tuple[float, ...], *rows: Tensor) -> Tensor:
+        from hetlib.kernels import mmd_triton
+
+        whole = [each.contiguous() for each in rows]
+        found, coefficients = mmd_triton.forward(whole, sigmas)
+        ctx.save_for_backward(coefficients, *whole)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from hetlib.kernels import mmd_triton
+
+        coefficients, *whole = ctx.saved_tensors
+        return None, *mmd_triton.backward(whole, coefficients, grads[0])
 
 
 class _MMD(torch.autograd.Function):
@@ -108,6 +138,7 @@ def _from_grams(grams: Tensor, sigmas: tuple[float, ...]) -> tuple[Tensor, Tenso
     sides[samples:] = -1.0 / samples
     found = torch.einsum("pij,i,j->p", values, sides, sides)
     slopes.mul_(sides.outer(sides)).mul_(-4)
+    slopes.diagonal(dim1=1, dim2=2).zero_()  # what a row does to itself cancels, up to a rounding of large numbers
     along = (slopes * cosines).sum(2)
     coefficients = slopes.mul_(inverse.unsqueeze(2)).mul_(inverse.unsqueeze(1))
     coefficients.diagonal(dim1=1, dim2=2).sub_(along * inverse.square())

@@ -19,7 +19,7 @@ from hetlib.data import Images
 from hetlib.lab.definitions import MAIN, define, inside, named, script
 from hetlib.training import Recipe
 
-LAUNCHES = {f"hetlib.kernels.{name}_triton" for name in ("blend", "entropy", "fill", "sinkhorn")}
+LAUNCHES = {f"hetlib.kernels.{name}_triton" for name in ("blend", "entropy", "fill", "mmd", "sinkhorn")}
 NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.lab", "hetlib.transfer.report", *LAUNCHES}
 """What names, keeps or shows things, and launches, which do on a GPU what their torch twins do elsewhere."""
 
