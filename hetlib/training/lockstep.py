@@ -94,12 +94,12 @@ class Lockstep:
         if checkpoint is not None:
             self.resume(checkpoint)
         with progress_bar(progress, self.loops[0].recipe.epochs) as tick:
-            tick(self.histories[0])
+            tick(self.epochs)
             while not self.finished:
                 self.epoch()
                 if checkpoint is not None:
                     self.save(checkpoint)
-                tick(self.histories[0])
+                tick(self.epochs)
                 if on_epoch is not None and on_epoch(self):
                     break
         return self.histories

@@ -80,14 +80,14 @@ def fit(
     if checkpoint is not None:
         loop.resume(checkpoint)
     with progress_bar(progress, recipe.epochs) as tick:
-        tick(loop.history)
+        tick(loop.history.epochs)
         while not loop.finished:
             loop.epoch()
             if loop.due:
                 loop.evaluate()
             if checkpoint is not None:
                 loop.save(checkpoint)
-            tick(loop.history)
+            tick(loop.history.epochs)
             if on_epoch is not None and on_epoch(loop.history):
                 break
     return loop.history

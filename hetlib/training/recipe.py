@@ -22,9 +22,10 @@ class Recipe:
         SGD uses `momentum`; both use `weight_decay`.
     lr : float
         Highest learning rate.
-    schedule : {"steps", "cosine", "one-cycle", "constant"}
+    schedule : {"steps", "cosine", "one-cycle", "constant", "iterations"}
         "steps" multiplies by `gamma` from each epoch in `milestones` (0-based) on; "cosine" anneals to 0 per step;
-        "one-cycle" rises linearly over the first fifth of the steps and falls linearly to 0.
+        "one-cycle" rises linearly over the first fifth of the steps and falls linearly to 0; "iterations" is "steps"
+        with milestones that count optimiser steps, as the released code of amalgamation has it by accident.
     augment : bool
         Random crop with 4 pixels of padding, and horizontal flip.
     precision : {"auto", "fp32", "bf16"}
@@ -100,6 +101,7 @@ SCHEDULES: dict[str, Callable[[Recipe, int, int], float]] = {
     "cosine": _cosine,
     "one-cycle": _one_cycle,
     "constant": lambda recipe, step, per_epoch: 1.0,
+    "iterations": lambda recipe, step, per_epoch: _steps(recipe, step, 1),
 }
 
 

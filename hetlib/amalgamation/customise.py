@@ -1,0 +1,191 @@
+"""One call that makes a network of one's own from a pool of others: choice, components, target."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetlib import zoo
+from hetlib.amalgamation.peers import AverageDistillation, CommonFeatures, LayerWise
+from hetlib.amalgamation.settings import RECIPE, Settings
+from hetlib.amalgamation.sources import Source, accuracy, check_outputs, covering, labelled
+from hetlib.amalgamation.stages import Stages
+from hetlib.amalgamation.teachers import Teacher
+from hetlib.data import Images, sample
+from hetlib.errors import unknown
+from hetlib.training import History, Recipe
+
+PEERS = {"distillation": AverageDistillation, "layer-wise": LayerWise, "common-features": CommonFeatures}
+METHODS = ("amalgamation", "direct", *PEERS)
+
+
+@dataclass
+class Customised:
+    """What `customise` made.
+
+    Attributes
+    ----------
+    target : nn.Module
+        Gives the logits of all wanted tasks side by side.
+    heads : dict of str to slice
+        For every wanted task which of the target's logits are its own.
+    components : dict of str to nn.Module
+        For every wanted task the network that merges its sources; empty for methods without components.
+    member : dict of str to Tensor
+        For every wanted task which images each source teaches: (images, sources), bool.
+    histories : dict of str to History
+        Of every training: of a component by its task, and of "target".
+    curves : dict of str to Tensor
+        By the same names every term of the loss, its mean over each epoch; the shape is the objective's.
+    metrics : dict
+        "parameters": of every network by the same names. "images": for every task how many each source teaches. With
+        test images also "sources", "components" and "target": top-1 accuracy in percent by task, and by source.
+    """
+
+    target: nn.Module
+    heads: dict[str, slice]
+    components: dict[str, nn.Module] = field(default_factory=dict)
+    member: dict[str, Tensor] = field(default_factory=dict)
+    histories: dict[str, History] = field(default_factory=dict)
+    curves: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def customise(
+    pool: Sequence[Source],
+    wanted: Sequence[str],
+    data: Images,
+    test: Images | None = None,
+    *,
+    method: str = "amalgamation",
+    component: Callable[[int], nn.Module] | None = None,
+    target: Callable[[int], nn.Module] | None = None,
+    recipe: Recipe = RECIPE,
+    target_recipe: Recipe | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+    folder: str | PathLike | None = None,
+    progress: bool = False,
+    **changes: Any,
+) -> Customised:
+    """Make a network that knows the wanted tasks from a pool of networks of which each knows some of them.
+
+    No label of the training images is looked at, except by the rule "oracle" and the setting `own_images`.
+
+    Parameters
+    ----------
+    pool : sequence of Source
+        Of any architecture. Those that know no wanted task are left out.
+    wanted : sequence of str
+        Tasks, in the order of the target's heads.
+    data, test : Images
+        What the students learn from, and what all networks are scored on (none: no scores); see `labelled`.
+    method : str
+        "amalgamation" merges the sources of each task in a component, and then the components in the target; "direct"
+        merges all sources in the target at once. Peers, in which every source teaches every image: "distillation",
+        "layer-wise", "common-features"; see `hetlib.amalgamation.peers`.
+    component, target : callable
+        Makes a network with so many outputs; by default the zoo's ResNet-18, and one 90/64 times as wide.
+    recipe, target_recipe : Recipe
+        How components are trained, and the target (default: alike). One without `rates` has those of the objective.
+    settings : Settings
+        Everything else; keyword `changes` replace single settings.
+    seed : int
+        Draws initial weights, bridges, the order of images and their augmentation.
+    folder : path-like, optional
+        Keeps what was chosen, and a checkpoint of every training. The same call goes on from there after an
+        interruption, between or inside stages, and ends in the same numbers.
+    progress : bool
+        Show a bar for every choice and every training.
+
+    Returns
+    -------
+    Customised
+
+    Raises
+    ------
+    ValueError
+        Before anything is trained: for an unknown method or setting; as `covering`; for a source that gives another
+        number of logits than its tasks need, or logits that are not finite; for one that wins no image; for networks
+        whose taps differ in number. Later, for a checkpoint in the folder that another call left.
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    settings = (settings or Settings()).changed(**changes)
+    sources = covering(pool, wanted)
+    for source in dict.fromkeys(source for several in sources.values() for source in several):
+        check_outputs(source, sample(data, 2))
+    stages = Stages(sources, data, settings, seed, None if folder is None else Path(folder), progress)
+    default = partial(zoo.build, "resnet18", in_channels=data.shape[0])
+    outputs = sum(map(len, stages.classes.values()))
+    made = Customised(stages.build(target or partial(default, width=90 / 64), 0, outputs), stages.heads)
+    tests = {} if test is None else {task: labelled(test, task, known) for task, known in stages.classes.items()}
+    if method == "amalgamation":
+        for number, (task, classes) in enumerate(stages.classes.items(), start=1):
+            made.components[task] = stages.build(component or default, number, len(classes))
+    _train(made, stages, method, recipe, target_recipe or recipe, tests)
+    networks = {**made.components, "target": made.target}
+    made.metrics["parameters"] = {name: sum(p.numel() for p in each.parameters()) for name, each in networks.items()}
+    if tests:
+        _score(made, sources, tests, (target_recipe or recipe).precision)
+    return made
+
+
+def _train(
+    made: Customised, stages: Stages, method: str, recipe: Recipe, target_recipe: Recipe, tests: dict[str, Images]
+) -> None:
+    """Train all networks, and note what came of it."""
+
+    def note(name: str, found: tuple[History, Tensor]) -> None:
+        made.histories[name], made.curves[name] = found
+
+    if method in PEERS:
+        how: dict[str, Any] = {"match": stages.settings.match} if method == "layer-wise" else {}
+        objective = partial(PEERS[method], **how)
+        note("target", stages.teach("target", made.target, _teachers(stages, made.heads), target_recipe, objective))
+        return
+    stages.check_taps([*made.components.values()], made.target)
+    for task, sources in stages.sources.items():
+        made.member[task] = stages.choose(task)
+        names = [source.name for source in sources]
+        counts = made.member[task].sum(0).tolist()
+        made.metrics.setdefault("images", {})[task] = dict(zip(names, counts, strict=True))
+    if method == "direct":
+        teachers, member = _teachers(stages, made.heads), torch.cat(list(made.member.values()), 1)
+        note("target", stages.merge("target", made.target, teachers, target_recipe, member))
+        return
+    for task, network in made.components.items():
+        teachers = [Teacher(source.name, source.network, source.head(task)) for source in stages.sources[task]]
+        note(task, stages.merge(task, network, teachers, recipe, made.member[task], test=tests.get(task)))
+    weights = stages.settings.tasks
+    teachers = [
+        Teacher(task, network, answers=made.heads[task], weight=weights.get(task, 1.0))
+        for task, network in made.components.items()
+    ]
+    note("target", stages.merge("target", made.target, teachers, target_recipe))
+
+
+def _teachers(stages: Stages, heads: dict[str, slice]) -> list[Teacher]:
+    """All sources as teachers of the target, once for every wanted task that they know."""
+    return [
+        Teacher(f"{source.name}, {task}", source.network, source.head(task), heads[task], weight)
+        for task, sources in stages.sources.items()
+        for weight in [stages.settings.tasks.get(task, 1.0)]
+        for source in sources
+    ]
+
+
+def _score(made: Customised, sources: dict[str, list[Source]], tests: dict[str, Images], precision: str) -> None:
+    """Score every network on each wanted task that it knows."""
+    score = lambda network, head, task: accuracy(network, head, tests[task], precision)
+    made.metrics["sources"] = {
+        task: {source.name: score(source.network, source.head(task), task) for source in several}
+        for task, several in sources.items()
+    }
+    made.metrics["components"] = {task: score(network, slice(None), task) for task, network in made.components.items()}
+    made.metrics["target"] = {task: score(made.target, head, task) for task, head in made.heads.items()}

@@ -1,0 +1,209 @@
+"""The pool: networks that each know several tasks, and which of them can teach what is wanted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hetlib.data import AttributeImages, Images, class_split
+from hetlib.errors import unknown
+from hetlib.training import Recipe, evaluate, fit
+
+HAS = ("no", "yes")
+"""The classes of a task that asks for one attribute."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A trained network and the tasks it knows.
+
+    Attributes
+    ----------
+    name : str
+        For messages and tables.
+    network : nn.Module
+        Gives logits (B, outputs): those of the first task, then those of the second, and so on.
+    tasks : mapping of str to sequence of str
+        For each task the names of its classes, in the order of the outputs. A sequence of names instead of a mapping
+        stands for attributes: each is a task of the classes "no" and "yes".
+    """
+
+    name: str
+    network: nn.Module = field(repr=False)
+    tasks: Mapping[str, Sequence[str]]
+
+    def __post_init__(self):
+        tasks = self.tasks if isinstance(self.tasks, Mapping) else dict.fromkeys(self.tasks, HAS)
+        object.__setattr__(self, "tasks", {task: tuple(classes) for task, classes in tasks.items()})
+
+    @property
+    def outputs(self) -> int:
+        """How many logits the network has to give."""
+        return sum(map(len, self.tasks.values()))
+
+    def head(self, task: str) -> slice:
+        """Which of the logits are a task's."""
+        return heads(self.tasks)[task]
+
+
+def heads(tasks: Mapping[str, Sequence[str]]) -> dict[str, slice]:
+    """For tasks whose logits stand side by side, where those of each are."""
+    found, start = {}, 0
+    for task, classes in tasks.items():
+        found[task] = slice(start, start + len(classes))
+        start += len(classes)
+    return found
+
+
+def covering(pool: Sequence[Source], wanted: Sequence[str]) -> dict[str, list[Source]]:
+    """For every wanted task the sources of the pool that know it.
+
+    Raises
+    ------
+    ValueError
+        If nothing is wanted or something twice, no source covers a wanted task (those covered are listed), sources that
+        share a wanted task list its classes differently, or two sources have one name.
+    """
+    names = [source.name for source in pool]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sources need names of their own, got {', '.join(names)}")
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"one task or more must be wanted, each once, got {tuple(wanted)}")
+    covered = dict.fromkeys(task for source in pool for task in source.tasks)
+    found = {}
+    for task in wanted:
+        if task not in covered:
+            raise unknown("task: no source covers", task, covered)
+        found[task] = [source for source in pool if task in source.tasks]
+        first, *others = found[task]
+        for other in others:
+            if other.tasks[task] != first.tasks[task]:
+                raise ValueError(
+                    f"sources {first.name} and {other.name} list the classes of {task} differently: "
+                    f"{', '.join(first.tasks[task])} and {', '.join(other.tasks[task])}"
+                )
+    return found
+
+
+def check_outputs(source: Source, images: Tensor) -> None:
+    """Refuse a source whose network does not give the logits that its tasks need; images are (B, channels, H, W)."""
+    device = next(source.network.parameters()).device
+    modes = [(module, module.training) for module in source.network.modules()]
+    source.network.eval()
+    try:
+        with torch.no_grad():
+            logits = source.network(images.to(device))
+    finally:
+        for module, training in modes:
+            module.training = training
+    if logits.shape != (len(images), source.outputs):
+        raise ValueError(
+            f"source {source.name} gives {tuple(logits.shape)} for {len(images)} images; its tasks "
+            f"({', '.join(source.tasks)}) need {source.outputs} logits an image"
+        )
+
+
+class Head(nn.Module):
+    """A network of which only the logits of one task are given."""
+
+    def __init__(self, network: nn.Module, which: slice):
+        super().__init__()
+        self.network, self.which = network, which
+        self.training = network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[:, self.which]
+
+
+def accuracy(network: nn.Module, which: slice, data: Images, precision: str = "auto") -> float:
+    """How often a network's logits of one task are right, in percent; `data` has the labels of that task."""
+    return evaluate(Head(network, which), data, precision=precision)["top1"]
+
+
+def labelled(data: Images, task: str, classes: Sequence[str]) -> Images:
+    """The images of a data set that a task is about, with the task's labels.
+
+    Parameters
+    ----------
+    data : Images
+        With attributes, of which the task is one; or with classes, among which are all of the task's.
+
+    Raises
+    ------
+    ValueError
+        If the data set has no such attribute or class; the nearest ones are named.
+    """
+    if isinstance(data, AttributeImages):
+        return data.task(task)
+    for name in classes:
+        if name not in data.classes:
+            raise unknown(f"class of {data.name}", name, data.classes)
+    return class_split(data, [[data.classes.index(name) for name in classes]])[0]
+
+
+def about(data: Images, classes: Sequence[str]) -> Tensor:
+    """Which images of a data set belong to one of a task's classes, (images,) bool: with attributes, all of them."""
+    if isinstance(data, AttributeImages):
+        return torch.ones(len(data), dtype=torch.bool)
+    known = torch.tensor([label for label, name in enumerate(data.classes) if name in classes])
+    return torch.isin(data.labels.cpu(), known)
+
+
+class PerTask(nn.Module):
+    """The objective of a source with several attributes: the cross-entropies of all its tasks, added up.
+
+    Labels are (B, tasks), the logits (B, outputs) of the tasks side by side.
+
+    Parameters
+    ----------
+    classes : sequence of int
+        How many logits each task has.
+    """
+
+    def __init__(self, classes: Sequence[int]):
+        super().__init__()
+        self.classes = tuple(classes)
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, in nats."""
+        parts = model(images).split(self.classes, 1)
+        losses = [F.cross_entropy(part, labels[:, task]) for task, part in enumerate(parts)]
+        return torch.stack(losses).sum()
+
+    def extra_repr(self) -> str:
+        return f"classes={self.classes}"
+
+
+def train_source(
+    name: str, network: nn.Module, attributes: Sequence[str], data: AttributeImages, recipe: Recipe, **how: Any
+) -> Source:
+    """Train a network in place on some attributes of images, and give it as a `Source`.
+
+    Parameters
+    ----------
+    name : str
+        Of the source.
+    network : nn.Module
+        Gives two logits for each attribute.
+    attributes : sequence of str
+        The wanted one first, as in the paper.
+    data : AttributeImages
+        Holds these attributes, and maybe others.
+    recipe : Recipe
+        How it is trained.
+    **how
+        Keyword arguments of `hetlib.training.fit`, such as `seed`, `checkpoint` and `progress`.
+
+    Raises
+    ------
+    ValueError
+        For a misspelt attribute (the nearest is named), or a network with another number of outputs.
+    """
+    source = Source(name, network, attributes)  # type: ignore[arg-type]
+    own = data.keep(attributes)
+    check_outputs(source, torch.zeros(2, *data.shape))
+    fit(network, own, recipe=recipe, objective=PerTask([2] * len(attributes)), **how)
+    return source

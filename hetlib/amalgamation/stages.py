@@ -1,0 +1,198 @@
+"""The steps of `customise`: choose sources for images, make networks, train one from its teachers."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetlib.amalgamation.batches import OfEachSubset, batch_sizes
+from hetlib.amalgamation.choosing import subsets, task_logits
+from hetlib.amalgamation.objective import Amalgamation
+from hetlib.amalgamation.settings import Settings
+from hetlib.amalgamation.sources import Source, about, heads, labelled
+from hetlib.amalgamation.teachers import Taught, Teacher
+from hetlib.chain import eval_chain
+from hetlib.data import Images, sample
+from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
+from hetlib.training import History, Recipe, fit
+from hetlib.training.checkpoint import plain
+from hetlib.transfer import Context
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """What all steps of one customisation share.
+
+    Attributes
+    ----------
+    sources : mapping of str to sequence of Source
+        For every wanted task those that know it.
+    data : Images
+        What is learned from; its labels only if the settings ask for them.
+    settings : Settings
+    seed : int
+    folder : Path or None
+        Where choices and checkpoints are kept.
+    progress : bool
+        Whether bars are shown.
+    """
+
+    sources: Mapping[str, Sequence[Source]]
+    data: Images
+    settings: Settings
+    seed: int
+    folder: Path | None
+    progress: bool
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of every wanted task."""
+        return {task: tuple(sources[0].tasks[task]) for task, sources in self.sources.items()}
+
+    @property
+    def heads(self) -> dict[str, slice]:
+        """For every wanted task, which of the target's logits are its own."""
+        return heads(self.classes)
+
+    @property
+    def blank(self) -> Images:
+        """The data without its labels."""
+        data, nothing = self.data, torch.zeros(len(self.data), dtype=torch.int64)
+        return Images(data.name, data.split, data.images, nothing, ("unlabelled",), data.mean, data.std)
+
+    def build(self, make: Callable[[int], nn.Module], number: int, outputs: int) -> nn.Module:
+        """The network of a number, with random weights of its own; it lies where the sources do."""
+        device = next(next(iter(self.sources.values()))[0].network.parameters()).device
+        with self._drawn(number):
+            return make(outputs).to(device)
+
+    def check_taps(self, components: Sequence[nn.Module], target: nn.Module) -> None:
+        """Refuse, before anything is trained, networks that the settings' match cannot compare."""
+        whole, merged = eval_chain(target), [eval_chain(network) for network in components]
+        students = merged or [whole] * len(self.sources)
+        for student, sources in zip(students, self.sources.values(), strict=True):
+            for source in sources:
+                self.settings.match(Context.of(eval_chain(source.network), student, None, 0))
+        for teacher in merged:
+            self.settings.match(Context.of(teacher, whole, None, 0))
+
+    def choose(self, task: str) -> Tensor:
+        """Which images each source of a task teaches, (images, sources) bool; kept in the folder."""
+        sources, classes, settings = self.sources[task], self.classes[task], self.settings
+        own = about(self.data, classes) if settings.own_images else torch.ones(len(self.data), dtype=torch.bool)
+        if settings.rule == "oracle":
+            labels = labelled(self.data, task, classes).labels.cpu()
+            if len(labels) != int(own.sum()):
+                raise ValueError(f"{self.data.name} has images without a label for {task}: the oracle needs own_images")
+        else:
+            labels = None
+        how: dict[str, Any] = {"rule": settings.rule, "labels": labels, "batch_size": 64, "seed": self.seed}
+        names = [source.name for source in sources]
+
+        def choose() -> Tensor:
+            generator = torch.Generator(self.data.images.device).manual_seed(self.seed)
+            drawn = generator if settings.view == "augmented" else None
+            data = self.data.subset(own.nonzero()[:, 0])
+            logits = task_logits(sources, task, data, drawn, progress=f"choice for {task}" if self.progress else "")
+            temperatures = [settings.temperatures.get(name, 1.0) for name in names]
+            member = torch.zeros(len(own), len(sources), dtype=torch.bool)
+            member[own] = subsets(logits, names=names, temperatures=temperatures, **how)
+            return member
+
+        facts = {
+            "data": self.data.checksum,
+            "sources": [[source.name, checksum(source.network.state_dict())] for source in sources],
+            "settings": [
+                task,
+                settings.rule,
+                settings.view,
+                settings.own_images,
+                dict(settings.temperatures),
+                self.seed,
+            ],
+        }
+        return _kept(self._path("choice", task), plain(facts), choose)
+
+    def merge(
+        self,
+        name: str,
+        student: nn.Module,
+        teachers: Sequence[Teacher],
+        recipe: Recipe,
+        member: Tensor | None = None,
+        **how: Any,
+    ) -> tuple[History, Tensor]:
+        """Amalgamate teachers in a student, each by its own images, or all by all images where there is no `member`."""
+        rest: dict[str, Any] = {"common": None, "joint": self.settings.one_forward}
+        steps = ceil(len(self.data) / recipe.batch_size)
+        if member is not None:
+            lengths = member.sum(0).tolist()
+            sizes, _ = batch_sizes(lengths, recipe.batch_size)
+            batches = OfEachSubset(tuple(sizes), self.settings.epoch)
+            steps = batches.steps(lengths, len(self.data))
+            rest = {"common": self.settings.common, "joint": self.settings.joint, "sizes": sizes}
+            how |= {"rows": member, "batches": batches}
+            if self.settings.epoch == "released":
+                recipe = recipe.changed(epochs=1)
+        with self._drawn(-1):
+            rest |= {"epochs": recipe.epochs, "steps": steps}
+            objective = Amalgamation(student, teachers, sample(self.data, 2), **self.settings.bridge, **rest)
+        recipe = recipe.changed(rates=recipe.rates or objective.rates)
+        return self.train(name, student, objective, recipe, **how)
+
+    def teach(
+        self, name: str, student: nn.Module, teachers: Sequence[Teacher], recipe: Recipe, objective: Any
+    ) -> tuple[History, Tensor]:
+        """Train a student by a peer of amalgamation, a class of `hetlib.amalgamation.peers`."""
+        steps = ceil(len(self.data) / recipe.batch_size)
+        with self._drawn(-1):
+            made = objective(student, teachers, sample(self.data, 2), epochs=recipe.epochs, steps=steps)
+        return self.train(name, student, made, recipe)
+
+    def train(
+        self, name: str, student: nn.Module, objective: Taught, recipe: Recipe, **how: Any
+    ) -> tuple[History, Tensor]:
+        """Train a student in place; its history, and the curves of every term of the loss."""
+        label = name if self.progress else ""
+        path = self._path("network", name)
+        history = fit(
+            student,
+            self.blank,
+            recipe=recipe,
+            objective=objective,
+            seed=self.seed,
+            checkpoint=path,
+            progress=label,
+            **how,
+        )
+        return history, objective.curves.detach().cpu()
+
+    def _path(self, kind: str, name: str) -> Path | None:
+        plain_name = re.sub(r"[^\w.-]+", "_", name)
+        return None if self.folder is None else self.folder / f"{kind}-{plain_name}.safetensors"
+
+    @contextmanager
+    def _drawn(self, number: int) -> Iterator[None]:
+        """Draw from torch's global generator on the CPU what belongs to one number, and set it back."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(1000 * (self.seed + 1) + number)
+            yield
+
+
+def _kept(path: Path | None, facts: Mapping[str, Any], make: Callable[[], Tensor]) -> Tensor:
+    """What was kept under these facts, or what is made now, which is kept then."""
+    if path is None:
+        return make()
+    with suppress(FileNotFoundError, DamagedFile):
+        tensors, found = load_tensors(path)
+        if found == facts:
+            return tensors["member"]
+    member = make()
+    save_tensors(path, {"member": member}, facts)
+    return member
