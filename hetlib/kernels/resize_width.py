@@ -160,9 +160,11 @@ def _slices(weight: Tensor, taps: int, rows: Tensor | None = None) -> Tensor:
     taps are looked at as if padded with zeros to as many.
     """
     share = math.prod(weight.shape[2:]) / taps
-    mean, variance = (moment.cpu() for moment in moments(weight, rows))
-    # With a share s of the taps, the mean of squares, variance + mean ** 2, and the mean become s times theirs.
-    return variance if share == 1 else mean.square().mul_(1 - share).add_(variance).mul_(share)
+    mean, variance = moments(weight, rows)
+    if share != 1:
+        # With a share s of the taps, the mean of squares, variance + mean ** 2, and the mean become s times theirs.
+        variance = mean.square().mul_(1 - share).add_(variance).mul_(share)
+    return variance.cpu()
 
 
 def _filters(weight: Tensor, taps: int) -> Tensor:

@@ -141,7 +141,8 @@ def moments(weight: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]
     few = max(1, BLOCK // max(1, taps[0].numel()))
     blocks = taps.split(few)
     if rows is not None:
-        blocks = [taps.index_select(0, some) for some in rows.to(taps.device).split(few)]
+        numbers = rows.to(taps.device, non_blocking=True)
+        blocks = [taps.index_select(0, some) for some in numbers.split(few)]
     found = [_moments(block.to(torch.promote_types(block.dtype, torch.float32))) for block in blocks]
     mean, variance = (torch.cat(parts) for parts in zip(*found, strict=True))
     return mean, variance
