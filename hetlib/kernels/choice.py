@@ -60,27 +60,35 @@ def choose_teacher(
     if rule == "random":
         device = generator.device if generator else logits.device
         return torch.randint(len(logits), logits.shape[1:2], generator=generator, device=device).to(logits.device)
-    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.detach()
+    if logits.dtype.itemsize < 4:
+        logits = logits.float()
     if temperatures is not None:
         logits = logits / torch.as_tensor(temperatures, dtype=logits.dtype, device=logits.device).view(-1, 1, 1)
     if rule == "released":
-        return released_entropy(logits).argmin(0)
+        return released_entropy(logits).min(0).indices
     check_finite(logits)
     if rule == "oracle":
         if labels is None:
             raise ValueError("the oracle needs the true labels: give labels=")
         chances = logits.log_softmax(2).gather(2, labels.expand(len(logits), -1).unsqueeze(2))[:, :, 0]
-        return chances.nan_to_num(-torch.inf).argmax(0)
-    found = softmax_entropy(logits)
+        return chances.nan_to_num(-torch.inf).max(0).indices
+    found = _certainty(logits)
+    if logits.device.type != "cpu":
+        found = found.nan_to_num(-torch.inf)
     if rule == "batch":
-        return found.mean(1).nan_to_num(torch.inf).argmin().expand(logits.shape[1])
-    return found.argmin(0) if logits.device.type == "cpu" else found.nan_to_num(torch.inf).argmin(0)
+        return found.mean(1).max(0).indices.expand(logits.shape[1])
+    return found.max(0).indices
 
 
 def softmax_entropy(logits: Tensor) -> Tensor:
     """The entropy of the softmax over the last axis, in nats: (..., classes) -> (...)."""
+    return -_certainty(logits)
+
+
+def _certainty(logits: Tensor) -> Tensor:
     logarithms = logits.log_softmax(-1)
-    return -(logarithms.exp() * logarithms.clamp_(min=DEEPEST)).sum(-1)
+    return torch.linalg.vecdot(logarithms.exp(), logarithms.clamp_(min=DEEPEST))
 
 
 def released_entropy(logits: Tensor) -> Tensor:
