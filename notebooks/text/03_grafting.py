@@ -317,8 +317,8 @@ pictures.around_the_graft(watched.members[0].history, watched.facts, 100 / train
 # %% [markdown]
 # **What to notice.** Before and after the first three grafts network 0 guesses: its batch norms have seen four steps an
 # epoch, too few for their running statistics. Measured anew right after the graft (dash-dotted), the same weights reach
-# 31, 42 and 78 %. From epoch 5 on the three curves differ by a few points at most, later not at all: here a graft costs
-# next to nothing. The release reports the first curve only.
+# 31, 42 and 78 %. So much of what a graft seems to cost or to give early on is the statistics. Up to epoch 8 a graft
+# moves the accuracy by several points, down or up; later not at all. The release reports the first curve only.
 
 
 # %%
@@ -365,8 +365,8 @@ pictures.barriers({name: line(*both) for name, both in pairs.items()}, log(train
 # *slr* and *dlr* are the release's names: the same learning rate for both networks, or different ones, each annealed by
 # a cosine. All arms of a seed share their images, and their first network starts from the same weights. We report
 # network 0 after the last epoch, before its graft. It has the lowest rate of its ring, so *first of 2, alone* and
-# *first of 4, alone* are the same network without the others: beside them one sees what grafting adds, apart from the rate.
-# Networks vote with the average of their logits. Computation means training; a vote costs more when it is used, too.
+# *first of 4, alone* are the same network without the others: beside them one sees what grafting adds, apart from the
+# rate. Networks vote with the average of their logits. Computation means training; a vote costs more in use, too.
 
 # %%
 lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at presets "reduced" and "paper"
