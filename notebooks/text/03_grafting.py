@@ -460,9 +460,8 @@ pictures.filter_norms(ends, {name: group.facts for name, group in ended.items()}
 # Coefficients *by l1* compare the sums of absolute weights, *by activation* the entropies of what layers put out, *by
 # filter* the scales of batch norms; *mean of 4* averages all networks. *Noise* and *internal* graft onto invalid
 # filters noise, or the layer's own strong filters; no filter is invalid here, so both leave their networks alone, and
-# network 0 is *first of 2, alone* to the last digit. *Statistics anew* equals *dlr*: accuracy is taken before a graft,
-# and training uses the statistics of its batches. *Aligned* reorders the donor's channels first. The rest says what it
-# does.
+# network 0 is *first of 2, alone* to the last digit. *Statistics anew* changes running statistics alone, which
+# training does not use. *Aligned* reorders the donor's channels first. The rest says what it does.
 
 # %%
 ablations = [arm for arm in experiments.ABLATIONS if (arm, run.seeds[0]) in plan]
