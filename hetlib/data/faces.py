@@ -117,10 +117,11 @@ class _Faces(Canvas):
         return self.photograph(self.has["Blurry"], noise)
 
     def _colours(self) -> None:
-        # dark skin is rarer than light skin; pale skin is lighter than all other and has little colour
+        # dark skin is rarer than light skin; pale skin is lighter and has less colour, some of it hardly so
         light, dark, pale = rgb(0.95, 0.76, 0.62), rgb(0.50, 0.32, 0.23), rgb(0.98, 0.94, 0.93)
         skin = torch.lerp(light, dark, self.uniform(0, 1).square().unsqueeze(1))
-        self.skin = torch.lerp(skin, pale, 0.9 * self._on("Pale_Skin")) + self.uniform(-0.02, 0.02, channels=3)
+        skin = torch.lerp(skin, pale, self.uniform(0.4, 0.9).unsqueeze(1) * self._on("Pale_Skin"))
+        self.skin = skin + self.uniform(-0.02, 0.02, channels=3)
         self.shade = self.skin * rgb(0.74, 0.66, 0.64)
         self.first, self.last = self._hair_colours()
 
@@ -160,10 +161,9 @@ class _Faces(Canvas):
         self.face = radius.sub_(1).mul_(width)
         self.paint(slice(None), self.skin, self.face)
         band = self.band(0.4, 0.85)
-        u, v, edge = self.u[:, band], self.v[:, band], self.face[:, band]
-        below = norm(u * 0.5, v - height + 0.05) - 0.17
-        self.paint(band, self.skin, below, self.has["Double_Chin"])
-        crease = torch.maximum((edge + 0.01).abs_() - 0.035, u.abs() - 0.32)
+        u, v = self.u[:, band], self.v[:, band]
+        self.paint(band, self.skin, norm(u * 0.5, v - height + 0.05) - 0.17, self.has["Double_Chin"])
+        crease = torch.maximum((self.face[:, band] + 0.01).abs_() - 0.035, u.abs() - 0.32)
         self.paint(band, self.shade * 0.7, torch.maximum(crease, 0.45 - v), self.has["Double_Chin"])
 
     def _ornaments(self) -> None:
