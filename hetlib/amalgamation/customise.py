@@ -1,10 +1,9 @@
 """One call that makes a network of one's own from a pool of others: choice, components, target."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from hetlib.training import History, Recipe
 
 PEERS = {"distillation": AverageDistillation, "layer-wise": LayerWise, "common-features": CommonFeatures}
 METHODS = ("amalgamation", "direct", *PEERS)
+KEPT = ("choice", "component", "target")
 
 
 @dataclass
@@ -69,7 +69,7 @@ def customise(
     target_recipe: Recipe | None = None,
     settings: Settings | None = None,
     seed: int = 0,
-    folder: str | PathLike | None = None,
+    folder: str | PathLike | Mapping[str, str | PathLike] | None = None,
     progress: bool = False,
     **changes: Any,
 ) -> Customised:
@@ -97,9 +97,10 @@ def customise(
         Everything else; keyword `changes` replace single settings.
     seed : int
         Draws initial weights, bridges, the order of images and their augmentation.
-    folder : path-like, optional
-        Keeps what was chosen, and a checkpoint of every training. The same call goes on from there after an
-        interruption, between or inside stages, and ends in the same numbers.
+    folder : path-like or mapping of str to path-like, optional
+        Keeps what was chosen, and a checkpoint of every training; or a folder each for "choice", "component" and
+        "target". The same call goes on from there after an interruption, between or inside stages, and ends in the same
+        numbers.
     progress : bool
         Show a bar for every choice and every training.
 
@@ -120,7 +121,9 @@ def customise(
     sources = covering(pool, wanted)
     for source in dict.fromkeys(source for several in sources.values() for source in several):
         check_outputs(source, sample(data, 2))
-    stages = Stages(sources, data, settings, seed, None if folder is None else Path(folder), progress)
+    if not isinstance(folder, Mapping):
+        folder = {} if folder is None else dict.fromkeys(KEPT, folder)
+    stages = Stages(sources, data, settings, seed, folder, progress)
     default = partial(zoo.build, "resnet18", in_channels=data.shape[0])
     outputs = sum(map(len, stages.classes.values()))
     made = Customised(stages.build(target or partial(default, width=90 / 64), 0, outputs), stages.heads)

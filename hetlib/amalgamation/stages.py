@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ class Stages:
         What is learned from; its labels only if the settings ask for them.
     settings : Settings
     seed : int
-    folder : Path or None
-        Where choices and checkpoints are kept.
+    folders : mapping of str to path-like
+        Where things of the kinds "choice", "component" and "target" are kept; none of a kind that is not there.
     progress : bool
         Whether bars are shown.
     """
@@ -47,7 +48,7 @@ class Stages:
     data: Images
     settings: Settings
     seed: int
-    folder: Path | None
+    folders: Mapping[str, str | PathLike]
     progress: bool
 
     @property
@@ -63,8 +64,7 @@ class Stages:
     @property
     def blank(self) -> Images:
         """The data without its labels."""
-        data, nothing = self.data, torch.zeros(len(self.data), dtype=torch.int64)
-        return Images(data.name, data.split, data.images, nothing, ("unlabelled",), data.mean, data.std)
+        return replace(self.data, labels=torch.zeros(len(self.data), dtype=torch.int64))
 
     def build(self, make: Callable[[int], nn.Module], number: int, outputs: int) -> nn.Module:
         """The network of a number, with random weights of its own; it lies where the sources do."""
@@ -160,7 +160,7 @@ class Stages:
     ) -> tuple[History, Tensor]:
         """Train a student in place; its history, and the curves of every term of the loss."""
         label = name if self.progress else ""
-        path = self._path("network", name)
+        path = self._path("component", name) if name in self.sources else self._path("target")
         history = fit(
             student,
             self.blank,
@@ -173,9 +173,9 @@ class Stages:
         )
         return history, objective.curves.detach().cpu()
 
-    def _path(self, kind: str, name: str) -> Path | None:
-        plain_name = re.sub(r"[^\w.-]+", "_", name)
-        return None if self.folder is None else self.folder / f"{kind}-{plain_name}.safetensors"
+    def _path(self, kind: str, *task: str) -> Path | None:
+        name = re.sub(r"[^\w.-]+", "_", "-".join((kind, *task)))
+        return Path(self.folders[kind]) / f"{name}.safetensors" if kind in self.folders else None
 
     @contextmanager
     def _drawn(self, number: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The command line: `hetlib run | reproduce | verify | report | graft | data | cache | doctor`, more for authors."""
+"""The command line: `hetlib run | reproduce | verify | report | graft | amalgamate | data | cache | doctor`."""
 
 from hetlib.cli.commands import app, main
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hetlib import __version__
-from hetlib.cli import graft
+from hetlib.cli import amalgamate, graft
 
 app = typer.Typer(
     help="Teach, try and reproduce five papers on moving knowledge between networks of different shape.",
@@ -19,9 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Get, list and find data sets.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
 cache_app = typer.Typer(help="See and clean what runs keep for the next: trained networks.", no_args_is_help=True)
-app.add_typer(cache_app, name="cache")
+for name, part in {"data": data_app, "cache": cache_app, "amalgamate": amalgamate.app}.items():
+    app.add_typer(part, name=name)
 app.command(help=graft.EXAMPLES)(graft.graft)
 console = Console()
 

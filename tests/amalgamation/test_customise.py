@@ -24,6 +24,7 @@ from hetlib.amalgamation import (
     sources_of,
     train_source,
 )
+from hetlib.amalgamation.networks import resnet18
 from hetlib.data import Images
 from hetlib.files import load_tensors
 from hetlib.training import Recipe
@@ -213,13 +214,19 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(whole, tmp_path):
         assert process.exitcode == -signal.SIGKILL, where
         kept.append({path.stem for path in tmp_path.glob("*.safetensors")})
     choices = {"choice-Young", "choice-Bangs"}
-    assert kept[:3] == [set(), choices, {*choices, "network-Young"}]
-    assert kept[3] == {*choices, "network-Young", "network-Bangs"}
+    assert kept[:3] == [set(), choices, {*choices, "component-Young"}]
+    assert kept[3] == {*choices, "component-Young", "component-Bangs"}
     assert kept[4] >= kept[3]
     made = make(folder=tmp_path)
     assert same(made.target, whole.target)
     assert made.histories["target"] == whole.histories["target"]
     assert all(torch.equal(made.curves[name], whole.curves[name]) for name in whole.curves)
+
+
+def test_each_kind_may_have_a_folder_of_its_own(tmp_path):
+    make(folder={"choice": tmp_path / "a", "target": tmp_path / "b"})
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors")}
+    assert names == {"a/choice-Young.safetensors", "a/choice-Bangs.safetensors", "b/target.safetensors"}
 
 
 def test_what_was_kept_is_used_again_and_only_for_the_same_call(tmp_path, monkeypatch):
@@ -228,9 +235,9 @@ def test_what_was_kept_is_used_again_and_only_for_the_same_call(tmp_path, monkey
         patch.setattr("hetlib.amalgamation.stages.task_logits", None)
         make(folder=tmp_path)
     assert load_tensors(tmp_path / "choice-Young.safetensors")[1]["sources"][0][0] == "second"
-    with pytest.raises(ValueError, match=r"network-Young.safetensors started from other weights"):
+    with pytest.raises(ValueError, match=r"component-Young.safetensors started from other weights"):
         make(folder=tmp_path, seed=1)
-    with pytest.raises(ValueError, match=r"network-Young.safetensors minimised another objective"):
+    with pytest.raises(ValueError, match=r"component-Young.safetensors minimised another objective"):
         make(folder=tmp_path, norm=3.0)
 
 
@@ -305,6 +312,14 @@ def test_groups_are_the_papers():
         "Brown_Hair": ["5", "6", "7"],
         "Bangs": ["8", "9"],
     }
+
+
+@pytest.mark.parametrize(("outputs", "first", "millions"), [(2, 64, 11.18), (8, 90, 22.10), (100, 72, 14.20)])
+def test_the_paper_s_networks_have_its_numbers_of_parameters(outputs, first, millions):
+    model = resnet18(outputs, first)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, outputs)
+    assert float(model.conv1.weight.detach().std()) == pytest.approx((2 / (49 * first)) ** 0.5, rel=0.05)
 
 
 def test_classes_are_divided_into_equal_parts_the_same_way_every_time():
