@@ -119,18 +119,27 @@ def customise(
         raise unknown("method", method, METHODS)
     settings = (settings or Settings()).changed(**changes)
     sources = covering(pool, wanted)
+    for kind, given, valid in (
+        ("source with a temperature", settings.temperatures, [source.name for source in pool]),
+        ("task with a weight", settings.tasks, wanted),
+    ):
+        for name in given:
+            if name not in valid:
+                raise unknown(kind, name, valid)
     for source in dict.fromkeys(source for several in sources.values() for source in several):
-        check_outputs(source, sample(data, 2))
+        check_outputs(f"source {source.name}", source.network, source.tasks, sample(data, 2))
     if not isinstance(folder, Mapping):
         folder = {} if folder is None else dict.fromkeys(KEPT, folder)
     stages = Stages(sources, data, settings, seed, folder, progress)
     default = partial(zoo.build, "resnet18", in_channels=data.shape[0])
     outputs = sum(map(len, stages.classes.values()))
     made = Customised(stages.build(target or partial(default, width=90 / 64), 0, outputs), stages.heads)
+    check_outputs("the target", made.target, stages.classes, sample(data, 2))
     tests = {} if test is None else {task: labelled(test, task, known) for task, known in stages.classes.items()}
     if method == "amalgamation":
         for number, (task, classes) in enumerate(stages.classes.items(), start=1):
-            made.components[task] = stages.build(component or default, number, len(classes))
+            made.components[task] = network = stages.build(component or default, number, len(classes))
+            check_outputs(f"the component for {task}", network, {task: classes}, sample(data, 2))
     _train(made, stages, method, recipe, target_recipe or recipe, tests)
     networks = {**made.components, "target": made.target}
     made.metrics["parameters"] = {name: sum(p.numel() for p in each.parameters()) for name, each in networks.items()}

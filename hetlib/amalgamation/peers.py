@@ -26,7 +26,8 @@ class AverageDistillation(Taught):
     Parameters
     ----------
     student, teachers, images
-        As for `Taught`. Teachers with the same `answers` share a head, for which their logits are averaged.
+        As for `Taught`. Teachers with the same `answers` share a head, for which their logits are averaged; it has
+        the weight of the first of them.
     weights : tuple of float
         Of the divergence, and of the terms that subclasses add.
     **taught
@@ -65,13 +66,13 @@ class AverageDistillation(Taught):
         return torch.stack([factor * term for factor, term in zip(self.factors, terms, strict=True)]).sum()
 
     def divergence(self, logits: Tensor, said: Sequence[Tensor]) -> Tensor:
-        """The sum over heads of KL(teachers || student) in nats, a mean over images; the temperature is 1."""
+        """The weighted sum over heads of KL(teachers || student) in nats, a mean over images; the temperature is 1."""
         total = logits.new_zeros(())
-        for start, stop in dict.fromkeys((head.start, head.stop) for head in self.answers):
-            own = [
-                each for each, head in zip(said, self.answers, strict=True) if (head.start, head.stop) == (start, stop)
-            ]
-            total = total + divergence(logits[:, start:stop], torch.stack(own).mean(0))
+        bounds = [(head.start, head.stop) for head in self.answers]
+        for start, stop in dict.fromkeys(bounds):
+            own = [k for k, head in enumerate(bounds) if head == (start, stop)]
+            average = torch.stack([said[k] for k in own]).mean(0)
+            total = total + self.weights[own[0]] * divergence(logits[:, start:stop], average)
         return total
 
     def compare(self, student: list[list[Tensor]], teachers: list[list[Tensor]]) -> list[Tensor]:

@@ -118,8 +118,10 @@ class Settings:
 
 
 RELEASED_ATTRIBUTES = Settings(view="augmented", epoch="released", one_forward=False, freeze_norms=True)
-"""What the released code for attributes does, together with ``RECIPE.changed(schedule="iterations")``."""
+"""What the released code for attributes does, with ``schedule="iterations"`` for components and "constant" for the
+target. Of each group it trains the last component only.
+"""
 RELEASED_CLASSES = Settings(
     view="augmented", own_images=True, epoch="shortest", scale=False, norm=6.0, one_forward=False, freeze_norms=True
 )
-"""What the released code for classes does, likewise."""
+"""What the released code for classes does, together with ``schedule="iterations"`` in both stages."""

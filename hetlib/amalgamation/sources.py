@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hetlib.chain import evaluating
 from hetlib.data import AttributeImages, Images, class_split
 from hetlib.errors import unknown
 from hetlib.training import Recipe, evaluate, fit
@@ -38,11 +39,6 @@ class Source:
     def __post_init__(self):
         tasks = self.tasks if isinstance(self.tasks, Mapping) else dict.fromkeys(self.tasks, HAS)
         object.__setattr__(self, "tasks", {task: tuple(classes) for task, classes in tasks.items()})
-
-    @property
-    def outputs(self) -> int:
-        """How many logits the network has to give."""
-        return sum(map(len, self.tasks.values()))
 
     def head(self, task: str) -> slice:
         """Which of the logits are a task's."""
@@ -88,22 +84,14 @@ def covering(pool: Sequence[Source], wanted: Sequence[str]) -> dict[str, list[So
     return found
 
 
-def check_outputs(source: Source, images: Tensor) -> None:
-    """Refuse a source whose network does not give the logits that its tasks need; images are (B, channels, H, W)."""
-    device = next(source.network.parameters()).device
-    modes = [(module, module.training) for module in source.network.modules()]
-    source.network.eval()
-    try:
-        with torch.no_grad():
-            logits = source.network(images.to(device))
-    finally:
-        for module, training in modes:
-            module.training = training
-    if logits.shape != (len(images), source.outputs):
-        raise ValueError(
-            f"source {source.name} gives {tuple(logits.shape)} for {len(images)} images; its tasks "
-            f"({', '.join(source.tasks)}) need {source.outputs} logits an image"
-        )
+def check_outputs(title: str, network: nn.Module, tasks: Mapping[str, Sequence[str]], images: Tensor) -> None:
+    """Refuse a network that does not give the logits that its tasks need; images are (B, channels, height, width)."""
+    device, needed = next(network.parameters()).device, sum(map(len, tasks.values()))
+    with evaluating(network):
+        shape = tuple(network(images.to(device)).shape)
+    if shape != (len(images), needed):
+        needs = f"its tasks ({', '.join(tasks)}) need {needed} logits an image"
+        raise ValueError(f"{title} gives {shape} for {len(images)} images; {needs}")
 
 
 class Head(nn.Module):
@@ -204,6 +192,6 @@ def train_source(
     """
     source = Source(name, network, attributes)  # type: ignore[arg-type]
     own = data.keep(attributes)
-    check_outputs(source, torch.zeros(2, *data.shape))
+    check_outputs(f"source {name}", network, source.tasks, torch.zeros(2, *data.shape))
     fit(network, own, recipe=recipe, objective=PerTask([2] * len(attributes)), **how)
     return source

@@ -93,8 +93,8 @@ class Taught(nn.Module):
             self.pairs.append(pairs)
             networks.append(tapped(there, **self._ways([pair.source for pair in pairs])))
         self.taps = list(dict.fromkeys(pair.target for pairs in self.pairs for pair in pairs))
-        self.teacher_shapes = [_shapes(network, images)[0] for network in networks]
-        own, self.outputs = _shapes(tapped(here, **self._ways(self.taps)), images)
+        self.teacher_shapes = [_shapes(network, images) for network in networks]
+        own = _shapes(tapped(here, **self._ways(self.taps)), images)
         self.student_shapes = [[own[self.taps.index(pair.target)] for pair in pairs] for pairs in self.pairs]
         self.teachers = nn.ModuleList(map(Frozen, networks))
         self.epochs = epochs
@@ -137,8 +137,8 @@ class Taught(nn.Module):
         )
 
 
-def _shapes(network: nn.Module, images: Tensor) -> tuple[list[torch.Size], torch.Size]:
+def _shapes(network: nn.Module, images: Tensor) -> list[torch.Size]:
     device = next((parameter.device for parameter in network.parameters()), images.device)
     with evaluating(network):
-        features, logits = network(images.to(device))
-    return [feature.shape for feature in features], logits.shape
+        features, _ = network(images.to(device))
+    return [feature.shape for feature in features]

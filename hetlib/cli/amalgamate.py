@@ -155,7 +155,10 @@ def train(
     plan = Plan(data, data_root, width, device)
     wanted, recipe = chosen(None, None, target), SOURCE.changed(epochs=source_epochs, lr=source_lr)
     pool = [plan.source(*each, recipe, seed, sourcenets_root or save_root / "sources") for each in wanted]
-    recipe = RECIPE.changed(batch_size=batch_size, lr=lr, schedule="iterations" if released else RECIPE.schedule)
+    recipe = RECIPE.changed(batch_size=batch_size, lr=lr)
+    last = recipe.changed(epochs=target_epochs)
+    if released:  # components' rates fall by steps, not by epochs; the target's never do
+        recipe, last = recipe.changed(schedule="iterations"), last.changed(schedule="constant")
     made = customise(
         pool,
         tuple(GROUPS[target]),
@@ -165,7 +168,7 @@ def train(
         component=plan.network(1.0),
         target=plan.network(90 / 64),
         recipe=recipe.changed(epochs=component_epochs),
-        target_recipe=recipe.changed(epochs=target_epochs),
+        target_recipe=last,
         settings=RELEASED_ATTRIBUTES if released else Settings(),
         rule=rule,
         seed=seed,

@@ -263,6 +263,17 @@ def test_bad_pools_are_named():
     refuses("one task or more must be wanted, each once", wanted=("Young", "Young"))
 
 
+def test_students_with_other_numbers_of_outputs_are_named():
+    fixed = lambda outputs: BUILD(3)
+    refuses(r"the target gives \(2, 3\) for 2 images; its tasks \(Young, Bangs\) need 4 logits", target=fixed)
+    refuses(r"the component for Young gives \(2, 3\) for 2 images; its tasks \(Young\) need 2 logits", component=fixed)
+
+
+def test_a_task_has_its_weight_for_peers_too():
+    how = {"method": "distillation"}
+    assert not same(make(**how, tasks={"Young": 5.0}).target, make(**how).target)
+
+
 def test_networks_that_cannot_be_compared_are_named_before_anything_is_chosen(monkeypatch):
     monkeypatch.setattr("hetlib.amalgamation.stages.task_logits", None)
     wide = partial(zoo.build, "resnet18", width=0.125)
@@ -290,6 +301,8 @@ def test_unknown_words_are_named():
     refuses("unknown rule for choosing teachers 'entrpy'", rule="entrpy")
     refuses("unknown view 'center': did you mean 'centre'", view="center")
     refuses("unknown length of an epoch 'longest'", epoch="longest")
+    refuses("unknown source with a temperature 'frist': did you mean 'first'", temperatures={"frist": 2.0})
+    refuses("unknown task with a weight 'Bang': did you mean 'Bangs'", tasks={"Bang": 2.0})
     with pytest.raises(ValueError, match="unknown attribute of corners 'Yung': did you mean 'Young'"):
         train_source("x", net(2), ["Yung"], images(), RECIPE)
     with pytest.raises(ValueError, match=r"source x gives \(2, 2\) for 2 images.*need 4 logits"):
