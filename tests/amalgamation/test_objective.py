@@ -178,7 +178,7 @@ def test_labels_do_not_matter(member):
     assert_equal([p.grad for p in student.parameters()], [p.grad for p in other.parameters()], rtol=0)
 
 
-def test_frozen_norms_learn_their_statistics_in_the_first_epoch_only(member, vectors):
+def test_frozen_norms_learn_their_statistics_in_the_first_epoch_only(member):
     ends = {}
     for epochs in (1, 3):
         student = net(2)
