@@ -46,7 +46,8 @@ def late(pixels: int) -> list[Bar]:
     exact = linear_cka(doubles(xs), doubles(ys), debiased=True)
     torch.testing.assert_close(cancelling(doubles(xs), doubles(ys)), exact, rtol=0, atol=1e-9)
     fine, coarse = error(ours(), exact, 1e-6), error(rough(), exact, 1e-4)
-    measured, reference, *of_rough = milliseconds(ours, theirs, *[rough] * (pixels > 1), repeats=9)
+    others = [] if pixels == 1 else [rough]
+    measured, reference, *of_rough = milliseconds(ours, theirs, *others, repeats=9)
     name = f"{NAME}, debiased, {pixels} values a channel"
     how, other = f"centred first, error {fine}", f"as pytorch-cka (not installed), error {error(theirs(), exact, 1e-1)}"
     bars = [faster(name, how, other, measured, reference, 1)]

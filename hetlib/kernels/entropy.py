@@ -41,7 +41,7 @@ def weight_entropy(weights: Sequence[Tensor], bins: int = 10) -> Tensor:
 
     Notes
     -----
-    Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020
+    Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020.
     """
     return entropies(weights, bins, [f"weights[{number}]" for number in range(len(weights))])
 

@@ -139,8 +139,10 @@ def take(slices: Tensor, numbers: Tensor, out: Tensor | None = None) -> Tensor:
     """
     asked = torch.is_grad_enabled() and slices.requires_grad
     if slices.is_cpu and slices.dtype in (torch.float32, torch.float64) and not asked:
-        place = None if out is None else out.detach().numpy()
-        # "clip" because NumPy would take into a copy of `out` otherwise, so that a wrong number can leave it as it was.
-        taken = slices.detach().numpy().take(numbers.numpy(), axis=0, out=place, mode="clip")
-        return torch.from_numpy(taken) if out is None else out
+        values, places = slices.detach().numpy(), numbers.numpy()
+        if out is None:
+            return torch.from_numpy(values.take(places, axis=0))
+        # "clip" because NumPy would take into a copy of `out` otherwise; whoever gives one has checked the numbers.
+        values.take(places, axis=0, out=out.detach().numpy(), mode="clip")
+        return out
     return torch.index_select(slices, 0, numbers.to(slices.device), out=out)

@@ -37,7 +37,7 @@ def coefficient(
 
     Notes
     -----
-    Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020
+    Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020.
     """
     _check_settings(a, decimals)
     first, second = (torch.as_tensor(numbers, dtype=torch.float64) for numbers in (own, donor))

@@ -12,6 +12,17 @@ from hetlib.data import AttributeImages
 from hetlib.training import Recipe
 
 NAMES = ("Bangs", "Blurry", "Young", "Male")
+RECIPE = Recipe(
+    epochs=2,
+    batch_size=16,
+    optimiser="adamw",
+    lr=3e-3,
+    weight_decay=0.0,
+    schedule="constant",
+    augment=False,
+    precision="fp32",
+)
+"""Of students."""
 
 
 def images(count=48, size=8, seed=0, split="train"):

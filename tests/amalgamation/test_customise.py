@@ -1,8 +1,6 @@
 """One call from a pool to a target: what it makes, that it repeats and resumes itself, and what it refuses."""
 
 import multiprocessing
-import os
-import pkgutil
 import signal
 from functools import partial
 
@@ -27,20 +25,10 @@ from hetlib.amalgamation import (
 from hetlib.amalgamation.networks import resnet18
 from hetlib.data import Images
 from hetlib.files import load_tensors
-from hetlib.training import Recipe
-from tests.amalgamation.cast import NAMES, images, net, pool, same
+from tests.amalgamation.cast import NAMES, RECIPE, images, net, pool, same
+from tests.killing import kill_after
 
 BUILD = partial(zoo.build, "resnet8", width=0.125)
-RECIPE = Recipe(
-    epochs=2,
-    batch_size=16,
-    optimiser="adamw",
-    lr=3e-3,
-    weight_decay=0.0,
-    schedule="constant",
-    augment=False,
-    precision="fp32",
-)
 WANTED = ("Young", "Bangs")
 HOW = {"component": BUILD, "target": BUILD, "recipe": RECIPE, "match": ByResolution(4)}
 
@@ -190,16 +178,7 @@ KILLED_AT = [
 
 def killed(folder, where, calls):
     pool()  # its training is not what is killed
-    owner, _, name = where.rpartition(".")
-    owner = pkgutil.resolve_name(owner)
-    real, left = getattr(owner, name), iter([True] * calls)
-
-    def counted(*args, **options):
-        if not next(left, False):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **options)
-
-    setattr(owner, name, counted)
+    kill_after(where, calls)
     make(folder=folder)
 
 

@@ -10,21 +10,13 @@ from hetlib.amalgamation import Amalgamation, ByResolution, OfEachSubset, Teache
 from hetlib.amalgamation.taps import tapped
 from hetlib.chain import chain
 from hetlib.data import normalise
-from hetlib.training import Recipe, fit
+from hetlib.training import fit
 from hetlib.transfer import Pair
+from tests.amalgamation import cast
 from tests.amalgamation.cast import images, net, pool, same
 
 MATCH = ByResolution(4)
-RECIPE = Recipe(
-    epochs=2,
-    batch_size=8,
-    optimiser="adamw",
-    lr=1e-3,
-    weight_decay=0.0,
-    schedule="constant",
-    augment=False,
-    precision="fp32",
-)
+RECIPE = cast.RECIPE.changed(batch_size=8, lr=1e-3)
 
 
 def pixels(count=12, seed=0):

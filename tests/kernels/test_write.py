@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetlib import hmt, tlv, zoo
 from hetlib.chain import convolutions
-from hetlib.kernels.fill import Fill
+from hetlib.kernels.fill import Fill, gather_slices
 from hetlib.kernels.resize_by_variance import resize_kernel
 from hetlib.kernels.resize_cyclic import resized
 from hetlib.kernels.write import write
@@ -223,6 +223,14 @@ def test_a_mixture_has_a_gradient():
     write([Fill("", out, wanted, alpha=0.25)])
     out.sum().backward()
     assert torch.equal(wanted.grad, torch.full((2, 2), 0.75))
+
+
+def test_the_number_of_a_slice_that_is_not_there_is_refused():
+    weight = draw(2, 3, 1, 1)
+    with pytest.raises(IndexError, match="index 1 is out of bounds"):
+        gather_slices(weight, draw(1, 1, 1, 1), torch.tensor([[7]]))
+    with pytest.raises(ValueError, match="goes beyond the slices 0 to 5"):
+        write([Fill("", draw(1, 1, 1, 1), weight, index=torch.tensor([[6]]))])
 
 
 @outer

@@ -2,8 +2,6 @@
 
 import math
 import multiprocessing
-import os
-import pkgutil
 import signal
 
 import pytest
@@ -16,6 +14,7 @@ from hetlib.data import few_shot, load
 from hetlib.files import DamagedFile, load_tensors
 from hetlib.training import History, Recipe, cross_entropy, evaluate, fit, use_bf16
 from hetlib.training.loop import shuffled
+from tests.killing import kill_after
 
 QUICK = Recipe(epochs=3, lr=0.05, augment=False, precision="fp32")
 
@@ -204,16 +203,7 @@ def long_training(path, images, test):
 
 def killed_training(path, where, calls):
     """Train until a function is called once more than `calls` times; then this process is killed."""
-    owner, _, name = where.rpartition(".")
-    owner = pkgutil.resolve_name(owner)
-    real, left = getattr(owner, name), iter([True] * calls)
-
-    def counted(*args, **options):
-        if not next(left, False):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **options)
-
-    setattr(owner, name, counted)
+    kill_after(where, calls)
     long_training(path, few_shot(load("digits"), 20), load("digits", "test"))
 
 
