@@ -213,7 +213,7 @@ def _takes_straight(out: Tensor, fill: Fill, index: Tensor) -> bool:
     weight = fill.weight
     if not (out.is_cpu and weight.is_cpu and index.is_cpu and out.is_contiguous() and out.dtype == weight.dtype):
         return False
-    if fill.resample is not None or _needs_gradient((out, weight)):
+    if fill.resample is not None or not index.numel() or _needs_gradient((out, weight)):
         return False
     apart = out.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
     return apart and int(index.max()) < weight.shape[0] * weight.shape[1]

@@ -233,6 +233,12 @@ def test_the_number_of_a_slice_that_is_not_there_is_refused():
         write([Fill("", draw(1, 1, 1, 1), weight, index=torch.tensor([[6]]))])
 
 
+def test_an_output_without_slices_is_filled_with_nothing():
+    out = torch.empty(0, 3, 1, 1)
+    write([Fill("", out, draw(2, 3, 1, 1), index=torch.empty(0, 3, dtype=torch.int64))])
+    assert out.shape == (0, 3, 1, 1)
+
+
 @outer
 def test_the_launch_under_triton_s_interpreter():
     run_launches(__file__)
