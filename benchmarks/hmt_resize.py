@@ -52,8 +52,8 @@ def _resize() -> list[Bar]:
     (slow,) = milliseconds(loop, repeats=1)
     name = "resize VGG16 -> ResNet34"
     return [
-        faster(name, "doubling copies", "plain loop", fast, slow, at_least=200),
-        within(name, "doubling copies", "copy of the output", fast, floor, at_most=2),
+        faster(name, "broadcast copies", "plain loop", fast, slow, at_least=200),
+        within(name, "broadcast copies", "copy of the output", fast, floor, at_most=2),
     ]
 
 

@@ -224,15 +224,22 @@ def _needs_gradient(tensors: Iterable[Tensor]) -> bool:
 
 
 def _stack_(out: Tensor, weight: Tensor) -> None:
-    """Fill `out` with `weight` repeated over its channel axes, by doubling what is filled already."""
-    axes = min(out.dim(), 2)
-    corner = tuple(slice(min(have, want)) for have, want in zip(weight.shape[:axes], out.shape[:axes], strict=True))
-    filled = out[corner].copy_(weight[corner])
-    for axis in reversed(range(axes)):
-        done, want = filled.shape[axis], out.shape[axis]
-        grown = out if axis == 0 else out.narrow(0, 0, filled.shape[0])
-        while done < want:
-            step = min(done, want - done)
-            grown.narrow(axis, done, step).copy_(grown.narrow(axis, 0, step))
-            done += step
-        filled = grown
+    """Fill `out` with `weight` repeated over its channel axes: each row along its inputs, then all rows at once."""
+    filled = out[: len(weight)]
+    if out.dim() > 1:
+        corner = filled[:, : weight.shape[1]]
+        _repeat_(filled, corner.copy_(weight[: len(filled), : corner.shape[1]]), 1)
+    else:
+        filled.copy_(weight[: len(filled)])
+    _repeat_(out, filled, 0)
+
+
+def _repeat_(out: Tensor, given: Tensor, axis: int) -> None:
+    """Repeat along an axis what `out` begins with: whole copies by one broadcast, then the part of a last one."""
+    have, want = given.shape[axis], out.shape[axis]
+    times, rest = divmod(want, have)
+    if times > 1:
+        whole = out.narrow(axis, have, (times - 1) * have)
+        whole.view(*out.shape[:axis], times - 1, have, *out.shape[axis + 1 :]).copy_(given.unsqueeze(axis))
+    if rest:
+        out.narrow(axis, times * have, rest).copy_(given.narrow(axis, 0, rest))

@@ -226,16 +226,13 @@ def _check_pairs(context: Context, pairs: list[Pair]) -> None:
 
 def _check_fills(context: Context, fills: list[Fill]) -> None:
     """Refuse fills of what is not a tensor of the target in real memory, and kernels resampled to a wrong size."""
-    own: set[int] = set()
-    for module in context.target_modules.values():
-        own.update(map(id, module._parameters.values()), map(id, module._buffers.values()))
     probed: set[tuple[object, ...]] = set()
     for fill in fills:
         if fill.keeps:
             continue
         if is_lazy(fill.out) or fill.out.is_meta:
             raise ValueError(f"the target's {fill.layer} has no values yet: run it on an image, or move it off meta")
-        if id(fill.out) not in own:
+        if not _is_own(context, fill):
             how = "if it is computed (weight norm, pruning), make it a parameter first"
             raise ValueError(f"{fill.layer} {tuple(fill.out.shape)} is not a tensor of the target's own: {how}")
         if fill.resample is None:
@@ -248,6 +245,17 @@ def _check_fills(context: Context, fills: list[Fill]) -> None:
             found = fill.resample(weight[:1, :1]).shape[2:]
             if found != wanted:
                 raise ValueError(f"{fill.layer}: kernels are resampled to {tuple(found)}, not {tuple(wanted)}")
+
+
+def _is_own(context: Context, fill: Fill) -> bool:
+    """Whether a fill is of a parameter or buffer of the target, as a rule of the layer that it names."""
+    named = context.target_modules.get(fill.layer)
+    modules = context.target_modules.values()
+    return any(
+        tensor is fill.out
+        for module in ([named, *modules] if named is not None else modules)
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+    )
 
 
 def blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:
