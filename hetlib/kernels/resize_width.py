@@ -108,11 +108,7 @@ def map_width(
     (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
     taps = math.prod(target.shape[2:])
     if outputs < wanted and inputs > slots and base is None and drop == "random" and not legacy_random:
-        columns = choose(lambda: _slices(weight, taps), (outputs, inputs), slots, keep)
-        others = _he_chosen(weight, (wanted - outputs, inputs), target.shape, keep, generator)
-        own = torch.arange(others.shape[:2].numel()).view(-1, slots) + outputs * inputs
-        index = torch.cat((_numbers(torch.arange(outputs), columns, inputs), own))
-        return index.index_select(0, torch.randperm(wanted, generator=generator)), others
+        return _among_drawn(weight, target, keep, generator)
     ground = _ground(weight, target, base, generator, legacy_random)
     behind = ground.to(weight)
     kept, rows = torch.arange(outputs), torch.arange(wanted)
@@ -136,6 +132,20 @@ def map_width(
         of_slices = lambda: torch.cat([_slices(pool, taps).flatten() for pool in (weight, behind)])[index]
         index = index.gather(1, choose(of_slices, (wanted, inputs), slots, keep))
     return index, ground
+
+
+def _among_drawn(weight: Tensor, target: Tensor, keep: str, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """As `map_width`, for more filters with fewer inputs: the source's filters at random places among He's draws.
+
+    Of both only the slices that are kept count, so no others are drawn. The ground is the draws alone.
+    """
+    (outputs, inputs), (wanted, slots) = weight.shape[:2], target.shape[:2]
+    variance = lambda: _slices(weight, math.prod(target.shape[2:]))
+    columns = _choose(variance, (outputs, inputs), slots, keep, generator=generator, legacy_random=False)
+    others = _he_chosen(weight, (wanted - outputs, inputs), target.shape, keep, generator)
+    own = torch.arange(others.shape[:2].numel()).view(-1, slots) + outputs * inputs
+    index = torch.cat((_numbers(torch.arange(outputs), columns, inputs), own))
+    return index.index_select(0, torch.randperm(wanted, generator=generator)), others
 
 
 def _check(weight: Tensor, keep: str, drop: str) -> None:

@@ -24,8 +24,6 @@ from hetlib.lab.definitions import name_of
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
 
-SHOWN = 2  # labels of reused results that are named in one line
-
 
 class Cache:
     """Tensors and facts on disk, shared by notebooks and processes.
@@ -39,13 +37,8 @@ class Cache:
         self.reused: list[str] = []
         self.computed: list[str] = []
 
-    def __str__(self) -> str:
-        few, more = ", ".join(self.reused[:SHOWN]), len(self.reused) - SHOWN
-        reused = f" from {self.root}: {few}{f' and {more} more' if more > 0 else ''}" if few else ""
-        return f"computed {len(self.computed)}, reused {len(self.reused)}{reused}"
-
     def key(self, config: Mapping[str, Any], uses: Sequence[Any] = ()) -> str:
-        """Name a result by all that it depends on.
+        """Name a result by all that it depends on: SHA-256 over its configuration, its code and the version of torch.
 
         Parameters
         ----------
@@ -54,11 +47,6 @@ class Cache:
         uses : sequence of modules, classes, functions and texts
             The code whose change shall make the result new; a package stands for all its modules. Comments,
             docstrings and layout do not count. What this code calls elsewhere has to be listed too.
-
-        Returns
-        -------
-        str
-            SHA-256 in hexadecimal over the configuration, the code and the version of torch.
 
         Raises
         ------
@@ -90,7 +78,7 @@ class Cache:
         """Find a result, or compute and keep it: named tensors on the CPU, and facts as JSON gives them back.
 
         Of several processes that ask for one key, one computes and the others wait and read. A damaged entry is named
-        in a warning and computed anew.
+        in a warning and computed anew. A disk that is full or read-only is an OSError that names the file.
 
         Parameters
         ----------
@@ -101,11 +89,6 @@ class Cache:
             (removed once the result is kept). Returns named tensors, and facts that JSON can hold.
         label : str
             What the result is, for people.
-
-        Raises
-        ------
-        OSError
-            If the disk is full or read-only; the message names the file.
         """
         key = self.key(config, uses)
         found = self._find(key, quiet=True)
@@ -191,12 +174,9 @@ def sources(part: Any) -> Iterator[str]:
 def _bare(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:]
     return ast.dump(tree)

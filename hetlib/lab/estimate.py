@@ -15,7 +15,7 @@ from hetlib.lab.cache import Cache, canonical
 from hetlib.lab.definitions import name_of
 from hetlib.lab.group import Group
 from hetlib.lab.presets import Run
-from hetlib.lab.train import Job, Work, objective_of, survey
+from hetlib.lab.train import Job, Work, survey
 from hetlib.lab.workers import begin_worker, default_processes
 from hetlib.training import fit
 
@@ -60,10 +60,9 @@ class Estimate:
 def estimate(jobs: Sequence[Work], run: Run) -> Estimate | None:
     """Before a run of hours: say how long its trainings will take and how much memory they want.
 
-    The sum is left in the run's folder too, where ``hetlib run`` finds and prints it.
-
     Takes what `train_all` will be given; what these jobs need is counted with them. Gives None at presets "smoke" and
-    "classroom", whose budgets are known: minutes.
+    "classroom", whose budgets are known: minutes. The estimate is also written into the run's folder, where
+    ``hetlib run`` finds and prints it.
     """
     if run.preset in ("smoke", "classroom"):
         return None
@@ -92,16 +91,11 @@ def _kind(job: Job) -> str:
 
     The networks that an objective names run in every step, so their kinds count too.
     """
-    names = ("model", "data", "recipe", "options", "data_options")
-    aim = replace(job, sources=(), transfer=None)
-    facts = {name: getattr(job, name) for name in names}
-    facts |= {"objective": name_of(type(job.objective)), "networks": [*map(_kind, aim.needs)]}
-    return canonical(facts)
+    aim = replace(job, seed=0, order=None, sources=(), transfer=None)
+    return canonical([replace(aim, objective=None), name_of(type(job.objective)), [*map(_kind, aim.needs)]])
 
 
 def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:
-    if not kinds:
-        return {}
     # A process each, because a process's highest memory never falls again.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=begin_worker, max_tasks_per_child=1) as pool:
@@ -120,7 +114,7 @@ def probe(job: Job, device: str = "cpu") -> Cost:
     times = [time.perf_counter()]
     short = recipe.changed(epochs=3, evaluate_every=3)
     model = job.build().to(device)
-    aim = objective_of(job, model, few, lambda other: other.build().to(device))
+    aim = job.aim(model, few, lambda other: other.build().to(device))
     fit(model, few, tested, short, on_epoch=lambda _: times.append(time.perf_counter()), **aim)
     epoch = times[2] - times[1]
     evaluation = max(0.0, times[3] - times[2] - epoch)

@@ -3,7 +3,6 @@
 import copy
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -15,17 +14,7 @@ from hetlib.lab.presets import headless
 
 TRIALS = 20
 
-
-@dataclass(frozen=True)
-class Exercise:
-    """A solution that learners do not see, and a maker of inputs for it."""
-
-    oracle: Callable
-    inputs: Callable[[torch.Generator], tuple]
-    hint: str
-
-
-_exercises: dict[str, Exercise] = {}
+_exercises: dict[str, tuple[Callable, Callable[[torch.Generator], tuple], str]] = {}
 
 
 def exercise(name: str, oracle: Callable, inputs: Callable[[torch.Generator], tuple], hint: str = "") -> None:
@@ -42,7 +31,7 @@ def exercise(name: str, oracle: Callable, inputs: Callable[[torch.Generator], tu
     hint : str
         Shown with a failure.
     """
-    _exercises[name] = Exercise(oracle, inputs, hint)
+    _exercises[name] = oracle, inputs, hint
 
 
 def check(name: str, answer: Callable, seed: int | None = None) -> None:
@@ -61,7 +50,7 @@ def check(name: str, answer: Callable, seed: int | None = None) -> None:
     if name not in _exercises:
         raise unknown("exercise", name, _exercises)
     seed = secrets.randbelow(2**31) if seed is None else seed
-    problem = _problem(_exercises[name], answer, torch.Generator().manual_seed(seed))
+    problem = _problem(*_exercises[name], answer, torch.Generator().manual_seed(seed))
     if problem and headless():
         raise AssertionError(f"{name}: {problem} (seed {seed})")
     right = f"✓ {name}: right on {TRIALS} of {TRIALS} random inputs"
@@ -71,17 +60,17 @@ def check(name: str, answer: Callable, seed: int | None = None) -> None:
     display(HTML(f"<pre style='color:{colour};white-space:pre-wrap'>{escape(text)}</pre>"))
 
 
-def _problem(task: Exercise, answer: Callable, generator: torch.Generator) -> str | None:
+def _problem(oracle: Callable, inputs: Callable, hint: str, answer: Callable, generator: torch.Generator) -> str | None:
     for _ in range(TRIALS):
-        given = task.inputs(generator)
-        expected = task.oracle(*copy.deepcopy(given))
+        given = inputs(generator)
+        expected = oracle(*copy.deepcopy(given))
         shown = f"for {', '.join(map(_short, given))}\n  expected {_short(expected)}\n  "
         try:
             got = answer(*copy.deepcopy(given))
         except Exception as error:  # whatever a learner's code raises is what the learner has to see
             return f"{shown}it raised {type(error).__name__}: {error}"
         if difference := _difference(got, expected):
-            return f"{shown}got {_short(got)}\n  {difference}\n{task.hint}".rstrip()
+            return f"{shown}got {_short(got)}\n  {difference}\n{hint}".rstrip()
     return None
 
 

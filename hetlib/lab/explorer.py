@@ -1,7 +1,5 @@
 """Controls over a view: toggles built from a dataclass, one path from a change to the picture, no swallowed errors."""
 
-import base64
-import io
 import shlex
 import threading
 import time
@@ -143,14 +141,8 @@ class Explorer:
     def command(self) -> str:
         """The command line that runs the notebook with these settings: it names what differs from the defaults.
 
-        Raises
-        ------
-        TypeError
-            If the explorer does not know its run.
-        ValueError
-            If the notebook does not declare a toggle, or the run's seeds are not the first ones.
-        FileNotFoundError
-            If hetlib runs outside a clone of the project.
+        Without a run it is a TypeError; if the notebook does not declare a toggle, or the run's seeds are not the first
+        ones, a ValueError; outside a clone of the project a FileNotFoundError.
         """
         if self.run is None:
             raise TypeError("an explorer without a run has no command: Explorer(..., run=run)")
@@ -212,24 +204,19 @@ class Explorer:
 
 
 def _pictures(result: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    return [_picture(item) for item in (result if isinstance(result, list | tuple) else [result])]
-
-
-def _picture(item: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a front end needs to show `item`: data by MIME type, and their metadata."""
-    if hasattr(item, "savefig"):
-        return _png(item), {}
+    """What a front end needs to show what a view gave: for each thing its data by MIME type, and their metadata."""
     from IPython.core.formatters import format_display_data
 
-    return format_display_data(item)
+    items = result if isinstance(result, list | tuple) else [result]
+    return [(_png(item), {}) if hasattr(item, "savefig") else format_display_data(item) for item in items]
 
 
 def _png(figure: Any) -> dict[str, Any]:
+    from IPython.core.pylabtools import print_figure
     from matplotlib import pyplot
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
+    image = print_figure(figure, base64=True)
     pyplot.close(figure)  # or the inline backend would show it a second time
     titles = [figure.get_suptitle(), *(ax.get_title() or ax.get_title("left") for ax in figure.axes)]
     text = "; ".join(filter(None, titles)) or "figure"
-    return {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": f"[{text}]"}
+    return {"image/png": image, "text/plain": f"[{text}]"}

@@ -5,9 +5,10 @@ left open behind it.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -77,9 +78,7 @@ def curves(
         Where the values lie; by default 1, 2, ...
     """
     ax = ax or axes()
-    for (label, seeds), colour, dash in zip(
-        histories.items(), _cycled(COLOURS, histories), _cycled(DASHES, histories), strict=True
-    ):
+    for (label, seeds), colour, dash in zip(histories.items(), cycle(COLOURS), cycle(DASHES), strict=False):
         if len({len(values) for values in seeds}) != 1:
             raise ValueError(f"{label}: the seeds have {[len(values) for values in seeds]} values, they must agree")
         means, halves = zip(*(interval(column) for column in zip(*seeds, strict=True)), strict=True)
@@ -164,7 +163,3 @@ def learning(known: Mapping[str, History], label: str, history: History | None) 
     ax.set(xlabel="epoch", ylabel="top-1 accuracy (%)", title=f"{label}: {state}")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return cast("Figure", ax.figure)
-
-
-def _cycled(choices: Sequence[Any], labels: Iterable[Any]) -> list[Any]:
-    return [choices[i % len(choices)] for i, _ in enumerate(labels)]

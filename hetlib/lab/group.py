@@ -1,14 +1,14 @@
 """Trainings that run side by side, described as one piece of data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hetlib.lab.job import Job, jobs_in, reduced
+from hetlib.lab.job import Job, Shipped, jobs_in
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class Group(Shipped):
     """Trainings that take turns in one process, an epoch each, and what happens between their networks then.
 
     Attributes
@@ -19,10 +19,7 @@ class Group:
         A frozen dataclass or function that is called after every epoch with the `hetlib.training.Lockstep`: it looks at
         all networks, may change them in place, and may answer with facts, which are kept.
 
-    Raises
-    ------
-    ValueError
-        If there are no jobs, or they differ in their number of epochs.
+    Without jobs, or if they differ in their number of epochs, it is a ValueError.
     """
 
     jobs: tuple[Job, ...]
@@ -44,18 +41,9 @@ class Group:
     @property
     def needs(self) -> tuple[Job, ...]:
         """The trainings whose networks these take, and which come before them."""
-        return tuple(dict.fromkeys(need for need in self._needs()))
-
-    def _needs(self) -> Iterator[Job]:
-        for job in self.jobs:
-            yield from job.needs
-        yield from jobs_in(self.between)
+        return jobs_in([*(job.needs for job in self.jobs), self.between])
 
     @property
     def work(self) -> float:
         """How much there is to do: images times epochs, of all its trainings."""
         return sum(job.work for job in self.jobs)
-
-    def __reduce__(self) -> tuple:
-        """Pickled with the definitions of a notebook that it needs, so that any process can have it."""
-        return reduced(self)

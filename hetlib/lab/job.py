@@ -2,8 +2,8 @@
 
 import ast
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,8 +24,15 @@ NUMBERLESS = {"hetlib", "hetlib.errors", "hetlib.files", "hetlib.lab", "hetlib.t
 """What names, keeps or shows things, and launches, which do on a GPU what their torch twins do elsewhere."""
 
 
+class Shipped:
+    """A dataclass that is pickled with the definitions of a notebook that it needs, so that any process can have it."""
+
+    def __reduce__(self) -> tuple:
+        return _rebuilt, (type(self), script(_things(self)), pickle.dumps(vars(self)))
+
+
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Shipped):
     """One training, complete enough that it is the key under which its result is kept.
 
     Attributes
@@ -95,11 +102,7 @@ class Job:
     @property
     def needs(self) -> tuple["Job", ...]:
         """The trainings whose networks this one takes, and which come before it."""
-        found: list[Job] = []
-        for job in jobs_in([self.sources, self.transfer, self.objective]):
-            if job not in found:
-                found.append(job)
-        return tuple(found)
+        return jobs_in([self.sources, self.transfer, self.objective])
 
     def load(self, split: str) -> Images:
         """The images of a split."""
@@ -112,20 +115,14 @@ class Job:
             torch.manual_seed(self.seed)
             return zoo.build(self.model, images.num_classes, images.shape[0], **self.options)
 
+    def aim(self, model: nn.Module, images: Images, network: Callable[["Job"], nn.Module]) -> Mapping[str, Any]:
+        """The objective, as keyword arguments for `hetlib.training.fit`; `network` gives the network of another job."""
+        return {} if self.objective is None else self.objective(model, network, images, self.recipe)
+
     @property
     def work(self) -> float:
         """How much there is to do: images times epochs."""
         return self.recipe.epochs * len(self.load("train"))
-
-    def __reduce__(self) -> tuple:
-        """Pickled with the definitions of a notebook that it needs, so that any process can have it."""
-        return reduced(self)
-
-
-def reduced(value: Any) -> tuple:
-    """A dataclass for `__reduce__`, with the definitions of a notebook that it needs."""
-    values = {each.name: getattr(value, each.name) for each in fields(value)}
-    return _rebuilt, (type(value), script(_things(value)), pickle.dumps(values))
 
 
 def _rebuilt(kind: type, texts: Mapping[str, str], values: bytes) -> Any:
@@ -139,13 +136,12 @@ def _short(step: Any) -> str:
     return step.__name__ if isinstance(step, FunctionType) else type(step).__name__
 
 
-def jobs_in(value: Any) -> Iterator[Job]:
-    """The jobs that stand in a value, without those that they need themselves."""
-    if isinstance(value, Job):
-        yield value
-    else:
-        for each in inside(value):
-            yield from jobs_in(each)
+def jobs_in(value: Any) -> tuple[Job, ...]:
+    """The different jobs that stand in a value, without those that they need themselves."""
+    found: list[Job] = []
+    for each in inside(value):
+        found += [job for job in ((each,) if isinstance(each, Job) else jobs_in(each)) if job not in found]
+    return tuple(found)
 
 
 @lru_cache(maxsize=4)

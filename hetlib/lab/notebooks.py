@@ -21,10 +21,7 @@ METADATA = {
 def folder(start: Path | None = None) -> Path:
     """The project's `notebooks/`: of the current folder, of one above it, or of the clone hetlib was installed from.
 
-    Raises
-    ------
-    FileNotFoundError
-        If hetlib runs outside a clone.
+    Outside a clone it is a FileNotFoundError.
     """
     here = (start or Path.cwd()).resolve()
     for root in (here, *here.parents, Path(__file__).resolve().parents[2]):
@@ -41,10 +38,7 @@ def names(where: Path | None = None) -> list[str]:
 def find(name: str | Path, where: Path | None = None) -> Path:
     """The source of a notebook, by number ("3", "03"), by name with or without it, or by the path of a file.
 
-    Raises
-    ------
-    ValueError
-        If nothing is called so; names the nearest.
+    If nothing is called so, a ValueError names the nearest.
     """
     if Path(name).suffix in (".py", ".ipynb") and Path(name).is_file():
         return Path(name).resolve()
@@ -90,10 +84,7 @@ def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
 def parameters(notebook: NotebookNode) -> dict[str, Any]:
     """Names and default values that the cell tagged `parameters` declares, one a line.
 
-    Raises
-    ------
-    ValueError
-        If a default is not a plain literal.
+    A default that is not a plain literal is a ValueError.
     """
     from papermill import inspect_notebook
 

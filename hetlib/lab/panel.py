@@ -4,6 +4,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from html import escape
 from typing import Any
@@ -49,8 +50,8 @@ class Panel:
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self._do(lambda: explorer.set(**{name: change["new"]})), "value")
         self._button("reset", "Back to the first settings", explorer.reset)
-        if _command(explorer):
-            self.controls["copy"] = widgets.HTML()
+        with suppress(TypeError, ValueError, FileNotFoundError):  # no run, no such parameter, no clone
+            self.controls["copy"] = widgets.HTML(_copy_button(explorer.command))
         self.bar = widgets.IntProgress(bar_style="info", layout={"width": "12em", "display": "none"})
         if explorer.job is not None:
             self._button("run", "Train with these settings", self._start)
@@ -134,13 +135,6 @@ class Panel:
         for name, control in self.controls.items():
             control.disabled = training != (name == "stop")
         self.bar.layout.display = "" if training else "none"
-
-
-def _command(explorer: Any) -> str:
-    try:
-        return explorer.command
-    except (TypeError, ValueError, FileNotFoundError):  # no run, no such notebook, no clone
-        return ""
 
 
 def _copy_button(command: str) -> str:

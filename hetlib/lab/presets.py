@@ -84,13 +84,16 @@ class Run:
         ValueError
             If a metric lacks a value per seed, or a field has no plain form; each is named.
         """
+        if not isinstance(data, Mapping):
+            train, test = data
+            data = {"name": train.name, "checksum": train.checksum, "train": len(train), "test": len(test)}
         record = records.Record(
             notebook=self.notebook,
             preset=self.preset,
             parameters=self.parameters,
             seeds=list(self.seeds),
             metrics=dict(metrics),
-            data=dict(data) if isinstance(data, Mapping) else records.describe(*data),
+            data=dict(data),
             device=self.device,
             precision=self.precision,
             threads=self.threads,
@@ -153,19 +156,17 @@ def start(
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise unknown("precision", precision, ("auto", "fp32", "bf16"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "bf16" if use_bf16(precision, device) else "fp32"
     if seeds is None:
         seeds = SEEDS[preset]
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen:
         raise ValueError(f"a run needs at least one seed, got {seeds!r}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         # Small networks gain nothing from more, and parallel trainings would fight for the cores.
         torch.set_num_threads(1)
     figures.style(zoom)
-    precision = "bf16" if use_bf16(precision, device) else "fp32"
     kept = cache if isinstance(cache, Cache) else Cache(cache)
     folder = Path(os.environ.get("HETLIB_RUN_DIR") or f"runs/{notebook}-{preset}")
     threads = torch.get_num_threads()

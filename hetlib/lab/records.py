@@ -6,21 +6,49 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
 
 from hetlib import files
-from hetlib.data import Images
 from hetlib.lab.notebooks import folder
 
 PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
 LARGEST = 1e150  # larger values overflow where they are squared
+
+
+def _object(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, Mapping)
+
+
+def _date(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+_name = lambda value: isinstance(value, str) and bool(value)
+_name_or_null = lambda value: value is None or _name(value)
+_count = lambda value: type(value) is int and value >= 0
+_amount = lambda value: type(value) in (int, float) and -LARGEST < value < LARGEST
+_size = lambda value: _amount(value) and value >= 0
+_numbers = lambda value: isinstance(value, list) and all(type(n) is int for n in value)
+_parts = {"name": _name, "checksum": _name, "train": _count, "test": _count}
+_data = lambda value: _object(value) and set(value) == set(_parts) and all(_parts[key](value[key]) for key in _parts)
+
+# What a field must be: its type, in words, and a check.
+Name = Annotated[str, "a name", _name]
+Plain = Annotated[dict[str, Any], "an object of plain values", _object]
 
 
 def versions() -> dict[str, str]:
@@ -87,24 +115,29 @@ class Record:
         Made of the notebook, its parameters and hetlib's code, once the run has ended well.
     """
 
-    notebook: str
-    preset: str
-    parameters: dict[str, Any]
-    seeds: list[int]
-    metrics: dict[str, dict[str, Any]]
-    data: dict[str, Any]
-    device: str
-    precision: str
-    threads: int
-    seconds: float
-    peak_mib: float
-    versions: dict[str, str] = field(default_factory=versions)
-    commit: str | None = field(default_factory=lambda: git()[0])
-    dirty: bool | None = field(default_factory=lambda: git()[1])
-    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
-    facts: dict[str, Any] = field(default_factory=dict)
-    command: str | None = None
-    key: str | None = None
+    notebook: Name
+    preset: Name
+    parameters: Plain
+    seeds: Annotated[list[int], "a list of whole numbers", _numbers]
+    metrics: Annotated[dict[str, dict[str, Any]], "an object", lambda value: isinstance(value, Mapping)]
+    data: Annotated[dict[str, Any], "{'name', 'checksum', 'train', 'test'}", _data]
+    device: Name
+    precision: Name
+    threads: Annotated[int, "a number of threads", _count]
+    seconds: Annotated[float, "a number of seconds", _size]
+    peak_mib: Annotated[float, "a number of MiB", _size]
+    versions: Plain = field(default_factory=versions)
+    commit: Annotated[str | None, "a commit or null", _name_or_null] = field(default_factory=lambda: git()[0])
+    dirty: Annotated[bool | None, "true, false or null", (None, True, False).__contains__] = field(
+        default_factory=lambda: git()[1]
+    )
+    date: Annotated[str, "an ISO 8601 time with its zone", _date] = field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds")
+    )
+    facts: Plain = field(default_factory=dict)
+    # Older records do not have these two.
+    command: Annotated[str | None, "a command line or null", _name_or_null] = None
+    key: Annotated[str | None, "a key or null", _name_or_null] = None
 
     def __post_init__(self):
         if problems := _problems(asdict(self)):
@@ -141,10 +174,7 @@ def write(record: Record, folder: str | os.PathLike) -> Path:
 def read(path: str | os.PathLike) -> Record:
     """Read a record and check all of it.
 
-    Raises
-    ------
-    ValueError
-        If the file is no JSON, or fields are missing, unknown or wrong; each is named.
+    If the file is no JSON, or fields are missing, unknown or wrong, a ValueError names each.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -169,18 +199,15 @@ def on_record(notebook: str, preset: str, data: str) -> Record | None:
     return next((each for each in reversed(kept) if (each.notebook, each.preset, each.data["name"]) == asked), None)
 
 
-def describe(train: Images, test: Images) -> dict[str, Any]:
-    """The record's `data` field for a training and a test set."""
-    return {"name": train.name, "checksum": train.checksum, "train": len(train), "test": len(test)}
-
-
 def _problems(content: Any) -> list[str]:
     """What keeps `content` from being a record, field by field."""
     if not isinstance(content, Mapping):
         return [f"expected an object, found {type(content).__name__}"]
-    problems = [f"{name} is missing" for name in _FIELDS if name not in content and name not in OPTIONAL]
-    problems += [f"{name} is no field of a record" for name in content if name not in _FIELDS]
-    for name, (wanted, right) in _FIELDS.items():
+    known = {each.name: each for each in fields(Record)}
+    problems = [f"{name} is missing" for name in known if name not in content and known[name].default is MISSING]
+    problems += [f"{name} is no field of a record" for name in content if name not in known]
+    for name, field_type in get_type_hints(Record, include_extras=True).items():
+        wanted, right = field_type.__metadata__
         if name in content and not right(content[name]):
             problems.append(f"{name} must be {wanted}, got {content[name]!r}")
     if problems:
@@ -197,51 +224,3 @@ def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
     if len(values) != len(seeds):
         return [f"metrics[{name!r}] has {len(values)} values for {len(seeds)} seeds"]
     return []
-
-
-def _object(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, Mapping)
-
-
-def _date(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return False
-
-
-_name = lambda value: isinstance(value, str) and bool(value)
-_name_or_null = lambda value: value is None or _name(value)
-_count = lambda value: type(value) is int and value >= 0
-_amount = lambda value: type(value) in (int, float) and -LARGEST < value < LARGEST
-_size = lambda value: _amount(value) and value >= 0
-_DATA = {"name": _name, "checksum": _name, "train": _count, "test": _count}
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "notebook": ("a name", _name),
-    "preset": ("a name", _name),
-    "parameters": ("an object of plain values", _object),
-    "seeds": ("a list of whole numbers", lambda value: isinstance(value, list) and all(type(n) is int for n in value)),
-    "metrics": ("an object", lambda value: isinstance(value, Mapping)),
-    "data": (
-        "{'name', 'checksum', 'train', 'test'}",
-        lambda value: _object(value) and set(value) == set(_DATA) and all(_DATA[key](value[key]) for key in _DATA),
-    ),
-    "device": ("a name", _name),
-    "precision": ("a name", _name),
-    "threads": ("a number of threads", _count),
-    "seconds": ("a number of seconds", _size),
-    "peak_mib": ("a number of MiB", _size),
-    "versions": ("an object of plain values", _object),
-    "commit": ("a commit or null", _name_or_null),
-    "dirty": ("true, false or null", lambda value: value in (None, True, False)),
-    "date": ("an ISO 8601 time with its zone", _date),
-    "facts": ("an object of plain values", _object),
-    "command": ("a command line or null", _name_or_null),
-    "key": ("a key or null", _name_or_null),
-}
-OPTIONAL = {"command", "key"}
-"""Fields that older records do not have."""

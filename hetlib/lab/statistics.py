@@ -16,10 +16,7 @@ HTML = """<table><tr>{% for cell in lines[0] %}<th>{{ cell }}</th>{% endfor %}</
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean over seeds and half width of its 95 % confidence interval by Student's t: nan for a single value.
 
-    Raises
-    ------
-    ValueError
-        If there are no values.
+    Without values it is a ValueError.
     """
     from scipy.special import stdtrit
 

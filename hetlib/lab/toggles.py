@@ -28,7 +28,9 @@ class Toggle:
         self.label, self.help = metadata.get("label", name.replace("_", " ")), metadata.get("help", "")
         self.range: Any = metadata.get("range")
         self.choices = get_args(self.type) if get_origin(self.type) is Literal else ()
-        if not (self.choices or self.type is bool or (self.type in (int, float) and self.range)):
+        if self.type is bool:
+            self.choices = (False, True)
+        if not (self.choices or (self.type in (int, float) and self.range)):
             raise TypeError(
                 f"toggle {name!r}: {self.type} makes no control; use Literal, bool, or a number with `slider`"
             )
@@ -39,14 +41,11 @@ class Toggle:
             # 1 == True, so equality alone would let one pass for the other.
             if not any(value == choice and type(value) is type(choice) for choice in self.choices):
                 raise unknown(f"value of {self.name}", value, map(repr, self.choices))
-        elif self.type is bool:
-            if not isinstance(value, bool):
-                raise unknown(f"value of {self.name}", value, ("False", "True"))
         else:
             low, high, _ = self.range
-            kinds = (int,) if self.type is int else (int, float)
+            kind, kinds = ("a whole number", (int,)) if self.type is int else ("a number", (int, float))
             if type(value) not in kinds or not low <= value <= high:
-                raise ValueError(f"{self.name} must be {_kind(self.type)} from {low} to {high}, got {value!r}")
+                raise ValueError(f"{self.name} must be {kind} from {low} to {high}, got {value!r}")
 
     def widget(self, value: Any, width: str) -> Any:
         """The control, with a label `width` wide."""
@@ -66,7 +65,3 @@ class Toggle:
             return widgets.IntSlider(**common)
         places = max(0, -int(Decimal(str(step)).as_tuple().exponent))
         return widgets.FloatSlider(**common, readout_format=f".{places}f")
-
-
-def _kind(number: type) -> str:
-    return "a whole number" if number is int else "a number"

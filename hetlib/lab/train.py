@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from hetlib import data
-from hetlib.data import Images
 from hetlib.lab.cache import Cache
 from hetlib.lab.definitions import portable
 from hetlib.lab.group import Group
 from hetlib.lab.job import Job, asked
-from hetlib.lab.presets import headless
-from hetlib.lab.workers import Here, default_processes, pool_of, progress
+from hetlib.lab.presets import headless, unattended
+from hetlib.lab.workers import Here, default_processes, pool_of
 from hetlib.training import History, Lockstep, Loop, fit
 from hetlib.training.checkpoint import under
+from hetlib.training.progress import progress_bar
 
 
 class Stopped(Exception):
@@ -65,14 +65,6 @@ def start(job: Job, cache: Cache) -> nn.Module:
     return model
 
 
-def objective_of(job: Job, model: nn.Module, images: Images, network: Callable[[Job], nn.Module]) -> Mapping[str, Any]:
-    """What a job minimises as it trains a model on images, as keyword arguments for `hetlib.training.fit`.
-
-    `network` gives the network of another job.
-    """
-    return {} if job.objective is None else job.objective(model, network, images, job.recipe)
-
-
 def history_of(job: Work, cache: Cache) -> History | None:
     """The history of a job whose result is kept, of a group its first; None where it would have to be trained."""
     kept = cache.find(*asked(job))
@@ -87,7 +79,7 @@ def train(
     device: str | torch.device = "cpu",
     on_epoch: Callable[[History], bool | None] | None = None,
 ) -> Any:
-    """Run a job, or find its result; an interrupted run goes on from its last epoch.
+    """Run a job, or find its result: a `Trained`, or a `TrainedGroup`. An interrupted run goes on from its last epoch.
 
     Parameters
     ----------
@@ -100,10 +92,6 @@ def train(
     on_epoch : callable, optional
         Called with the history after every epoch of a run that is not found; a true answer stops the run. Of a group
         it is the first member's.
-
-    Returns
-    -------
-    Trained, or TrainedGroup for a group
 
     Raises
     ------
@@ -133,11 +121,9 @@ def train_all(
     """
     trained = train_missing(jobs, cache, device, processes, executor)
     unique = {cache.key(*asked(job)): job for job in jobs}
-    found = {key: _fetch(job, cache, device) for key, job in unique.items() if key not in trained}
     # What has just been trained is read without counting as reused.
-    found |= {
-        key: cache.find(*asked(job)) or _fetch(job, cache, device) for key, job in trained.items() if key in unique
-    }
+    read = {key: cache.find(*asked(job)) for key, job in unique.items() if key in trained}
+    found = {key: read.get(key) or _fetch(job, cache, device) for key, job in unique.items()}
     if not headless():
         print(f"{len(trained)} trained, {len(unique.keys() - trained.keys())} reused from {cache.root}")
     return [_trained(job, *found[cache.key(*asked(job))]) for job in jobs]
@@ -177,9 +163,11 @@ def train_missing(
             "they name: a function without a name, or a class or function that stands inside another",
             stacklevel=2,
         )
-    with progress(len(missing)) as show, pool_of(executor, min(limit, apart)) as pool:
+    bar = "" if unattended() or not missing else "training"
+    with progress_bar(bar, len(missing)) as show, pool_of(executor, min(limit, apart)) as pool:
         order, urgent = TopologicalSorter(needs), _urgency(missing, needs)
         order.prepare()
+        done = 0
         ready: list[str] = []
         running: dict[Future, str] = {}
         while order.is_active():
@@ -192,8 +180,8 @@ def train_missing(
                 computed, reused = future.result()
                 cache.computed += computed
                 cache.reused += reused
-                order.done(key := running.pop(future))
-                show(missing[key].label)
+                order.done(running.pop(future))
+                show(done := done + 1)
     return missing
 
 
@@ -223,12 +211,10 @@ def _fetch(job: Work, cache: Cache, device: str | torch.device = "cpu", on_epoch
 def _parts(job: Job, cache: Cache, device: str | torch.device) -> tuple[tuple, dict[str, Any]]:
     """What a job's `Loop`, or `fit`, is made of."""
     network, images, test = start(job, cache).to(device), job.load("train"), job.load("test")
-    aim = objective_of(job, network, images, lambda other: train(other, cache).model.to(device))
+    aim = job.aim(network, images, lambda other: train(other, cache).model.to(device))
     held_out = job.load("validation") if "validation" in data.splits(job.data) else None
-    return (network, images, test, job.recipe), {
-        "seed": job.seed if job.order is None else job.order,
-        "validation": held_out,
-    } | dict(aim)
+    order = job.seed if job.order is None else job.order
+    return (network, images, test, job.recipe), {"seed": order, "validation": held_out, **aim}
 
 
 def _run(job: Job, cache: Cache, device: str | torch.device, scratch: Path, on_epoch: Callable | None):

@@ -1,4 +1,4 @@
-"""Processes that train: how many at a time, how they begin and end, and the bar that says how far they are."""
+"""Processes that train: how many at a time, and how they begin and end."""
 
 import multiprocessing
 import os
@@ -10,23 +10,10 @@ from typing import Any
 
 import torch
 
-from hetlib.lab.presets import unattended
-
 
 def default_processes(device: str | torch.device) -> int:
     """How many trainings run at a time: $HETLIB_PROCESSES, else the number of cores, and one on a GPU."""
     return int(os.environ.get("HETLIB_PROCESSES", os.cpu_count() or 1)) if str(device) == "cpu" else 1
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar that a call moves one training further; the runner shows its own."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=unattended() or not total) as bar:
-        task = bar.add_task("training", total=total)
-        yield lambda label: bar.update(task, description=label, advance=1)
 
 
 @contextmanager
