@@ -4,12 +4,13 @@ import ast
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING, Any
 
 from hetlib.errors import unknown
 from hetlib.files import write
+
+if TYPE_CHECKING:  # nbformat takes longer to import than the rest of lab, and processes that train need none of it
+    from nbformat import NotebookNode
 
 PRESETS = ("smoke", "classroom", "reduced", "paper")
 METADATA = {
@@ -50,7 +51,7 @@ def find(name: str | Path, where: Path | None = None) -> Path:
     raise unknown("notebook", str(name), names(where))
 
 
-def read(path: str | Path) -> NotebookNode:
+def read(path: str | Path) -> "NotebookNode":
     """Read a notebook in format 4.5, or the text of one.
 
     Cells of a text get ids made of their content, so that unchanged cells keep theirs.
@@ -76,12 +77,12 @@ def read(path: str | Path) -> NotebookNode:
     return notebook
 
 
-def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+def tagged(notebook: "NotebookNode", tag: str) -> list["NotebookNode"]:
     """The cells that carry a tag."""
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
-def parameters(notebook: NotebookNode) -> dict[str, Any]:
+def parameters(notebook: "NotebookNode") -> dict[str, Any]:
     """Names and default values that the cell tagged `parameters` declares, one a line.
 
     A default that is not a plain literal is a ValueError.
@@ -97,7 +98,7 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
     return found
 
 
-def save(path: str | Path, notebook: NotebookNode) -> Path:
+def save(path: str | Path, notebook: "NotebookNode") -> Path:
     """Write a notebook, whole or not at all."""
     import nbformat
 

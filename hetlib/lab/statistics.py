@@ -14,10 +14,7 @@ HTML = """<table><tr>{% for cell in lines[0] %}<th>{{ cell }}</th>{% endfor %}</
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and half width of its 95 % confidence interval by Student's t: nan for a single value.
-
-    Without values it is a ValueError.
-    """
+    """Mean and half width of its 95 % interval by Student's t: nan for one value, a ValueError for none."""
     from scipy.special import stdtrit
 
     n = len(values)

@@ -110,7 +110,7 @@ def test_types_that_differ_have_launches_of_their_own(launches, monkeypatch):
 @interpreted
 @pytest.mark.parametrize(("a", "c", "decimals"), [(0.4, 500.0, 2), (1.0, 5.0, None), (0.0, 50.0, 7), (0.4, 1.0, 0)])
 def test_three_launches_give_the_coefficients_of_a_ring_without_a_wait(launches, monkeypatch, a, c, decimals):
-    nets = [[draw(*shape, seed=10 * k + n) for n, shape in enumerate(SHAPES)] for k in range(3)]
+    nets = [[draw(*shape, seed=10 * k + n) for n, shape in enumerate(SHAPES[:-1])] for k in range(3)]
     own, donor = [*nets[0], *nets[1], *nets[2]], [*nets[2], *nets[0], *nets[1]]
     work = lambda: entropy_coefficients(own, donor, a, c, decimals)
     with Syncs() as syncs:
@@ -158,9 +158,10 @@ def test_a_launch_s_arctan_is_exact(launches):
     """Entropies from 0 to 1.6 and scales from small to huge move the arctan over all of its range."""
     own = [torch.arange(n + 1.0) for n in range(5)]
     donor = [torch.arange(7.0 - n) for n in range(5)]
+    entropies = weight_entropy(own), weight_entropy(donor)
     for c in (1e-9, 0.7, 3.0, 1e12):
         found = entropy_coefficients(own, donor, 1.0, c, None)
-        expected = coefficient(weight_entropy(own), weight_entropy(donor), 1.0, c, None)
+        expected = coefficient(*entropies, 1.0, c, None)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
 
 

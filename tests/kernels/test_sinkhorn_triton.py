@@ -39,6 +39,7 @@ def assert_as_alone(costs, reg, iterations=12, **how):
         torch.testing.assert_close(ours.plan, alone.plan, rtol=atol / reg, atol=atol)
         assert ours.iterations == alone.iterations
         assert ours.error == pytest.approx(alone.error, rel=atol / reg, abs=atol / reg)
+    return found
 
 
 def test_on_a_cpu_each_is_solved_alone():
@@ -94,7 +95,7 @@ def test_one_launch_where_exponentials_underflow(launches):
 
 
 @interpreted
-@pytest.mark.parametrize(("n", "m"), [(2048, 40), (40, 2048), (1000, 500)])
+@pytest.mark.parametrize(("n", "m"), [(2048, 40), (40, 2048), (500, 300)])
 def test_one_launch_for_wide_layers(launches, n, m):
     assert_as_alone([draw(n, m), draw(5, 5)], 0.01, 2 if n < m else 1)
     assert len(launches) == 1
@@ -103,12 +104,11 @@ def test_one_launch_for_wide_layers(launches, n, m):
 @interpreted
 def test_in_one_launch_each_problem_stops_by_itself(launches):
     costs = [draw(30, 20), draw(6, 6, seed=1), draw(12, 50, seed=2)]
-    assert_as_alone(costs, 0.05, 60, tolerance=1e-3)
-    steps = {found.iterations for found in sinkhorns(costs, 0.05, 60, tolerance=1e-3)}
+    steps = {found.iterations for found in assert_as_alone(costs, 0.05, 60, tolerance=1e-3)}
     assert len(steps) > 1
     assert all(step % 10 == 0 for step in steps)
     assert [found.iterations for found in sinkhorns(costs, 0.05, 13, tolerance=0)] == [13] * 3
-    assert len(launches) == 3
+    assert len(launches) == 2
 
 
 @interpreted
@@ -136,7 +136,7 @@ def test_a_launch_takes_parts_of_tensors_and_leaves_them_as_they_are(launches):
     assert_as_alone([whole.T, whole[::2, 5:30], whole[0].expand(50, 80)], 0.1)
     assert len(launches) == 1
     assert torch.equal(whole, before)
-    assert not sinkhorns([whole], 0.1)[0].plan.requires_grad
+    assert not sinkhorns([whole], 0.1, 2)[0].plan.requires_grad
 
 
 @interpreted
@@ -165,7 +165,7 @@ class Calls(TorchDispatchMode):
 @interpreted
 def test_the_host_does_no_more_for_more_iterations_of_a_launch(launches):
     counts = []
-    for iterations in (1, 30):
+    for iterations in (1, 11):
         with Calls() as calls:
             sinkhorns([draw(6, 5), draw(9, 9)], 1e-3, iterations, tolerance=0)
         counts.append(len(calls.names))

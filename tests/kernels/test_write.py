@@ -352,9 +352,9 @@ def test_one_launch_for_a_pair_of_types(launches, taken, written):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_launch_resamples_as_torch_does(launches, monkeypatch, how, dtype):
     pieces = []
-    for k in (1, 3, 5, 7):
+    for k in (1, 3, 7):
         weight = draw(2, 3, k, k, seed=k, dtype=dtype)
-        pieces += [resized(weight, torch.empty(3, 4, size, size, dtype=dtype), **how) for size in (1, 3, 5, 7)]
+        pieces += [resized(weight, torch.empty(3, 4, size, size, dtype=dtype), **how) for size in (1, 3, 7)]
     write(pieces)
     assert len(launches) == 1
     monkeypatch.undo()
