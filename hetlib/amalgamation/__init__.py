@@ -12,6 +12,7 @@ from hetlib.amalgamation.batches import OfEachSubset, batch_sizes
 from hetlib.amalgamation.bridges import Bridge, row_norm
 from hetlib.amalgamation.choosing import subsets, task_logits
 from hetlib.amalgamation.customise import METHODS, Customised, customise
+from hetlib.amalgamation.from_jobs import AmalgamateFrom, attributes_of, per_attribute
 from hetlib.amalgamation.groups import GROUPS, class_parts, sources_of
 from hetlib.amalgamation.objective import Amalgamation
 from hetlib.amalgamation.peers import AverageDistillation, CommonFeatures, LayerWise
@@ -28,6 +29,7 @@ __all__ = [
     "RELEASED_ATTRIBUTES",
     "RELEASED_CLASSES",
     "SOURCE",
+    "AmalgamateFrom",
     "Amalgamation",
     "AverageDistillation",
     "Bridge",
@@ -41,6 +43,7 @@ __all__ = [
     "Source",
     "Teacher",
     "accuracy",
+    "attributes_of",
     "batch_sizes",
     "calibrate",
     "choose_teacher",
@@ -48,6 +51,7 @@ __all__ = [
     "covering",
     "customise",
     "labelled",
+    "per_attribute",
     "row_norm",
     "softmax_entropy",
     "sources_of",

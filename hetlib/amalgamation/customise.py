@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from hetlib import zoo
-from hetlib.amalgamation.peers import AverageDistillation, CommonFeatures, LayerWise
+from hetlib.amalgamation.peers import PEERS
 from hetlib.amalgamation.settings import RECIPE, Settings
 from hetlib.amalgamation.sources import Source, accuracy, check_outputs, covering, labelled
 from hetlib.amalgamation.stages import Stages
-from hetlib.amalgamation.teachers import Teacher
 from hetlib.data import Images, sample
 from hetlib.errors import unknown
 from hetlib.training import History, Recipe
 
-PEERS = {"distillation": AverageDistillation, "layer-wise": LayerWise, "common-features": CommonFeatures}
 METHODS = ("amalgamation", "direct", *PEERS)
 KEPT = ("choice", "component", "target")
 
@@ -157,9 +155,7 @@ def _train(
         made.histories[name], made.curves[name] = found
 
     if method in PEERS:
-        how: dict[str, Any] = {"match": stages.settings.match} if method == "layer-wise" else {}
-        objective = partial(PEERS[method], **how)
-        note("target", stages.teach("target", made.target, _teachers(stages, made.heads), target_recipe, objective))
+        note("target", stages.train("target", made.target, **stages.teaching(made.target, target_recipe, method)))
         return
     stages.check_taps([*made.components.values()], made.target)
     for task, sources in stages.sources.items():
@@ -168,28 +164,15 @@ def _train(
         counts = made.member[task].sum(0).tolist()
         made.metrics.setdefault("images", {})[task] = dict(zip(names, counts, strict=True))
     if method == "direct":
-        teachers, member = _teachers(stages, made.heads), torch.cat(list(made.member.values()), 1)
-        note("target", stages.merge("target", made.target, teachers, target_recipe, member))
+        member = torch.cat(list(made.member.values()), 1)
+        how = stages.merging(made.target, stages.of_target(), target_recipe, member)
+        note("target", stages.train("target", made.target, **how))
         return
     for task, network in made.components.items():
-        teachers = [Teacher(source.name, source.network, source.head(task)) for source in stages.sources[task]]
-        note(task, stages.merge(task, network, teachers, recipe, made.member[task], test=tests.get(task)))
-    weights = stages.settings.tasks
-    teachers = [
-        Teacher(task, network, answers=made.heads[task], weight=weights.get(task, 1.0))
-        for task, network in made.components.items()
-    ]
-    note("target", stages.merge("target", made.target, teachers, target_recipe))
-
-
-def _teachers(stages: Stages, heads: dict[str, slice]) -> list[Teacher]:
-    """All sources as teachers of the target, once for every wanted task that they know."""
-    return [
-        Teacher(f"{source.name}, {task}", source.network, source.head(task), heads[task], weight)
-        for task, sources in stages.sources.items()
-        for weight in [stages.settings.tasks.get(task, 1.0)]
-        for source in sources
-    ]
+        how = stages.merging(network, stages.of_component(task), recipe, made.member[task])
+        note(task, stages.train(task, network, **how, test=tests.get(task)))
+    how = stages.merging(made.target, stages.of_target(made.components), target_recipe)
+    note("target", stages.train("target", made.target, **how))
 
 
 def _score(made: Customised, sources: dict[str, list[Source]], tests: dict[str, Images], precision: str) -> None:

@@ -256,3 +256,7 @@ class CommonBlock(nn.Module):
             F.mse_loss(decode(common), each) for decode, common, each in zip(self.dec_t, theirs, teachers, strict=True)
         ]
         return mmd([own] * len(theirs), theirs).sum(), torch.stack(apart).sum()
+
+
+PEERS = {"distillation": AverageDistillation, "layer-wise": LayerWise, "common-features": CommonFeatures}
+"""By the name that `customise` knows them by."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hetlib.amalgamation.batches import OfEachSubset, batch_sizes
 from hetlib.amalgamation.choosing import subsets, task_logits
 from hetlib.amalgamation.objective import Amalgamation
+from hetlib.amalgamation.peers import PEERS
 from hetlib.amalgamation.settings import Settings
 from hetlib.amalgamation.sources import Source, about, heads, labelled
 from hetlib.amalgamation.teachers import Taught, Teacher
@@ -119,16 +120,30 @@ class Stages:
         }
         return _kept(self._path("choice", task), plain(facts), choose)
 
-    def merge(
-        self,
-        name: str,
-        student: nn.Module,
-        teachers: Sequence[Teacher],
-        recipe: Recipe,
-        member: Tensor | None = None,
-        **how: Any,
-    ) -> tuple[History, Tensor]:
-        """Amalgamate teachers in a student, each by its own images, or all by all images where there is no `member`."""
+    def of_component(self, task: str) -> list[Teacher]:
+        """The sources of a task as teachers of its component."""
+        return [Teacher(source.name, source.network, source.head(task)) for source in self.sources[task]]
+
+    def of_target(self, components: Mapping[str, nn.Module] | None = None) -> list[Teacher]:
+        """The components as teachers of the target; without them all sources, once for every task that they know."""
+        found = []
+        for task, sources in self.sources.items():
+            weight, answers = self.settings.tasks.get(task, 1.0), self.heads[task]
+            if components is not None:
+                found.append(Teacher(task, components[task], answers=answers, weight=weight))
+                continue
+            for source in sources:
+                found.append(Teacher(f"{source.name}, {task}", source.network, source.head(task), answers, weight))
+        return found
+
+    def merging(
+        self, student: nn.Module, teachers: Sequence[Teacher], recipe: Recipe, member: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Keyword arguments for `fit` that amalgamate teachers in a student.
+
+        Each teaches its own images of `member`, (images, teachers) bool; without it, all teach all images.
+        """
+        how: dict[str, Any] = {}
         rest: dict[str, Any] = {"common": None, "joint": self.settings.one_forward}
         steps = ceil(len(self.data) / recipe.batch_size)
         if member is not None:
@@ -143,17 +158,16 @@ class Stages:
         with self._drawn(-1):
             rest |= {"epochs": recipe.epochs, "steps": steps}
             objective = Amalgamation(student, teachers, sample(self.data, 2), **self.settings.bridge, **rest)
-        recipe = recipe.changed(rates=recipe.rates or objective.rates)
-        return self.train(name, student, objective, recipe, **how)
+        return how | {"objective": objective, "recipe": recipe.changed(rates=recipe.rates or objective.rates)}
 
-    def teach(
-        self, name: str, student: nn.Module, teachers: Sequence[Teacher], recipe: Recipe, objective: Any
-    ) -> tuple[History, Tensor]:
-        """Train a student by a peer of amalgamation, a class of `hetlib.amalgamation.peers`."""
+    def teaching(self, student: nn.Module, recipe: Recipe, peer: str) -> dict[str, Any]:
+        """Keyword arguments for `fit` with a peer of amalgamation, one of `PEERS`: all sources teach all images."""
         steps = ceil(len(self.data) / recipe.batch_size)
+        how: dict[str, Any] = {"match": self.settings.match} if peer == "layer-wise" else {}
         with self._drawn(-1):
-            made = objective(student, teachers, sample(self.data, 2), epochs=recipe.epochs, steps=steps)
-        return self.train(name, student, made, recipe)
+            how |= {"epochs": recipe.epochs, "steps": steps}
+            objective = PEERS[peer](student, self.of_target(), sample(self.data, 2), **how)
+        return {"objective": objective, "recipe": recipe}
 
     def train(
         self, name: str, student: nn.Module, objective: Taught, recipe: Recipe, **how: Any

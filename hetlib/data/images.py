@@ -88,7 +88,13 @@ class AttributeImages(Images):
     """
 
     def __repr__(self) -> str:
-        return super().__repr__().replace("classes)", "attributes)")
+        whole = super().__repr__()
+        return whole.replace(f"{self.num_classes} classes)", f"{len(self.attributes)} attributes)")
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits a network gives of an image: for each attribute one for no and one for yes."""
+        return 2 * len(self.classes)
 
     @property
     def attributes(self) -> tuple[str, ...]:

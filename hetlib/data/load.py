@@ -6,6 +6,7 @@ layout (`hetlib.data.published`, `hetlib.data.celeba`).
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def names() -> list[str]:
 
 def splits(name: str) -> tuple[str, ...]:
     """The parts of a data set: "train" and "test", and for TLV's protocol and official CelebA "validation"."""
-    three = name.endswith(HELD_OUT) or name == celeba.OFFICIAL
+    three = name.endswith(HELD_OUT) or name.partition(":")[0] == celeba.OFFICIAL
     return ("train", "validation", "test") if three else ("train", "test")
 
 
@@ -62,7 +63,8 @@ def load(
         `cifar10-40k` and `cifar100-40k` are TLV's: 40,000 of the training images, and 10,000 held out.
         `mnist-special` and `mnist-general` are CLAFusion's (see `skill_split`, label 4); with `-raw`, pixels go from 0
         to 255, as its released code has them.
-        `faces`, `celeba` and `celeba-10k` have several labels for each image: they are `AttributeImages`.
+        `faces`, `celeba` and `celeba-10k` have several labels for each image: they are `AttributeImages`. After a
+        colon the attributes that are asked for can stand, as in "faces:Bangs,Young"; otherwise all are there.
     split : {"train", "validation", "test"}
         Which part; "validation" of TLV's and of `celeba` only.
     root : path-like, optional
@@ -91,17 +93,14 @@ def load(
     """
     if name.startswith(folders.PREFIX):
         return folders.load(name, split)
+    if name.partition(":")[0] in WITH_ATTRIBUTES:
+        name, _, asked = name.partition(":")
+        several = _with_attributes(name, split, folder(root), options)
+        return replace(several.keep(asked.split(",")), name=f"{name}:{asked}") if asked else several
     if name not in names():
         raise unknown("data set", name, [*names(), f"{folders.PREFIX}<folder>"])
-    if split not in splits(name):
-        raise unknown(f"split of {name}", split, splits(name))
     rendered = name.startswith("shapes-")
-    valid = WITH_ATTRIBUTES.get(name, (*OPTIONS, *FEW) if rendered else FEW)
-    for option in options:
-        if option not in valid:
-            raise unknown(f"option of {name}", option, valid)
-    if name in WITH_ATTRIBUTES:
-        return _with_attributes(name, split, folder(root), **options)
+    _check(name, split, options, (*OPTIONS, *FEW) if rendered else FEW)
     if "per_class" in options:
         rest = {option: value for option, value in options.items() if option not in FEW}
         return few_shot(load(name, split, root, download, **rest), options["per_class"], options.get("draw", 0))
@@ -130,7 +129,16 @@ def folder(root: str | os.PathLike | None = None) -> Path:
     return Path(root or os.environ.get("HETLIB_DATA") or "data")
 
 
-def _with_attributes(name: str, split: str, root: Path, **options: Any) -> AttributeImages:
+def _check(name: str, split: str, options: Mapping[str, Any], valid: Sequence[str]) -> None:
+    if split not in splits(name):
+        raise unknown(f"split of {name}", split, splits(name))
+    for option in options:
+        if option not in valid:
+            raise unknown(f"option of {name}", option, valid)
+
+
+def _with_attributes(name: str, split: str, root: Path, options: Mapping[str, Any]) -> AttributeImages:
+    _check(name, split, options, WITH_ATTRIBUTES[name])
     if name == "faces":
         return AttributeImages(name, split, *faces.render(split, **options), NAMES, faces.MEAN, faces.STD)
     return celeba.small(root, split, **options) if name == celeba.SMALL else celeba.official(root, split)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,10 +29,14 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job gives: the trained network, on the CPU and in evaluation mode, and its history."""
+    """What a job gives: the trained network, on the CPU and in evaluation mode, and its history.
+
+    `curves` are every term of its loss, the mean over each epoch, where its objective keeps them.
+    """
 
     model: nn.Module
     history: History
+    curves: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -214,14 +218,15 @@ def _parts(job: Job, cache: Cache, device: str | torch.device) -> tuple[tuple, d
     aim = job.aim(network, images, lambda other: train(other, cache).model.to(device))
     held_out = job.load("validation") if "validation" in data.splits(job.data) else None
     order = job.seed if job.order is None else job.order
-    return (network, images, test, job.recipe), {"seed": order, "validation": held_out, **aim}
+    return (network, images, test), {"seed": order, "validation": held_out, "recipe": job.recipe, **aim}
 
 
 def _run(job: Job, cache: Cache, device: str | torch.device, scratch: Path, on_epoch: Callable | None):
     parts, how = _parts(job, cache, device)
     history = fit(*parts, **how, checkpoint=scratch, on_epoch=on_epoch)
-    _check_done(job, history, job.recipe.epochs)
-    return parts[0].cpu().state_dict(), {"history": asdict(history)}
+    _check_done(job, history, how["recipe"].epochs)
+    curves = getattr(how.get("objective"), "curves", torch.zeros(0)).tolist()
+    return parts[0].cpu().state_dict(), {"history": asdict(history)} | ({"curves": curves} if curves else {})
 
 
 def _run_group(group: Group, cache: Cache, device: str | torch.device, scratch: Path, on_epoch: Callable | None):
@@ -249,4 +254,4 @@ def _trained(job: Work, tensors: dict[str, torch.Tensor], facts: dict[str, Any])
         return TrainedGroup(tuple(members), facts["facts"], under("memory", tensors))
     model = job.build()
     model.load_state_dict(tensors)
-    return Trained(model.eval(), History(**facts["history"]))
+    return Trained(model.eval(), History(**facts["history"]), facts.get("curves", []))

@@ -1,0 +1,92 @@
+"""Knowledge amalgamation as data: what the networks of other trainings teach, for a `hetlib.lab.Job`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hetlib.amalgamation.peers import PEERS
+from hetlib.amalgamation.settings import Settings
+from hetlib.amalgamation.sources import HAS, PerTask, Source, covering
+from hetlib.amalgamation.stages import Stages
+from hetlib.data import Images
+from hetlib.errors import unknown
+from hetlib.training import Recipe
+
+WAYS = ("chosen", "all", *PEERS)
+
+
+def per_attribute(model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
+    """What sources minimise, as the objective of a `Job` on images with attributes."""
+    return {"objective": PerTask([2] * (images.num_classes // 2))}
+
+
+@dataclass(frozen=True)
+class AmalgamateFrom:
+    """What a student learns from the networks of other trainings, without labels.
+
+    Attributes
+    ----------
+    teachers : tuple of Job
+        Trainings on images with attributes, whose names stand in their data: "faces:Bangs,Blurry".
+    wanted : tuple of str
+        Attributes, in the order of the student's heads.
+    way : str
+        "chosen": each image is taught by one teacher of each task, as `Settings.rule` says; with one wanted attribute
+        that is the paper's stage 1, with several `customise`'s method "direct". "all": every teacher teaches all
+        images, as components do in stage 2; each wanted attribute has one. Or a peer: "distillation", "layer-wise",
+        "common-features".
+    settings : Settings
+    seed : int
+        Draws bridges and random choices.
+
+    Raises
+    ------
+    ValueError
+        For an unknown way. In training as `customise`, or if, for "all", several teachers know one wanted attribute.
+    """
+
+    teachers: tuple[Any, ...]
+    wanted: tuple[str, ...]
+    way: str = "chosen"
+    settings: Settings = field(default_factory=Settings)
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.way not in WAYS:
+            raise unknown("way to learn from teachers", self.way, WAYS)
+
+    @property
+    def rehearsed(self) -> "AmalgamateFrom":
+        """The same at equal cost where the teachers have not learned anything yet: images are dealt out at random."""
+        return replace(self, settings=self.settings.changed(rule="random" if self.way == "chosen" else "entropy"))
+
+    def __call__(self, model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
+        """Keyword arguments for `fit`; `network` gives the network of a job."""
+        pool = [
+            Source(f"source {n}", network(job), dict.fromkeys(attributes_of(job), HAS))
+            for n, job in enumerate(self.teachers, 1)
+        ]
+        stages = Stages(covering(pool, self.wanted), images, self.settings, self.seed, None, False)
+        if self.way in PEERS:
+            return stages.teaching(model, recipe, self.way)
+        if self.way == "all":
+            return stages.merging(model, stages.of_target(_only(stages)), recipe)
+        member = torch.cat([stages.choose(task) for task in self.wanted], 1)
+        return stages.merging(model, stages.of_target(), recipe, member)
+
+
+def attributes_of(job: Any) -> tuple[str, ...]:
+    """The attributes that the network of a job knows."""
+    return tuple(job.data.partition(":")[2].split(","))
+
+
+def _only(stages: Stages) -> dict[str, nn.Module]:
+    """For every wanted task the one network that knows it and nothing else."""
+    for task, sources in stages.sources.items():
+        if len(sources) > 1 or len(sources[0].tasks) > 1:
+            names = ", ".join(source.name for source in sources)
+            raise ValueError(f"{task}: all images are taught by one teacher that knows this task alone, got {names}")
+    return {task: sources[0].network for task, sources in stages.sources.items()}
