@@ -1,0 +1,177 @@
+"""Amalgamation's experiments: sources that know several attributes, components that merge those of one, and targets.
+
+`ARMS` are the paper's way, the same with other rules for choosing teachers, the peers, and a network that is trained
+with labels. All targets of a seed learn from the same sources.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hetlib.amalgamation import (
+    GROUPS,
+    RECIPE,
+    SOURCE,
+    AmalgamateFrom,
+    Settings,
+    per_attribute,
+    sources_of,
+)
+from hetlib.lab import Job
+from hetlib.lab.presets import SEEDS
+from hetlib.training import Recipe
+
+WIDER = 90 / 64
+"""How many times as wide as a component the target is, in the paper's experiment with attributes."""
+ABLATIONS = ("bridges free", "norms frozen", "joint", "steps every iteration")
+"""The arms that are trained at the first seed alone, at the presets without photographs."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a target learns.
+
+    Attributes
+    ----------
+    way : str
+        "components": from components, which learn from images shared out among their sources by `Settings.rule`.
+        "chosen": from all sources at once, likewise. "labels": from labels, without any teacher. Or a peer.
+    settings : Settings
+    schedule : str
+        Of the learning rate; "iterations" is the released one, by accident.
+    """
+
+    way: str = "components"
+    settings: Settings = field(default_factory=Settings)
+    schedule: str = "steps"
+
+
+ARMS = {
+    "amalgamation": Arm(),
+    "random teacher": Arm(settings=Settings(rule="random")),
+    "every teacher": Arm(settings=Settings(rule="average")),
+    "surest by labels": Arm(settings=Settings(rule="oracle")),
+    "without components": Arm("chosen"),
+    "distillation": Arm("distillation"),
+    "layer-wise": Arm("layer-wise"),
+    "common features": Arm("common-features"),
+    "labels": Arm("labels"),
+    "bridges free": Arm(settings=Settings(norm=0.0)),
+    "norms frozen": Arm(settings=Settings(freeze_norms=True)),
+    "joint": Arm(settings=Settings(joint=True)),
+    "steps every iteration": Arm(schedule="iterations"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a preset trains: images, the network of sources and components, its width, and recipes."""
+
+    data: str
+    model: str
+    width: float
+    source: Recipe
+    recipe: Recipe
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+
+def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) -> Setting:
+    """What a preset trains.
+
+    Parameters
+    ----------
+    preset : {"smoke", "classroom", "reduced", "paper"}
+        How big. "reduced" is a short schedule on the first 10,000 photographs of CelebA at 64 pixels.
+    data : str
+        Images with attributes; empty takes the preset's own: rendered faces, or CelebA.
+    width : float
+        Of every hidden layer of sources and components, as a factor; 0 takes the preset's own.
+    epochs : int
+        Of every training; 0 takes the preset's own.
+    """
+    if preset == "paper":
+        long = {} if not epochs else {"epochs": epochs}
+        return Setting(data or "celeba", "resnet18", width or 1.0, SOURCE.changed(**long), RECIPE.changed(**long))
+    length = epochs or {"smoke": 2, "classroom": 8, "reduced": 10}[preset]
+    source = Recipe(epochs=length, lr=0.1, batch_size=50, schedule="one-cycle", augment=False, evaluate_every=length)
+    recipe = RECIPE.changed(
+        epochs=length, lr=1e-3, milestones=_milestones(length), augment=False, evaluate_every=length
+    )
+    if preset == "reduced":
+        big = {"augment": True, "batch_size": 64}
+        return Setting(data or "celeba-10k", "resnet18", width or 0.25, source.changed(**big), recipe.changed(**big))
+    counted = {"count": {"smoke": 400, "classroom": 1500}[preset]}
+    return Setting(data or "faces", "resnet8", width or 0.25, source, recipe, counted)
+
+
+def _milestones(epochs: int) -> tuple[int, ...]:
+    """After which epochs the rate is halved: the paper's, in proportion to its 50 epochs."""
+    return tuple(dict.fromkeys(max(1, round(milestone / 50 * epochs)) for milestone in RECIPE.milestones))
+
+
+def source_jobs(chosen: Setting, group: str, seed: int) -> dict[int, Job]:
+    """The trainings of a group's sources, by their number in the paper's scripts."""
+    return {
+        number: _job(chosen, known, chosen.source, 1000 * number + seed, objective=per_attribute)
+        for number, known in sources_of(group).items()
+    }
+
+
+def component(chosen: Setting, group: str, wanted: str, arm: Arm, seed: int) -> Job:
+    """The training that merges the sources of one attribute."""
+    teachers = tuple(job for job in source_jobs(chosen, group, seed).values() if wanted in job.data)
+    number = 1 + list(GROUPS[group]).index(wanted)
+    return _student(
+        chosen, (wanted,), arm, AmalgamateFrom(teachers, (wanted,), settings=arm.settings, seed=seed), number
+    )
+
+
+def target(chosen: Setting, group: str, arm: Arm, seed: int) -> Job:
+    """The training of a network for all wanted attributes of a group."""
+    wanted, wide = tuple(GROUPS[group]), replace(chosen, width=WIDER * chosen.width)
+    if arm.way == "labels":
+        return _job(wide, wanted, chosen.recipe, seed, objective=per_attribute)
+    if arm.way == "components":
+        teachers = tuple(component(chosen, group, each, arm, seed) for each in wanted)
+        return _student(wide, wanted, arm, AmalgamateFrom(teachers, wanted, "all", arm.settings, seed))
+    teachers = tuple(source_jobs(chosen, group, seed).values())
+    return _student(wide, wanted, arm, AmalgamateFrom(teachers, wanted, arm.way, arm.settings, seed))
+
+
+def _student(chosen: Setting, wanted: Sequence[str], arm: Arm, learning: AmalgamateFrom, number: int = 0) -> Job:
+    recipe = chosen.recipe.changed(schedule=arm.schedule)
+    return _job(chosen, wanted, recipe, 1000 * (number + 100) + learning.seed, objective=learning)
+
+
+def _job(chosen: Setting, known: Sequence[str], recipe: Recipe, seed: int, **objective: Any) -> Job:
+    return Job(
+        model=chosen.model,
+        data=f"{chosen.data}:{','.join(known)}",
+        recipe=recipe,
+        seed=seed,
+        options={"width": chosen.width},
+        data_options=chosen.data_options,
+        **objective,
+    )
+
+
+def jobs(
+    preset: str,
+    seeds: Sequence[int] | None = None,
+    data: str = "",
+    group: str = "hair",
+    width: float = 0.0,
+    epochs: int = 0,
+    arms: Sequence[str] = (),
+) -> dict[tuple[str, int], Job]:
+    """All targets by arm and seed; what they learn from comes with them. Parameters as for `setting`.
+
+    Without `arms` those of `ABLATIONS` are trained at the first seed only, but at "paper".
+    """
+    chosen = setting(preset, data, width, epochs)
+    numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
+    found = {}
+    for name in arms or ARMS:
+        few = numbers[:1] if name in ABLATIONS and preset != "paper" else numbers
+        found |= {(name, seed): target(chosen, group, ARMS[name], seed) for seed in few}
+    return found

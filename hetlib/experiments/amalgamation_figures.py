@@ -1,0 +1,150 @@
+"""Pictures of knowledge amalgamation: the pool, how sure its networks are, which images each wins, and the loss."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from hetlib.lab import figures
+from hetlib.lab.figures import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def _figure(height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7.2, height), layout="constrained")
+
+
+def _show(ax: Any, image: Tensor, title: str = "") -> None:
+    ax.imshow(image.permute(1, 2, 0).numpy())
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, size=8)
+
+
+def examples(images: Tensor, labels: Tensor, names: Sequence[str], columns: int = 8) -> "Figure":
+    """Images, each below the names of the attributes it has, one in a line."""
+    figure = _figure(1.9)
+    for ax, image, has in zip(figure.subplots(1, columns), images, labels, strict=False):
+        _show(
+            ax, image, "\n".join(name.replace("_", " ") for name, one in zip(names, has, strict=True) if one) or "none"
+        )
+    return figure
+
+
+def pool(sources: Mapping[int, Sequence[str]], wanted: Sequence[str]) -> "Figure":
+    """Sources left, attributes right, a line where a source knows an attribute; what is wanted is coloured."""
+    figure = _figure(4.2)
+    ax = figure.subplots()
+    names = [*wanted, *sorted({name for known in sources.values() for name in known} - set(wanted))]
+    place = {name: n / (len(names) - 1) for n, name in enumerate(names)}
+    for n, (number, known) in enumerate(sources.items()):
+        y = n / (len(sources) - 1)
+        ax.text(-0.02, y, f"source {number}", ha="right", va="center")
+        for name in known:
+            asked = name in wanted
+            colour, wide = (PALETTE["vermilion"], 2.0) if asked else ("#999999", 0.9)
+            ax.plot([0, 1], [y, place[name]], color=colour, linewidth=wide, zorder=2 if asked else 1)
+    for name, y in place.items():
+        weight, colour = ("bold", PALETTE["vermilion"]) if name in wanted else ("normal", "black")
+        ax.text(1.02, y, name.replace("_", " "), va="center", color=colour, weight=weight)
+    ax.set(xlim=(-0.3, 1.5), ylim=(1.05, -0.05), title="What each source knows, and what is wanted")
+    ax.axis("off")
+    return figure
+
+
+def certainty(entropies: Mapping[str, tuple[Tensor, Tensor]]) -> "Figure":
+    """For every network the entropies of its right and of its wrong predictions, as histograms of equal area."""
+    figure = _figure(2.9)
+    spots = figure.subplots(1, len(entropies), squeeze=False, sharex=True, sharey=True)[0]
+    edges = torch.linspace(0, 0.7, 15).tolist()
+    for ax, (title, (right, wrong)) in zip(spots, entropies.items(), strict=True):
+        for values, label, colour in ((right, "right", PALETTE["blue"]), (wrong, "wrong", PALETTE["vermilion"])):
+            shown = f"{label} ({len(values)}, mean {float(values.mean()):.2f})"
+            ax.hist(values.tolist(), bins=edges, density=True, alpha=0.55, color=colour, label=shown)
+        ax.set(title=title, xlabel="entropy of the prediction (nats)")
+        ax.legend(loc="upper center")
+    spots[0].set_ylabel("density")
+    return figure
+
+
+def won(images: Tensor, entropies: Tensor, names: Sequence[str], columns: int = 7) -> "Figure":
+    """A row of images for every source that is surest of them; above each image, all sources' entropies.
+
+    `images` are (n, 3, H, W) and `entropies` (sources, n).
+    """
+    figure = _figure(1.15 * len(names) + 0.3)
+    winner = entropies.argmin(0)
+    for row, (spots, name) in enumerate(zip(figure.subplots(len(names), columns, squeeze=False), names, strict=True)):
+        mine = torch.nonzero(winner == row)[:, 0]
+        for ax in spots:
+            ax.axis("off")
+        for ax, n in zip(spots, mine.tolist(), strict=False):
+            ax.axis("on")
+            _show(ax, images[n], " / ".join(f"{float(value):.2f}" for value in entropies[:, n]))
+        spots[0].set_ylabel(f"{name}\nwins {len(mine)}")
+    return figure
+
+
+def terms(curves: Mapping[str, Tensor], taps: int) -> "Figure":
+    """The terms of a component's loss over its epochs, the mean over its teachers; a panel for each training.
+
+    Each value is (epochs, teachers, taps + 2).
+    """
+    figure = _figure(3.0)
+    labels = [*(f"tap {n}" for n in range(1, taps + 1)), "logits", "row norms"]
+    spots = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    for ax, (title, values) in zip(spots, curves.items(), strict=True):
+        epochs = range(1, len(values) + 1)
+        for label, dash, line in zip(labels, figures.DASHES, values.mean(1).T, strict=False):
+            ax.plot(epochs, line.clamp_min(1e-6).tolist(), linestyle=dash, label=label)
+        ax.set(title=title, xlabel="epoch", yscale="log")
+    spots[0].set_ylabel("mean of the term")
+    spots[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def accuracies(values: Mapping[str, Sequence[float]], majority: float, title: str) -> "Figure":
+    """Bars of accuracies with intervals and seeds; a line for who always says what is more frequent."""
+    ax = figures.axes(7, 0.33 * len(values) + 1.2)
+    figure = figures.bars_with_intervals(ax, values, title=title)
+    ax.axvline(majority, color="grey", linewidth=1)
+    ax.text(majority, -0.9, "majority", ha="center", va="bottom", color="grey", size=8)
+    ax.set_xlim(min(majority, *(min(seeds) for seeds in values.values())) - 3, 100)
+    return figure
+
+
+def by_task(scores: Mapping[str, Mapping[str, float]], majority: Mapping[str, float]) -> "Figure":
+    """Accuracies of several networks side by side for every task, with the majority's as a line."""
+    ax = figures.axes(7.2, 3.0)
+    width = 0.8 / len(scores)
+    for n, ((label, of_task), colour) in enumerate(zip(scores.items(), figures.COLOURS, strict=False)):
+        places = [task + (n - (len(scores) - 1) / 2) * width for task in range(len(majority))]
+        ax.bar(places, [of_task[task] for task in majority], width=0.9 * width, color=colour, label=label)
+    for place, share in enumerate(majority.values()):
+        ax.plot([place - 0.45, place + 0.45], [share, share], color="black", linewidth=1)
+    ax.set_xticks(range(len(majority)), [name.replace("_", " ") for name in majority])
+    ax.set(ylim=(min(majority.values()) - 8, 100), ylabel="test accuracy (%)")
+    ax.set_title("Black lines: who always says what is more frequent")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return cast("Figure", ax.figure)
+
+
+def reliability(found: Mapping[str, tuple[Tensor, Tensor]], bins: int = 8) -> "Figure":
+    """How often networks are right where they are so sure; each value is (confidence, right), both (images,)."""
+    ax = figures.axes(7.2, 3.2)
+    edges = torch.linspace(0.5, 1.0, bins + 1)
+    ax.plot([50, 100], [50, 100], color="grey", linewidth=1)
+    for (label, (confidence, right)), dash in zip(found.items(), figures.DASHES, strict=False):
+        inside = torch.bucketize(confidence, edges[1:-1])
+        kept = [n for n in range(bins) if int((inside == n).sum()) >= 5]
+        x = [100 * float(confidence[inside == n].mean()) for n in kept]
+        ax.plot(
+            x, [100 * float(right[inside == n].double().mean()) for n in kept], linestyle=dash, marker=".", label=label
+        )
+    ax.set(xlabel="how sure (%)", ylabel="how often right (%)", title="A calibrated network lies on the grey line")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return cast("Figure", ax.figure)
