@@ -69,7 +69,7 @@ class AmalgamateFrom:
             Source(f"source {n}", network(job), dict.fromkeys(attributes_of(job), HAS))
             for n, job in enumerate(self.teachers, 1)
         ]
-        stages = Stages(covering(pool, self.wanted), images, self.settings, self.seed, None, False)
+        stages = Stages(covering(pool, self.wanted), images, self.settings, self.seed, {}, False)
         if self.way in PEERS:
             return stages.teaching(model, recipe, self.way)
         if self.way == "all":
