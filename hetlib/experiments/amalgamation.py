@@ -6,6 +6,7 @@ with labels. All targets of a seed learn from the same sources.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from hetlib.amalgamation import (
@@ -65,14 +66,14 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What a preset trains: images, the network of sources and components, its width, and recipes."""
+    """What a preset trains: images and how many (0: all), the network of sources and components, its width, recipes."""
 
     data: str
     model: str
     width: float
     source: Recipe
     recipe: Recipe
-    data_options: dict[str, Any] = field(default_factory=dict)
+    count: int = 0
 
 
 def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) -> Setting:
@@ -92,16 +93,17 @@ def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) ->
     if preset == "paper":
         long = {} if not epochs else {"epochs": epochs}
         return Setting(data or "celeba", "resnet18", width or 1.0, SOURCE.changed(**long), RECIPE.changed(**long))
-    length = epochs or {"smoke": 2, "classroom": 8, "reduced": 10}[preset]
-    source = Recipe(epochs=length, lr=0.1, batch_size=50, schedule="one-cycle", augment=False, evaluate_every=length)
+    length = epochs or {"smoke": 2, "classroom": 6, "reduced": 10}[preset]
+    source = Recipe(epochs=length, lr=0.1, batch_size=32, schedule="one-cycle", augment=False, evaluate_every=length)
     recipe = RECIPE.changed(
-        epochs=length, lr=1e-3, milestones=_milestones(length), augment=False, evaluate_every=length
+        epochs=length, lr=5e-3, batch_size=32, milestones=_milestones(length), augment=False, evaluate_every=length
     )
     if preset == "reduced":
         big = {"augment": True, "batch_size": 64}
-        return Setting(data or "celeba-10k", "resnet18", width or 0.25, source.changed(**big), recipe.changed(**big))
-    counted = {"count": {"smoke": 400, "classroom": 1500}[preset]}
-    return Setting(data or "faces", "resnet8", width or 0.25, source, recipe, counted)
+        recipe = recipe.changed(lr=1e-3, **big)
+        return Setting(data or "celeba-10k", "resnet18", width or 0.25, source.changed(**big), recipe)
+    count = {"smoke": 200, "classroom": 1000}[preset]
+    return Setting(data or "faces", "resnet8", width or 0.125, source, recipe, count)
 
 
 def _milestones(epochs: int) -> tuple[int, ...]:
@@ -109,8 +111,9 @@ def _milestones(epochs: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, round(milestone / 50 * epochs)) for milestone in RECIPE.milestones))
 
 
+@cache
 def source_jobs(chosen: Setting, group: str, seed: int) -> dict[int, Job]:
-    """The trainings of a group's sources, by their number in the paper's scripts."""
+    """The trainings of a group's sources, by their number in the paper's scripts; the same objects whenever asked."""
     return {
         number: _job(chosen, known, chosen.source, 1000 * number + seed, objective=per_attribute)
         for number, known in sources_of(group).items()
@@ -150,7 +153,7 @@ def _job(chosen: Setting, known: Sequence[str], recipe: Recipe, seed: int, **obj
         recipe=recipe,
         seed=seed,
         options={"width": chosen.width},
-        data_options=chosen.data_options,
+        data_options={"count": chosen.count} if chosen.count else {},
         **objective,
     )
 

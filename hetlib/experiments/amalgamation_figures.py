@@ -89,6 +89,26 @@ def won(images: Tensor, entropies: Tensor, names: Sequence[str], columns: int = 
     return figure
 
 
+def common_space(bridges: Mapping[str, tuple[Sequence[float], Tensor, Tensor]]) -> "Figure":
+    """What bridges make of features: the length of the teacher's rows, and both networks' images in the common space.
+
+    Each value is the mean length after every step, and where the student's and the teacher's images end, (images, 2).
+    """
+    figure = _figure(2.9)
+    lengths, *spaces = figure.subplots(1, 1 + len(bridges))
+    for (title, (rows, *_)), dash in zip(bridges.items(), figures.DASHES, strict=False):
+        lengths.plot(rows, linestyle=dash, label=title)
+    lengths.set(xlabel="step", title="Length of the rows of T", ylim=(0, None))
+    lengths.legend(loc="center right")
+    reach = 1.1 * max(float(each.abs().max()) for _, *both in bridges.values() for each in both)
+    for ax, (title, (_, student, teacher)) in zip(spaces, bridges.items(), strict=True):
+        for points, label, mark in ((teacher, "source", "o"), (student, "component", "x")):
+            ax.scatter(*points.T.tolist(), s=12, marker=mark, alpha=0.6, label=label)
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), title=f"Common space, {title}", aspect="equal")
+    spaces[0].legend(loc="lower left")
+    return figure
+
+
 def terms(curves: Mapping[str, Tensor], taps: int) -> "Figure":
     """The terms of a component's loss over its epochs, the mean over its teachers; a panel for each training.
 

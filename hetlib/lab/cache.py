@@ -53,7 +53,7 @@ class Cache:
         TypeError
             If the configuration holds something that has no plain form, or the source of a part cannot be read.
         """
-        code = sorted(text for part in uses for text in sources(part))
+        code = sorted(digest for part in uses for digest in digests(part))
         return hashlib.sha256(canonical([config, code, torch.__version__]).encode()).hexdigest()
 
     def path(self, key: str) -> Path:
@@ -155,23 +155,23 @@ def _plain(value: Any) -> Any:
     )
 
 
-def sources(part: Any) -> Iterator[str]:
-    """The code of a module, class, function or text, or of a package's modules, without comments and docstrings."""
+def digests(part: Any) -> Iterator[str]:
+    """Of the code of a module, class, function or text, or of a package's modules; comments and docstrings left out."""
     try:
         if isinstance(part, str):
-            yield _bare(part)
+            yield _digest(part)
         elif isinstance(part, ModuleType):
             file = Path(part.__file__ or "")
             for module in sorted(file.parent.rglob("*.py")) if hasattr(part, "__path__") else [file]:
-                yield _bare(module.read_text(encoding="utf-8"))
+                yield _digest(module.read_text(encoding="utf-8"))
         else:
-            yield _bare(textwrap.dedent(inspect.getsource(part)))
+            yield _digest(textwrap.dedent(inspect.getsource(part)))
     except (AttributeError, OSError, SyntaxError, TypeError, UnicodeError) as error:
         raise TypeError(f"the source of {part!r} cannot be read: pass its module, or a plain function") from error
 
 
 @lru_cache(maxsize=256)
-def _bare(source: str) -> str:
+def _digest(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if (
@@ -179,4 +179,4 @@ def _bare(source: str) -> str:
             and ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

@@ -137,9 +137,12 @@ def survey(jobs: Iterable[Work], cache: Cache) -> tuple[dict[str, Work], dict[st
     """Jobs, and all that missing ones need, by key: those that are not kept yet, and those that are."""
     missing: dict[str, Work] = {}
     kept: dict[str, Work] = {}
-    waiting = list(jobs)
+    waiting, seen = list(jobs), dict[int, Work]()
     while waiting:
         job = waiting.pop()
+        if id(job) in seen:  # needed by several jobs
+            continue
+        seen[id(job)] = job
         key = cache.key(*asked(job))
         if cache.has(key):
             kept[key] = job
@@ -158,7 +161,9 @@ def train_missing(
 ) -> dict[str, Work]:
     """As `train_all`, but no network is loaded: gives the jobs that were run, by key."""
     missing, _ = survey(jobs, cache)
-    needs = {key: {cache.key(*asked(each)) for each in job.needs} & missing.keys() for key, job in missing.items()}
+    names = {id(job): key for key, job in missing.items()}
+    name = lambda job: names.get(id(job)) or cache.key(*asked(job))
+    needs = {key: {name(each) for each in job.needs} & missing.keys() for key, job in missing.items()}
     limit = processes or (default_processes(device) if executor is None else len(missing))
     apart = sum(map(portable, missing.values()))
     if apart < len(missing) and limit > 1:

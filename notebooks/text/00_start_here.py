@@ -110,7 +110,7 @@ for ax, model, name, colour in zip(
 # | **TLV** | filters are best chosen by their variance, and features crossed over in training | notebook 05 |
 # | **CLAFusion** | two trained networks of different depth can be aligned, balanced, averaged into one | notebook 02 |
 # | **Grafting** | networks trained side by side improve when each takes up weights of its neighbour | notebook 03 |
-# | **Amalgamation** | one student can be customised from several teachers without any human label | not in it |
+# | **Amalgamation** | one student can be customised from several teachers without any human label | notebook 04 |
 #
 # These are *their* claims. What of them could be confirmed, and what could not, is in [papers.md](../papers.md).
 
@@ -125,16 +125,15 @@ SENTENCES = {
 }
 fig, ax = plt.subplots(figsize=(7.6, 3.6))
 for y, (paper, words) in enumerate(SENTENCES.items()):
-    here = paper in ("HMT", "TLV", "CLAFusion")
     ax.text(-0.6, y, paper, ha="right", va="center", weight="bold", size=10)
     for x, word in enumerate(words):
-        look = {"fc": "#BFDDF0" if here else "white", "ec": PALETTE["blue"] if here else "#BBBBBB"}
         if word:
-            ax.text(x, y, word, ha="center", va="center", size=8.5, bbox={"boxstyle": "round,pad=0.35", **look})
+            look = {"boxstyle": "round,pad=0.35", "fc": "#BFDDF0", "ec": PALETTE["blue"]}
+            ax.text(x, y, word, ha="center", va="center", size=8.5, bbox=look)
 for x, word in enumerate(WORDS):
     ax.text(x, -0.85, word, ha="center", va="center", weight="bold", color=PALETTE["blue"], size=9)
     ax.text(x + 0.49, -0.85, "→" if x < 4 else "", ha="center", va="center", color=PALETTE["blue"])
-ax.set(xlim=(-1.75, 4.55), ylim=(4.5, -1.2), title="One mechanism, five sentences (filled: in this release)")
+ax.set(xlim=(-1.75, 4.55), ylim=(4.5, -1.2), title="One mechanism, five sentences")
 ax.axis("off")
 ax.grid(visible=False)
 
