@@ -117,13 +117,7 @@ def customise(
         raise unknown("method", method, METHODS)
     settings = (settings or Settings()).changed(**changes)
     sources = covering(pool, wanted)
-    for kind, given, valid in (
-        ("source with a temperature", settings.temperatures, [source.name for source in pool]),
-        ("task with a weight", settings.tasks, wanted),
-    ):
-        for name in given:
-            if name not in valid:
-                raise unknown(kind, name, valid)
+    settings.check([source.name for source in pool], wanted)
     for source in dict.fromkeys(source for several in sources.values() for source in several):
         check_outputs(f"source {source.name}", source.network, source.tasks, sample(data, 2))
     if not isinstance(folder, Mapping):

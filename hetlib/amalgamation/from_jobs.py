@@ -61,7 +61,8 @@ class AmalgamateFrom:
     @property
     def rehearsed(self) -> "AmalgamateFrom":
         """The same at equal cost where the teachers have not learned anything yet: images are dealt out at random."""
-        return replace(self, settings=self.settings.changed(rule="random" if self.way == "chosen" else "entropy"))
+        rule = "average" if self.settings.rule == "average" else "random"
+        return replace(self, settings=self.settings.changed(rule=rule))
 
     def __call__(self, model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
         """Keyword arguments for `fit`; `network` gives the network of a job."""
@@ -69,6 +70,7 @@ class AmalgamateFrom:
             Source(f"source {n}", network(job), dict.fromkeys(attributes_of(job), HAS))
             for n, job in enumerate(self.teachers, 1)
         ]
+        self.settings.check([source.name for source in pool], self.wanted)
         stages = Stages(covering(pool, self.wanted), images, self.settings, self.seed, {}, False)
         if self.way in PEERS:
             return stages.teaching(model, recipe, self.way)
@@ -79,8 +81,11 @@ class AmalgamateFrom:
 
 
 def attributes_of(job: Any) -> tuple[str, ...]:
-    """The attributes that the network of a job knows."""
-    return tuple(job.data.partition(":")[2].split(","))
+    """The attributes that the network of a job knows; ValueError if its data names none."""
+    _, _, names = job.data.partition(":")
+    if not names:
+        raise ValueError(f"{job.label}: names no attributes in its data, as in faces:Bangs,Young")
+    return tuple(names.split(","))
 
 
 def _only(stages: Stages) -> dict[str, nn.Module]:

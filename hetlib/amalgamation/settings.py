@@ -110,6 +110,16 @@ class Settings:
                 raise unknown("setting of amalgamation", name, valid)
         return replace(self, **changes)
 
+    def check(self, sources: Sequence[str], tasks: Sequence[str]) -> None:
+        """Refuse a temperature of a source, or a weight of a task, that is not among these; the nearest are named."""
+        for kind, given, valid in (
+            ("source with a temperature", self.temperatures, sources),
+            ("task with a weight", self.tasks, tasks),
+        ):
+            for name in given:
+                if name not in valid:
+                    raise unknown(kind, name, valid)
+
     @property
     def bridge(self) -> dict[str, Any]:
         """What both stages' objectives are given."""
