@@ -64,6 +64,11 @@ class AmalgamateFrom:
         rule = "average" if self.settings.rule == "average" else "random"
         return replace(self, settings=self.settings.changed(rule=rule))
 
+    @property
+    def costs(self) -> str:
+        """A word for what decides how long a step takes and how many an epoch has."""
+        return f"{self.way}, average" if self.settings.rule == "average" else self.way
+
     def __call__(self, model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
         """Keyword arguments for `fit`; `network` gives the network of a job."""
         pool = [

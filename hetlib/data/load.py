@@ -8,6 +8,7 @@ layout (`hetlib.data.published`, `hetlib.data.celeba`).
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ def load(
         return folders.load(name, split)
     if name.partition(":")[0] in WITH_ATTRIBUTES:
         name, _, asked = name.partition(":")
-        several = _with_attributes(name, split, folder(root), options)
+        _check(name, split, options, WITH_ATTRIBUTES[name])
+        several = _with_attributes(name, split, folder(root), tuple(sorted(options.items())))
         return replace(several.keep(asked.split(",")), name=f"{name}:{asked}") if asked else several
     if name not in names():
         raise unknown("data set", name, [*names(), f"{folders.PREFIX}<folder>"])
@@ -137,11 +139,13 @@ def _check(name: str, split: str, options: Mapping[str, Any], valid: Sequence[st
             raise unknown(f"option of {name}", option, valid)
 
 
-def _with_attributes(name: str, split: str, root: Path, options: Mapping[str, Any]) -> AttributeImages:
-    _check(name, split, options, WITH_ATTRIBUTES[name])
+@lru_cache(maxsize=2)
+def _with_attributes(name: str, split: str, root: Path, options: tuple[tuple[str, Any], ...]) -> AttributeImages:
+    """All attributes of both splits stay in memory: every network of a pool asks for others of the same images."""
+    how = dict(options)
     if name == "faces":
-        return AttributeImages(name, split, *faces.render(split, **options), NAMES, faces.MEAN, faces.STD)
-    return celeba.small(root, split, **options) if name == celeba.SMALL else celeba.official(root, split)
+        return AttributeImages(name, split, *faces.render(split, **how), NAMES, faces.MEAN, faces.STD)
+    return celeba.small(root, split, **how) if name == celeba.SMALL else celeba.official(root, split)
 
 
 def _shapes(name: str, split: str, **options: Any) -> Images:

@@ -15,9 +15,11 @@ from hetlib.amalgamation import (
     SOURCE,
     AmalgamateFrom,
     Settings,
+    attributes_of,
     per_attribute,
     sources_of,
 )
+from hetlib.errors import unknown
 from hetlib.lab import Job
 from hetlib.lab.presets import SEEDS
 from hetlib.training import Recipe
@@ -25,7 +27,7 @@ from hetlib.training import Recipe
 WIDER = 90 / 64
 """How many times as wide as a component the target is, in the paper's experiment with attributes."""
 ABLATIONS = ("bridges free", "norms frozen", "joint", "steps every iteration")
-"""The arms that are trained at the first seed alone, at the presets without photographs."""
+"""The arms that are trained at the first seed alone, but at preset "paper"."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,14 @@ def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) ->
         Of every hidden layer of sources and components, as a factor; 0 takes the preset's own.
     epochs : int
         Of every training; 0 takes the preset's own.
+
+    Raises
+    ------
+    ValueError
+        For an unknown preset.
     """
+    if preset not in SEEDS:
+        raise unknown("preset", preset, SEEDS)
     if preset == "paper":
         long = {} if not epochs else {"epochs": epochs}
         return Setting(data or "celeba", "resnet18", width or 1.0, SOURCE.changed(**long), RECIPE.changed(**long))
@@ -102,7 +111,7 @@ def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) ->
         big = {"augment": True, "batch_size": 64}
         recipe = recipe.changed(lr=1e-3, **big)
         return Setting(data or "celeba-10k", "resnet18", width or 0.25, source.changed(**big), recipe)
-    count = {"smoke": 200, "classroom": 1000}[preset]
+    count = {"smoke": 200, "classroom": 1000}[preset] if data in ("", "faces") else 0
     return Setting(data or "faces", "resnet8", width or 0.125, source, recipe, count)
 
 
@@ -122,7 +131,7 @@ def source_jobs(chosen: Setting, group: str, seed: int) -> dict[int, Job]:
 
 def component(chosen: Setting, group: str, wanted: str, arm: Arm, seed: int) -> Job:
     """The training that merges the sources of one attribute."""
-    teachers = tuple(job for job in source_jobs(chosen, group, seed).values() if wanted in job.data)
+    teachers = tuple(job for job in source_jobs(chosen, group, seed).values() if wanted in attributes_of(job))
     number = 1 + list(GROUPS[group]).index(wanted)
     return _student(
         chosen, (wanted,), arm, AmalgamateFrom(teachers, (wanted,), settings=arm.settings, seed=seed), number
@@ -133,7 +142,7 @@ def target(chosen: Setting, group: str, arm: Arm, seed: int) -> Job:
     """The training of a network for all wanted attributes of a group."""
     wanted, wide = tuple(GROUPS[group]), replace(chosen, width=WIDER * chosen.width)
     if arm.way == "labels":
-        return _job(wide, wanted, chosen.recipe, seed, objective=per_attribute)
+        return _job(wide, wanted, chosen.recipe, _seed(seed), objective=per_attribute)
     if arm.way == "components":
         teachers = tuple(component(chosen, group, each, arm, seed) for each in wanted)
         return _student(wide, wanted, arm, AmalgamateFrom(teachers, wanted, "all", arm.settings, seed))
@@ -143,7 +152,12 @@ def target(chosen: Setting, group: str, arm: Arm, seed: int) -> Job:
 
 def _student(chosen: Setting, wanted: Sequence[str], arm: Arm, learning: AmalgamateFrom, number: int = 0) -> Job:
     recipe = chosen.recipe.changed(schedule=arm.schedule)
-    return _job(chosen, wanted, recipe, 1000 * (number + 100) + learning.seed, objective=learning)
+    return _job(chosen, wanted, recipe, _seed(learning.seed, number), objective=learning)
+
+
+def _seed(seed: int, number: int = 0) -> int:
+    """Of the student with a number: all targets of a seed have one, and so the same initial weights and data order."""
+    return 1000 * (100 + number) + seed
 
 
 def _job(chosen: Setting, known: Sequence[str], recipe: Recipe, seed: int, **objective: Any) -> Job:
@@ -169,9 +183,18 @@ def jobs(
 ) -> dict[tuple[str, int], Job]:
     """All targets by arm and seed; what they learn from comes with them. Parameters as for `setting`.
 
-    Without `arms` those of `ABLATIONS` are trained at the first seed only, but at "paper".
+    Without `arms` all are there; those of `ABLATIONS` are trained at the first seed only, but at "paper".
+
+    Raises
+    ------
+    ValueError
+        For an unknown preset, group or arm.
     """
     chosen = setting(preset, data, width, epochs)
+    for kind, names, valid in (("group", [group], GROUPS), ("arm", arms, ARMS)):
+        for name in names:
+            if name not in valid:
+                raise unknown(kind, name, valid)
     numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
     found = {}
     for name in arms or ARMS:

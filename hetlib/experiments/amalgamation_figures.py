@@ -22,7 +22,7 @@ def _figure(height: float) -> "Figure":
 def _show(ax: Any, image: Tensor, title: str = "") -> None:
     ax.imshow(image.permute(1, 2, 0).numpy())
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, size=8)
+    ax.set_title(title, size=7, weight="normal")
 
 
 def examples(images: Tensor, labels: Tensor, names: Sequence[str], columns: int = 8) -> "Figure":
@@ -63,10 +63,12 @@ def certainty(entropies: Mapping[str, tuple[Tensor, Tensor]]) -> "Figure":
     edges = torch.linspace(0, 0.7, 15).tolist()
     for ax, (title, (right, wrong)) in zip(spots, entropies.items(), strict=True):
         for values, label, colour in ((right, "right", PALETTE["blue"]), (wrong, "wrong", PALETTE["vermilion"])):
-            shown = f"{label} ({len(values)}, mean {float(values.mean()):.2f})"
-            ax.hist(values.tolist(), bins=edges, density=True, alpha=0.55, color=colour, label=shown)
-        ax.set(title=title, xlabel="entropy of the prediction (nats)")
-        ax.legend(loc="upper center")
+            shown = f"{label} ({len(values)}, mean {float(values.mean()):.2f})" if len(values) else f"{label} (0)"
+            each = [1 / max(1, len(values)) / (edges[1] - edges[0])] * len(values)
+            ax.hist(values.tolist(), bins=edges, weights=each, alpha=0.55, color=colour, label=shown)
+        ax.set(title=title)
+        ax.legend(loc="upper right", fontsize=8, handlelength=1)
+    figure.supxlabel("entropy of the prediction (nats)")
     spots[0].set_ylabel("density")
     return figure
 
@@ -81,9 +83,8 @@ def won(images: Tensor, entropies: Tensor, names: Sequence[str], columns: int = 
     for row, (spots, name) in enumerate(zip(figure.subplots(len(names), columns, squeeze=False), names, strict=True)):
         mine = torch.nonzero(winner == row)[:, 0]
         for ax in spots:
-            ax.axis("off")
+            ax.set(xticks=[], yticks=[], frame_on=False)
         for ax, n in zip(spots, mine.tolist(), strict=False):
-            ax.axis("on")
             _show(ax, images[n], " / ".join(f"{float(value):.2f}" for value in entropies[:, n]))
         spots[0].set_ylabel(f"{name}\nwins {len(mine)}")
     return figure

@@ -89,10 +89,12 @@ def measure(jobs: Sequence[Work], cache: Cache, device: str = "cpu") -> Estimate
 def _kind(job: Job) -> str:
     """What decides the cost of a training: all but its seed, where it starts from and the numbers in its objective.
 
-    The networks that an objective names run in every step, so their kinds count too.
+    The networks that an objective names run in every step, so their kinds count too; and an objective may have a word,
+    `costs`, that differs where its steps do.
     """
     aim = replace(job, seed=0, order=None, sources=(), transfer=None)
-    return canonical([replace(aim, objective=None), name_of(type(job.objective)), [*map(_kind, aim.needs)]])
+    words = name_of(type(job.objective)), getattr(job.objective, "costs", "")
+    return canonical([replace(aim, objective=None), *words, [*map(_kind, aim.needs)]])
 
 
 def _probe_all(kinds: dict[str, Job], device: str) -> dict[str, Cost]:

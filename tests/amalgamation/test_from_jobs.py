@@ -20,7 +20,10 @@ from hetlib.amalgamation import (
 )
 from hetlib.amalgamation.from_jobs import WAYS
 from hetlib.data import faces
+from hetlib.data.load import _with_attributes
 from hetlib.lab import Cache, Job, train
+from hetlib.lab.estimate import probe
+from hetlib.lab.job import _load
 from hetlib.training import Recipe
 from tests.amalgamation.cast import same
 from tests.killing import kill_after
@@ -70,8 +73,15 @@ def target(method):
 @pytest.fixture(scope="module", autouse=True)
 def few():
     with pytest.MonkeyPatch.context() as patch:
+        forget()
         patch.setitem(faces.COUNT, "test", FEW)
         yield
+    forget()
+
+
+def forget():
+    for kept in (_load, _with_attributes):
+        kept.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +110,7 @@ def test_every_way_is_one_of_customise():
 def test_a_job_names_what_its_network_knows():
     assert attributes_of(SOURCES[1]) == ("Bangs", "Young")
     assert SOURCES[0].build()(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
-    with pytest.raises(ValueError, match="resnet8 on digits.*: names no attributes in its data"):
+    with pytest.raises(ValueError, match=r"resnet8 on digits.*: names no attributes in its data"):
         attributes_of(Job(model="resnet8", data="digits", recipe=RECIPE))
 
 
@@ -153,6 +163,7 @@ def test_where_teachers_have_not_learned_anything_all_ways_can_be_rehearsed(cach
         how = learning(job("Bangs").build(), Job.build, job("Bangs").load("train"), RECIPE)
         steps[rule] = how["rows"].sum().item()
     assert steps == {"entropy": 60, "oracle": 60, "average": 120}
+    assert probe(student(WANTED, "chosen", settings=Settings())).seconds > 0
 
 
 def refuses(message, cache, attributes=("Bangs",), way="chosen", teachers=SOURCES, **settings):

@@ -82,6 +82,15 @@ class TestOfficial:
         part = folders.RandomCrop(0.0, 0.5, 0.0, 0.0, 0.9, smallest=0.81)(image)
         assert part == image.crop((0, 0, 90, 90)).resize((224, 224), Image.Resampling.BILINEAR)
 
+    def test_attributes_that_stand_in_the_name_are_loaded(self, official):
+        found = data.load("celeba:Smiling,Bald", "validation", root=official)
+        assert isinstance(found, celeba.Photographs)
+        assert (found.name, found.attributes, found.num_classes) == ("celeba:Smiling,Bald", ("Smiling", "Bald"), 4)
+        assert found.labels.tolist() == LABELS[4:8][:, [2, 0]].tolist()
+        assert data.splits("celeba:Bald") == ("train", "validation", "test")
+        with pytest.raises(ValueError, match=r"unknown attribute of celeba 'Bang': did you mean 'Bangs'"):
+            data.load("celeba:Bang", root=official)
+
     def test_attributes_are_kept_and_taken_by_name(self, official):
         found = data.load("celeba", root=official)
         kept = found.keep(["Smiling", "Bald"]).subset([2, 0])

@@ -155,6 +155,21 @@ class TestRender:
         assert (found.attributes, found.mean, found.std) == (NAMES, faces.MEAN, faces.STD)
         assert repr(found) == "AttributeImages(faces/test: 30 of 3x64x64, 31 attributes)"
 
+    def test_loads_the_attributes_that_stand_in_the_name(self):
+        whole, found = data.load("faces", count=30), data.load("faces:Young,Bangs", count=30)
+        assert found.name == "faces:Young,Bangs"
+        assert found.attributes == ("Young", "Bangs")
+        assert torch.equal(found.images, whole.images)
+        assert torch.equal(found.labels, whole.labels[:, [NAMES.index("Young"), NAMES.index("Bangs")]])
+        assert (found.num_classes, whole.num_classes) == (4, 62)
+        assert data.splits("faces:Young") == ("train", "test")
+        with pytest.raises(ValueError, match="unknown attribute of faces 'Yung': did you mean 'Young'"):
+            data.load("faces:Bangs,Yung", count=30)
+        with pytest.raises(ValueError, match="unknown split of faces 'validation'"):
+            data.load("faces:Bangs", "validation")
+        with pytest.raises(ValueError, match="unknown data set 'digits:Bangs': did you mean"):
+            data.load("digits:Bangs")
+
     def test_bad_arguments(self):
         with pytest.raises(ValueError, match="unknown split 'val'"):
             faces.render("val")

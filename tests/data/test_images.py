@@ -27,6 +27,12 @@ def test_some_attributes_are_kept_in_the_given_order(names):
     assert kept.images is data.images
 
 
+def test_each_attribute_has_two_logits():
+    assert faces().num_classes == 2 * len(NAMES)
+    assert faces().keep(["Young"]).num_classes == 2
+    assert faces().task("Young").num_classes == 2
+
+
 def test_one_attribute_is_a_task_of_two_classes():
     data = faces()
     task = data.task("Young")

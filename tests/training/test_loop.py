@@ -301,6 +301,23 @@ def test_top_k_against_a_loop(digits):
     assert scores["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, test.labels).item(), rel=1e-5)
 
 
+def test_every_attribute_of_every_image_counts():
+    faces = data.load("faces:Bangs,Young,Male", "test", count=30)
+    model = zoo.build("resnet8", faces.num_classes, width=0.125).eval()
+    with torch.no_grad():
+        logits = model(data.normalise(faces.images, faces.mean, faces.std))
+    right, loss = 0, 0.0
+    for row, answers in zip(logits, faces.labels.tolist(), strict=True):
+        for number, answer in enumerate(answers):
+            pair = row[2 * number : 2 * number + 2]
+            right += int(pair.argmax()) == answer
+            loss -= float(pair.log_softmax(0)[answer])
+    scores = evaluate(model, faces, batch_size=7, precision="fp32")
+    assert scores["top1"] == pytest.approx(100 * right / 90)
+    assert scores["top5"] == 100
+    assert scores["loss"] == pytest.approx(loss / 90, rel=1e-5)
+
+
 def test_evaluation_restores_the_mode_and_counts_the_last_epoch(digits):
     model = net().train()
     evaluate(model, digits[1])

@@ -1,0 +1,112 @@
+"""Amalgamation's experiments as data: every arm at every preset, from sources that all targets of a seed share."""
+
+import pytest
+
+from hetlib.amalgamation import GROUPS, Settings, attributes_of, sources_of
+from hetlib.experiments import amalgamation as experiments
+from hetlib.lab import Cache
+from hetlib.lab.estimate import _kind
+from hetlib.lab.job import asked
+from hetlib.lab.presets import PRESETS, SEEDS
+
+ABLATED = len(experiments.ABLATIONS)
+
+
+def sources(job):
+    """What a training learns from first, at whatever depth."""
+    return [job] if not job.needs else [each for needed in job.needs for each in sources(needed)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_arm_stands_once_at_every_seed_and_ablations_at_the_first(preset):
+    jobs, seeds = experiments.jobs(preset), SEEDS[preset]
+    once = {(arm, seed) for arm, seed in jobs if arm in experiments.ABLATIONS}
+    assert len(once) == ABLATED * (seeds if preset == "paper" else 1)
+    assert preset == "paper" or {seed for _, seed in once} == {0}
+    assert len(jobs) - len(once) == (len(experiments.ARMS) - ABLATED) * seeds
+    assert len({Cache().key(*asked(job)) for job in jobs.values()}) == len(jobs)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_all_targets_of_a_seed_learn_from_the_same_sources(group):
+    chosen, jobs = experiments.setting("classroom"), experiments.jobs("classroom", group=group)
+    for seed in range(SEEDS["classroom"]):
+        pool = list(experiments.source_jobs(chosen, group, seed).values())
+        assert [attributes_of(each) for each in pool] == list(sources_of(group).values())
+        for (arm, number), job in jobs.items():
+            if number == seed and arm != "labels":
+                assert all(each in pool for each in sources(job)), arm
+                assert all(each in sources(job) for each in pool), arm
+    seeds = [each.seed for job in jobs.values() for each in sources(job)]
+    assert len(set(seeds)) == SEEDS["classroom"] * (len(sources_of(group)) + 1)
+
+
+def test_arms_of_a_seed_start_alike_and_differ_in_what_they_say():
+    jobs = experiments.jobs("classroom")
+    assert all(job.seed == jobs["amalgamation", seed].seed for (_, seed), job in jobs.items())
+    assert all(attributes_of(job) == tuple(GROUPS["hair"]) for job in jobs.values())
+    assert all(job.options == {"width": 0.25 * 90 / 64} for job in jobs.values())
+    ways = {arm: getattr(jobs[arm, 0].objective, "way", "labels") for arm in experiments.ARMS}
+    assert ways.pop("labels") == "labels"
+    assert {arm for arm, way in ways.items() if way != "all"} == {
+        "without components",
+        "distillation",
+        "layer-wise",
+        "common features",
+    }
+    for arm, way in ways.items():
+        job = jobs[arm, 0]
+        if way == "all":
+            assert [attributes_of(each) for each in job.needs] == [(name,) for name in GROUPS["hair"]]
+            assert all(each.objective.settings == experiments.ARMS[arm].settings for each in (job, *job.needs))
+            assert {each.objective.seed for each in (job, *job.needs)} == {0}
+            assert len({each.seed for each in (job, *job.needs)}) == 5
+    assert jobs["steps every iteration", 0].recipe.schedule == "iterations"
+    assert {each.recipe.schedule for each in jobs["steps every iteration", 0].needs} == {"iterations"}
+
+
+def test_a_component_has_the_sources_of_its_attribute():
+    chosen = experiments.setting("classroom")
+    job = experiments.component(chosen, "hair", "Brown_Hair", experiments.Arm(settings=Settings(rule="random")), 2)
+    assert [attributes_of(each) for each in job.needs] == [sources_of("hair")[n] for n in (5, 6, 7)]
+    assert (job.objective.way, job.objective.settings.rule, job.objective.seed) == ("chosen", "random", 2)
+    assert attributes_of(job) == job.objective.wanted == ("Brown_Hair",)
+
+
+def test_parameters_stand_instead_of_a_presets_own():
+    for preset in PRESETS:
+        job = experiments.jobs(preset, [7], "faces", "eye", 0.5, 3, ["every teacher"])["every teacher", 7]
+        member = job.needs[0]
+        for each in (job, member, member.needs[0]):
+            assert each.recipe.epochs == 3
+            assert each.data.startswith("faces:")
+        assert (job.options["width"], member.options["width"]) == (0.5 * 90 / 64, 0.5)
+        assert experiments.jobs(preset, [7], arms=["labels"]).keys() == {("labels", 7)}
+    assert experiments.setting("paper").recipe.milestones == (5, 10, 15, 20, 25)
+    assert experiments.setting("reduced").recipe.milestones == (1, 2, 3, 4, 5)
+    assert experiments.setting("classroom", "celeba-10k").data_options == {}
+
+
+def test_the_paper_s_preset_is_the_paper_s():
+    chosen = experiments.setting("paper")
+    assert (chosen.data, chosen.model, chosen.width) == ("celeba", "resnet18", 1.0)
+    assert chosen.recipe == experiments.RECIPE
+    assert chosen.source == experiments.SOURCE
+
+
+def test_what_is_unknown_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="unknown preset 'class-room': did you mean 'classroom'"):
+        experiments.jobs("class-room")
+    with pytest.raises(ValueError, match="unknown group 'hairs': did you mean 'hair'"):
+        experiments.jobs("smoke", group="hairs")
+    with pytest.raises(ValueError, match="unknown arm 'layerwise': did you mean 'layer-wise'"):
+        experiments.jobs("smoke", arms=["layerwise"])
+
+
+def test_the_estimate_tells_apart_what_costs_differently():
+    jobs = experiments.jobs("reduced")
+    kind = lambda arm, member=None: _kind(jobs[arm, 0] if member is None else jobs[arm, 0].needs[member])
+    assert len({kind(arm) for arm in ("without components", "distillation", "layer-wise", "common features")}) == 4
+    assert kind("amalgamation", 0) == kind("random teacher", 0) == kind("surest by labels", 0)
+    assert kind("amalgamation", 0) != kind("every teacher", 0)
+    assert _kind(jobs["amalgamation", 0]) == _kind(jobs["amalgamation", 1])
