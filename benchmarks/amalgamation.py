@@ -27,7 +27,7 @@ def _choice() -> Iterator[Bar]:
     """A hundred batches of 64 images: at once, as `customise` chooses before it trains, and one after the other."""
     logits = torch.randn(2, 6400, 2)
     batches = logits.split(64, 1)
-    loop = lambda: [_least_entropy([logits[0, image], logits[1, image]]) for image in range(6400)]
+    loop = lambda: [least_entropy([logits[0, image], logits[1, image]]) for image in range(6400)]
     single = lambda: [choose_teacher(batch) for batch in batches]
     assert choose_teacher(logits).tolist() == torch.cat(single()).tolist() == loop()
     ours, each, slow = milliseconds(lambda: choose_teacher(logits), single, loop)
@@ -36,7 +36,7 @@ def _choice() -> Iterator[Bar]:
     yield faster(name, "choose_teacher, 64 images at a time", "image by image", each, slow, at_least=50)
 
 
-def _least_entropy(rows: list[Tensor]) -> int:
+def least_entropy(rows: list[Tensor]) -> int:
     """The teacher of one image: each teacher's softmax and entropy, one operation of torch after the other."""
     entropies = []
     for row in rows:
@@ -53,8 +53,8 @@ def _stage_1() -> Bar:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     alone, labels = deepcopy(student), torch.zeros(8, dtype=torch.long)
     ours, plain, theirs = milliseconds(
-        _step([student, objective], lambda: objective(student, x, labels)),
-        _step([alone], lambda: F.cross_entropy(alone(x), labels)),
+        adam_step([student, objective], lambda: objective(student, x, labels)),
+        adam_step([alone], lambda: F.cross_entropy(alone(x), labels)),
         lambda: [_frozen(teacher.network, part) for teacher, part in zip(teachers, x.split(4), strict=True)],
     )
     name = f"stage 1: a step of ResNet-18 with 2 sources, 4 images of {SIZE} pixels each"
@@ -63,25 +63,37 @@ def _stage_1() -> Bar:
 
 def _stage_2() -> Bar:
     """Four components that look at the same four images."""
-    teachers = [Teacher(f"component {k}", _net(2), answers=slice(2 * k, 2 * k + 2)) for k in range(4)]
-    target, x, labels = _net(8, width=90 / 64), _images(4), torch.zeros(4, dtype=torch.long)
-    objective = Amalgamation(target, teachers, x[:2], common=None).to(memory_format=torch.channels_last)
-    again, slow = deepcopy(target), deepcopy(objective)
-    slow.joint = False
-    losses = [each(network, x, labels) for each, network in ((objective, target), (slow, again))]
+    ways = both_ways()
+    losses = [loss() for _, loss in ways]
     torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
     for loss in losses:
         loss.backward()
-    for own, other in zip(
-        (*target.parameters(), *objective.parameters()), (*again.parameters(), *slow.parameters()), strict=True
-    ):
-        assert (own.grad - other.grad).norm() <= 1e-4 * other.grad.norm()
-    ours, others = milliseconds(
-        _step([target, objective], lambda: objective(target, x, labels)),
-        _step([again, slow], lambda: slow(again, x, labels)),
-    )
+    for own, other in zip(*(gradients(modules) for modules, _ in ways), strict=True):
+        assert (own - other).norm() <= 1e-4 * other.norm()
+    ours, others = milliseconds(*(adam_step(modules, loss) for modules, loss in ways))
     name = f"stage 2: a step of a 90-wide ResNet-18 with 4 components, 4 images of {SIZE} pixels"
     return faster(name, "one forward of the target", "one for every component", ours, others, at_least=2.3)
+
+
+def both_ways(
+    images: int = 4, width: float = 1.0, device: torch.device | str = "cpu"
+) -> list[tuple[list[nn.Module], Callable[[], Tensor]]]:
+    """Stage 2 with four components: what is trained, and the loss, by one forward of the target and by one for each."""
+    teachers = [Teacher(f"component {k}", _net(2, width).to(device), answers=slice(2 * k, 2 * k + 2)) for k in range(4)]
+    target, x = _net(8, width * 90 / 64).to(device), _images(images).to(device)
+    objective = Amalgamation(target, teachers, x[:2], common=None).to(device, memory_format=torch.channels_last)
+    again, slow = deepcopy(target), deepcopy(objective)
+    slow.joint = False
+    labels = torch.zeros(images, dtype=torch.long, device=device)
+    return [
+        ([target, objective], lambda: objective(target, x, labels)),
+        ([again, slow], lambda: slow(again, x, labels)),
+    ]
+
+
+def gradients(modules: list[nn.Module]) -> list[Tensor]:
+    """Those of all parameters of some modules."""
+    return [parameter.grad for module in modules for parameter in module.parameters() if parameter.grad is not None]
 
 
 def _plain_terms(student: nn.Module, teachers: list[Teacher], objective: Amalgamation, x: Tensor) -> Tensor:
@@ -122,7 +134,7 @@ def _frozen(network: nn.Module, x: Tensor) -> Tensor:
     return network.eval()(x)
 
 
-def _step(trained: list[nn.Module], loss: Callable[[], Tensor]) -> Callable[[], None]:
+def adam_step(trained: list[nn.Module], loss: Callable[[], Tensor]) -> Callable[[], None]:
     """A step of Adam on all parameters of some modules."""
     parameters = [parameter for module in trained for parameter in module.parameters()]
     optimiser = torch.optim.AdamW(parameters, 1e-4, weight_decay=0.0, fused=True)

@@ -48,6 +48,7 @@ def main(toy: bool = False, budget: float = BUDGET) -> int:
 
 def parts() -> list[tuple[str, float, Callable[[Report], None]]]:
     """Name, seconds that it may take, and what to call, in order of worth."""
+    from benchmarks import gpu_amalgamation as amalgamation
     from benchmarks import gpu_grafting as grafting
     from benchmarks import gpu_kernels as kernels
     from benchmarks.gpu_training import training
@@ -56,9 +57,12 @@ def parts() -> list[tuple[str, float, Callable[[Report], None]]]:
         ("the launch of fills against the CPU", 60, kernels.fills),
         ("the launch of Sinkhorn iterations against the CPU, and its time", 60, kernels.sinkhorns),
         ("grafts against the plain loop, and their time", 40, grafting.grafts),
+        ("discrepancies of common features against the CPU, and their time", 40, amalgamation.discrepancies),
+        ("the choice of teachers", 20, amalgamation.choice),
         ("the time of HMT's resizing", 30, kernels.fill_times),
         ("CKA", 30, kernels.cka),
         ("training", 120, training),
+        ("a step with four components", 40, amalgamation.stage_2),
         ("a ring of two networks", 60, grafting.ring),
         ("networks from rank to rank", 40, grafting.exchange),
         ("cost matrices", 10, kernels.costs),

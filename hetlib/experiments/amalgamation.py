@@ -196,7 +196,7 @@ def jobs(
             if name not in valid:
                 raise unknown(kind, name, valid)
     numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
-    found = {}
+    found: dict[tuple[str, int], Job] = {}
     for name in arms or ARMS:
         few = numbers[:1] if name in ABLATIONS and preset != "paper" else numbers
         found |= {(name, seed): target(chosen, group, ARMS[name], seed) for seed in few}
