@@ -176,10 +176,9 @@ KILLED_AT = [
 """What is called when the process is killed, and after how many calls of it; each process goes on from the last."""
 
 
-def killed(folder, where, calls):
-    pool()  # its training is not what is killed
+def killed(cast, folder, where, calls):
     kill_after(where, calls)
-    make(folder=folder)
+    make(cast, folder=folder)
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_bits(whole, tmp_path):
@@ -187,7 +186,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(whole, tmp_path):
     context.set_forkserver_preload([__name__])
     kept = []
     for where, calls in KILLED_AT:
-        process = context.Process(target=killed, args=(tmp_path, where, calls))
+        process = context.Process(target=killed, args=(pool(), tmp_path, where, calls))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL, where

@@ -1,6 +1,7 @@
 """Taps: which layers are compared in which architecture, and that tapping a network changes nothing."""
 
 from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
@@ -11,6 +12,12 @@ from hetlib.amalgamation import ByResolution, taps
 from hetlib.amalgamation.taps import tapped
 from hetlib.chain import chain, eval_chain
 from hetlib.transfer import Context, Pair
+
+
+@cache
+def built(name):
+    """One of torchvision's may have a hundred million weights."""
+    return zoo.build(name)
 
 
 def images(*shape, seed=0):
@@ -28,7 +35,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_taps_are_the_last_features_of_every_resolution(name):
-    found = eval_chain(zoo.build(name))
+    found = eval_chain(built(name))
     assert taps(found) == EXPECTED[name]
     assert taps(found, 3) == EXPECTED[name][-3:]
 
@@ -92,7 +99,7 @@ def test_what_a_layer_takes_in_can_be_tapped_too():
 
 
 def test_a_match_pairs_tap_with_tap():
-    pairs = ByResolution()(Context(zoo.build("torchvision/vgg11"), zoo.build("resnet18")))
+    pairs = ByResolution()(Context(built("torchvision/vgg11"), built("resnet18")))
     assert pairs[0] == Pair("conv1", "features.0")
     assert pairs[4] == Pair("layer4.1.conv2", "features.18")
     assert len(ByResolution(4)(Context(zoo.build("resnet18"), zoo.build("resnet20")))) == 4
