@@ -45,7 +45,7 @@ def test_arms_of_a_seed_start_alike_and_differ_in_what_they_say():
     jobs = experiments.jobs("classroom")
     assert all(job.seed == jobs["amalgamation", seed].seed for (_, seed), job in jobs.items())
     assert all(attributes_of(job) == tuple(GROUPS["hair"]) for job in jobs.values())
-    assert all(job.options == {"width": 0.25 * 90 / 64} for job in jobs.values())
+    assert all(job.options == {"width": experiments.setting("classroom").width * 90 / 64} for job in jobs.values())
     ways = {arm: getattr(jobs[arm, 0].objective, "way", "labels") for arm in experiments.ARMS}
     assert ways.pop("labels") == "labels"
     assert {arm for arm, way in ways.items() if way != "all"} == {
@@ -84,7 +84,8 @@ def test_parameters_stand_instead_of_a_presets_own():
         assert experiments.jobs(preset, [7], arms=["labels"]).keys() == {("labels", 7)}
     assert experiments.setting("paper").recipe.milestones == (5, 10, 15, 20, 25)
     assert experiments.setting("reduced").recipe.milestones == (1, 2, 3, 4, 5)
-    assert experiments.setting("classroom", "celeba-10k").data_options == {}
+    photographs = experiments.jobs("classroom", [7], "celeba-10k", arms=["labels"])["labels", 7]
+    assert (photographs.data_options, experiments.jobs("smoke")["labels", 0].data_options) == ({}, {"count": 200})
 
 
 def test_the_paper_s_preset_is_the_paper_s():

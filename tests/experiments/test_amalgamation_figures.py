@@ -86,6 +86,22 @@ def test_who_wins_nothing_still_has_a_row_with_its_name():
     assert figure.axes[2].axison  # else its name would not be drawn
 
 
+def test_a_common_space_shows_both_networks_images_and_how_long_rows_are():
+    bridges = {
+        "with row norm": ([0.5, 0.8, 1.0], draw(5, 2), -draw(5, 2)),
+        "without": ([0.5, 0.2], draw(5, 2), draw(5, 2)),
+    }
+    lengths, *spaces = pictures.common_space(bridges).axes
+    assert [list(line.get_ydata()) for line in lengths.lines] == [rows for rows, *_ in bridges.values()]
+    assert (lengths.get_xlabel(), entries(lengths)) == ("step", list(bridges))
+    for ax, (title, (_, student, teacher)) in zip(spaces, bridges.items(), strict=True):
+        assert ax.get_title() == f"Common space, {title}"
+        for points, expected in zip(ax.collections, (teacher, student), strict=True):
+            assert points.get_offsets().tolist() == [pytest.approx(row) for row in expected.tolist()]
+    assert entries(spaces[0]) == ["source", "component"]
+    assert len({ax.get_xlim() for ax in spaces} | {ax.get_ylim() for ax in spaces}) == 1  # one scale
+
+
 def test_every_term_of_a_loss_has_a_curve():
     curves = {"with row norm": draw(6, 3, 6), "without": draw(6, 3, 6)}
     figure = pictures.terms(curves, taps=4)
