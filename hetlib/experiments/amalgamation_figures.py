@@ -12,6 +12,8 @@ from hetlib.lab.figures import PALETTE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hetlib.training import History
+
 
 def _figure(height: float) -> "Figure":
     from matplotlib.figure import Figure
@@ -100,12 +102,13 @@ def common_space(bridges: Mapping[str, tuple[Sequence[float], Tensor, Tensor]]) 
     for (title, (rows, *_)), dash in zip(bridges.items(), figures.DASHES, strict=False):
         lengths.plot(rows, linestyle=dash, label=title)
     lengths.set(xlabel="step", title="Length of the rows of T", ylim=(0, None))
-    lengths.legend(loc="center right")
+    lengths.legend(loc="center right", bbox_to_anchor=(1, 0.72))
     reach = 1.1 * max(float(each.abs().max()) for _, *both in bridges.values() for each in both)
     for ax, (title, (_, student, teacher)) in zip(spaces, bridges.items(), strict=True):
         for points, label, mark in ((teacher, "source", "o"), (student, "component", "x")):
             ax.scatter(*points.T.tolist(), s=12, marker=mark, alpha=0.6, label=label)
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), title=f"Common space, {title}", aspect="equal")
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), title=f"Common space\n{title}", aspect="equal")
+        ax.set(xlabel="channel 1", ylabel="channel 2" if ax is spaces[0] else "")
     spaces[0].legend(loc="lower left")
     return figure
 
@@ -128,12 +131,25 @@ def terms(curves: Mapping[str, Tensor], taps: int) -> "Figure":
     return figure
 
 
+def losses(known: Mapping[str, "History"], label: str, history: "History | None") -> "Figure":
+    """Training losses over epochs, finished ones in grey; the legend has the accuracies at the end."""
+    ax = figures.axes()
+    ended = lambda one: f", {one.top1[-1]:.1f} %" if one.top1 else ""
+    for (name, done), dash in zip(known.items(), figures.DASHES[1:], strict=False):
+        ax.plot(range(1, done.epochs + 1), done.loss, color="grey", linestyle=dash, label=name + ended(done))
+    if history is not None:
+        ax.plot(range(1, history.epochs + 1), history.loss, "o-", label=label + ended(history))
+    ax.set(xlabel="epoch", ylabel="training loss", title=label if history else f"{label}: press Run")
+    ax.legend(loc="upper right")
+    return cast("Figure", ax.figure)
+
+
 def accuracies(values: Mapping[str, Sequence[float]], majority: float, title: str) -> "Figure":
     """Bars of accuracies with intervals and seeds; a line for who always says what is more frequent."""
     ax = figures.axes(7, 0.33 * len(values) + 1.2)
     figure = figures.bars_with_intervals(ax, values, title=title)
     ax.axvline(majority, color="grey", linewidth=1)
-    ax.text(majority, -0.9, "majority", ha="center", va="bottom", color="grey", size=8)
+    ax.set_xlabel("test accuracy (%); grey line: who always says what is more frequent")
     ax.set_xlim(min(majority, *(min(seeds) for seeds in values.values())) - 3, 100)
     return figure
 
