@@ -225,6 +225,9 @@ def _needs_gradient(tensors: Iterable[Tensor]) -> bool:
 
 def _stack_(out: Tensor, weight: Tensor) -> None:
     """Fill `out` with `weight` repeated over its channel axes: each row along its inputs, then all rows at once."""
+    if not out.dim():  # a counter of batches
+        out.copy_(weight)
+        return
     filled = out[: len(weight)]
     if out.dim() > 1:
         corner = filled[:, : weight.shape[1]]

@@ -5,6 +5,7 @@ import torch
 
 from hetlib.amalgamation import GROUPS, sources_of
 from hetlib.experiments import amalgamation_figures as pictures
+from hetlib.training import History
 from tests.experiments.test_tlv_figures import size
 
 IMAGES = torch.randint(256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -118,9 +119,9 @@ def test_every_term_of_a_loss_has_a_curve():
 def test_accuracies_stand_beside_the_majority():
     figure = pictures.accuracies({"amalgamation": [91.0, 92.0], "labels": [95.0]}, 88.0, "Mean")
     (ax,) = figure.axes
-    assert said(ax) == ("top-1 accuracy (%)", "", "Mean")
+    assert said(ax) == ("test accuracy (%); grey line: who always says what is more frequent", "", "Mean")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["amalgamation", "labels"]
-    assert "majority" in [text.get_text() for text in ax.texts]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_color() == "grey"] == [88.0]
     assert ax.get_xlim() == (85.0, 100.0)
 
 
@@ -146,3 +147,12 @@ def test_reliability_is_how_often_a_network_is_right_where_it_is_so_sure():
     assert list(ax.lines[1].get_xdata()) == pytest.approx([60.0, 90.0])  # too few for a third point
     assert list(ax.lines[1].get_ydata()) == pytest.approx([50.0, 90.0])
     assert said(ax)[:2] == ("how sure (%)", "how often right (%)")
+
+
+def test_losses_name_the_accuracy_that_they_end_with():
+    done = History(loss=[2.0, 1.0], evaluated=[2], top1=[90.0])
+    (ax,) = pictures.losses({"finished": done}, "mine", None).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["finished, 90.0 %"]
+    assert said(ax) == ("epoch", "training loss", "mine: press Run")
+    (ax,) = pictures.losses({"finished": done}, "mine", done).axes
+    assert len(ax.lines) == 2 and list(ax.lines[1].get_ydata()) == [2.0, 1.0]

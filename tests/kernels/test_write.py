@@ -501,3 +501,9 @@ def test_the_mixing_kernel_compiles_for_hopper_without_a_gpu(type_, monkeypatch,
     assert "fma" not in compiled.asm["ptx"], "one product would not be rounded before it is added"
     # A tensor is read after another one, its donor, has been written: no load may take memory for constant.
     assert "ld.global.nc" not in compiled.asm["ptx"]
+
+
+def test_a_single_number_is_written():
+    out = torch.tensor(0)  # as a batch norm counts its batches
+    write([Fill("bn", out, torch.tensor(7))])
+    assert out == 7
