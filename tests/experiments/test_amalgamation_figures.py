@@ -96,7 +96,7 @@ def test_a_common_space_shows_both_networks_images_and_how_long_rows_are():
     assert [list(line.get_ydata()) for line in lengths.lines] == [rows for rows, *_ in bridges.values()]
     assert (lengths.get_xlabel(), entries(lengths)) == ("step", list(bridges))
     for ax, (title, (_, student, teacher)) in zip(spaces, bridges.items(), strict=True):
-        assert ax.get_title() == f"Common space, {title}"
+        assert ax.get_title() == f"Common space\n{title}"
         for points, expected in zip(ax.collections, (teacher, student), strict=True):
             assert points.get_offsets().tolist() == [pytest.approx(row) for row in expected.tolist()]
     assert entries(spaces[0]) == ["source", "component"]
@@ -155,4 +155,4 @@ def test_losses_name_the_accuracy_that_they_end_with():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["finished, 90.0 %"]
     assert said(ax) == ("epoch", "training loss", "mine: press Run")
     (ax,) = pictures.losses({"finished": done}, "mine", done).axes
-    assert len(ax.lines) == 2 and list(ax.lines[1].get_ydata()) == [2.0, 1.0]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[2.0, 1.0]] * 2
