@@ -557,7 +557,8 @@ lab.Explorer(learning, Component(), run, component_of)
 
 # %%
 def expected_surest(logits):
-    return min(range(len(logits)), key=lambda k: plain_entropy(logits[k].tolist()))
+    shares = logits.softmax(1)
+    return int((shares * shares.log()).sum(1).argmax())
 
 
 some_logits = lambda generator: (3 * torch.randn(4, 5, generator=generator, dtype=torch.float64),)
