@@ -225,6 +225,8 @@ def _needs_gradient(tensors: Iterable[Tensor]) -> bool:
 
 def _stack_(out: Tensor, weight: Tensor) -> None:
     """Fill `out` with `weight` repeated over its channel axes: each row along its inputs, then all rows at once."""
+    if not out.numel():
+        return
     if not out.dim():  # a counter of batches
         out.copy_(weight)
         return

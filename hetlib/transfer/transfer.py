@@ -248,7 +248,7 @@ def _check_fills(context: Context, fills: list[Fill]) -> None:
 
 
 def _is_own(context: Context, fill: Fill) -> bool:
-    """Whether a fill is of a parameter or buffer of the target, as a rule of the layer that it names."""
+    """Whether a fill is of a parameter or buffer of the target; the layer that it names is looked at first."""
     named = context.target_modules.get(fill.layer)
     modules = context.target_modules.values()
     return any(

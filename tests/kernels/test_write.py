@@ -239,6 +239,13 @@ def test_an_output_without_slices_is_filled_with_nothing():
     assert out.shape == (0, 3, 1, 1)
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 1, 1), (3, 0, 1, 1), (0, 3), (3, 0), (0,)])
+def test_a_weight_stacked_into_an_empty_output_leaves_it_empty(shape):
+    out = torch.empty(shape)
+    write([Fill("", out, draw(*(2,) * min(len(shape), 2), *(1,) * (len(shape) - 2)))])
+    assert out.shape == shape
+
+
 @outer
 def test_the_launch_under_triton_s_interpreter():
     run_launches(__file__)
