@@ -12,17 +12,19 @@ from hetlib.amalgamation.batches import OfEachSubset, batch_sizes
 from hetlib.amalgamation.bridges import Bridge, row_norm
 from hetlib.amalgamation.choosing import subsets, task_logits
 from hetlib.amalgamation.customise import METHODS, Customised, customise
-from hetlib.amalgamation.from_jobs import AmalgamateFrom, attributes_of, per_attribute
-from hetlib.amalgamation.groups import GROUPS, class_parts, sources_of
+from hetlib.amalgamation.from_jobs import AmalgamateFrom, per_attribute, tasks_of
+from hetlib.amalgamation.groups import CLASSES, GROUPS, sources_of
 from hetlib.amalgamation.objective import Amalgamation
 from hetlib.amalgamation.peers import AverageDistillation, CommonFeatures, LayerWise
 from hetlib.amalgamation.settings import RECIPE, RELEASED_ATTRIBUTES, RELEASED_CLASSES, SOURCE, Settings
 from hetlib.amalgamation.sources import PerTask, Source, accuracy, covering, labelled, train_source
 from hetlib.amalgamation.taps import ByResolution, taps
 from hetlib.amalgamation.teachers import Teacher
+from hetlib.data import class_parts
 from hetlib.kernels.choice import calibrate, choose_teacher, softmax_entropy
 
 __all__ = [
+    "CLASSES",
     "GROUPS",
     "METHODS",
     "RECIPE",
@@ -43,7 +45,6 @@ __all__ = [
     "Source",
     "Teacher",
     "accuracy",
-    "attributes_of",
     "batch_sizes",
     "calibrate",
     "choose_teacher",
@@ -58,5 +59,6 @@ __all__ = [
     "subsets",
     "taps",
     "task_logits",
+    "tasks_of",
     "train_source",
 ]

@@ -9,7 +9,7 @@ from torch import nn
 
 from hetlib.amalgamation.peers import PEERS
 from hetlib.amalgamation.settings import Settings
-from hetlib.amalgamation.sources import HAS, PerTask, Source, covering
+from hetlib.amalgamation.sources import PerTask, Source, covering
 from hetlib.amalgamation.stages import Stages
 from hetlib.data import Images
 from hetlib.errors import unknown
@@ -30,13 +30,13 @@ class AmalgamateFrom:
     Attributes
     ----------
     teachers : tuple of Job
-        Trainings on images with attributes, whose names stand in their data: "faces:Bangs,Blurry".
+        Trainings whose data names their tasks: "faces:Bangs,Blurry", "cifar100:main 1/2,side 1/4".
     wanted : tuple of str
-        Attributes, in the order of the student's heads.
+        Tasks, in the order of the student's heads.
     way : str
-        "chosen": each image is taught by one teacher of each task, as `Settings.rule` says; with one wanted attribute
+        "chosen": each image is taught by one teacher of each task, as `Settings.rule` says; with one wanted task
         that is the paper's stage 1, with several `customise`'s method "direct". "all": every teacher teaches all
-        images, as components do in stage 2; each wanted attribute has one. Or a peer: "distillation", "layer-wise",
+        images, as components do in stage 2; each wanted task has one. Or a peer: "distillation", "layer-wise",
         "common-features".
     settings : Settings
     seed : int
@@ -45,7 +45,7 @@ class AmalgamateFrom:
     Raises
     ------
     ValueError
-        For an unknown way. In training as `customise`, or if, for "all", several teachers know one wanted attribute.
+        For an unknown way. In training as `customise`, or if, for "all", several teachers know one wanted task.
     """
 
     teachers: tuple[Any, ...]
@@ -72,7 +72,7 @@ class AmalgamateFrom:
     def __call__(self, model: nn.Module, network: Callable[[Any], nn.Module], images: Images, recipe: Recipe) -> dict:
         """Keyword arguments for `fit`; `network` gives the network of a job."""
         pool = [
-            Source(f"source {n}", network(job), dict.fromkeys(attributes_of(job), HAS))
+            Source(f"source {n}", network(job), {task: job.load("test").tasks[task] for task in tasks_of(job)})
             for n, job in enumerate(self.teachers, 1)
         ]
         self.settings.check([source.name for source in pool], self.wanted)
@@ -85,11 +85,11 @@ class AmalgamateFrom:
         return stages.merging(model, stages.of_target(), recipe, member)
 
 
-def attributes_of(job: Any) -> tuple[str, ...]:
-    """The attributes that the network of a job knows; ValueError if its data names none."""
+def tasks_of(job: Any) -> tuple[str, ...]:
+    """The tasks that the network of a job knows; ValueError if its data names none."""
     _, _, names = job.data.partition(":")
     if not names:
-        raise ValueError(f"{job.label}: names no attributes in its data, as in faces:Bangs,Young")
+        raise ValueError(f"{job.label}: names no tasks in its data, as in faces:Bangs,Young")
     return tuple(names.split(","))
 
 

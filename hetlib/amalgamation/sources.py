@@ -9,12 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
-from hetlib.data import AttributeImages, Images, class_split
+from hetlib.data import HAS, AttributeImages, Images, class_split
 from hetlib.errors import unknown
 from hetlib.training import Recipe, evaluate, fit
-
-HAS = ("no", "yes")
-"""The classes of a task that asks for one attribute."""
 
 
 @dataclass(frozen=True, eq=False)

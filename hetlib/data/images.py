@@ -1,7 +1,7 @@
 """Labelled images as tensors: they stay uint8 on one device; crops and flips are one batched gather."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from hetlib.errors import unknown
 from hetlib.files import checksum
+
+HAS = ("no", "yes")
+"""The classes of a task that asks for one attribute."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,8 @@ class Images:
         The name of each label.
     mean, std : tuple of float
         Per channel, of pixels scaled to [0, 1]; what `normalise` takes.
+    tasks : mapping of str to tuple of str
+        For every task its classes; together all classes, in their order. Empty where classes are not divided.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Images:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,6 +80,17 @@ class Images:
         index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def scored(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What a network's answers to some images are scored by: rows of logits, and the right column of each.
+
+        Where classes are divided into tasks, those of other tasks than an image's own do not count.
+        """
+        if not self.tasks:
+            return logits, labels
+        sizes = torch.tensor([len(titles) for titles in self.tasks.values()], device=labels.device)
+        task = torch.arange(len(sizes), device=labels.device).repeat_interleave(sizes)
+        return logits.masked_fill(task != task[labels].unsqueeze(1), -torch.inf), labels
+
 
 @dataclass(frozen=True, eq=False)
 class AttributeImages(Images):
@@ -84,8 +101,11 @@ class AttributeImages(Images):
     labels : Tensor
         int64, (n, attributes), 1 where an image has an attribute and 0 where not.
     classes : tuple of str
-        The name of each attribute, in the order of the columns.
+        The name of each attribute, in the order of the columns. Each is a task of the classes "no" and "yes".
     """
+
+    def __post_init__(self):
+        object.__setattr__(self, "tasks", dict.fromkeys(self.classes, HAS))
 
     def __repr__(self) -> str:
         whole = super().__repr__()
@@ -109,7 +129,11 @@ class AttributeImages(Images):
     def task(self, name: str) -> Images:
         """The same images with a single label each, whether they have one attribute; raises as `keep`."""
         column = self.labels[:, self._column(name)]
-        return Images(self.name, self.split, self.images, column, ("no", "yes"), self.mean, self.std)
+        return Images(self.name, self.split, self.images, column, HAS, self.mean, self.std)
+
+    def scored(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Every attribute of every image counts: its two logits are a row."""
+        return logits.unflatten(1, (labels.shape[1], -1)).flatten(0, 1), labels.flatten()
 
     def _column(self, name: str) -> int:
         if name not in self.classes:

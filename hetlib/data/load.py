@@ -8,7 +8,7 @@ layout (`hetlib.data.published`, `hetlib.data.celeba`).
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hetlib.data import celeba, faces, folders, published, textured_shapes
 from hetlib.data.face_attributes import NAMES
 from hetlib.data.images import AttributeImages, Images
 from hetlib.data.subsets import few_shot, skill_split
+from hetlib.data.tasks import of_tasks
 from hetlib.errors import unknown
 
 # As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
@@ -43,7 +44,8 @@ def names() -> list[str]:
 
 def splits(name: str) -> tuple[str, ...]:
     """The parts of a data set: "train" and "test", and for TLV's protocol and official CelebA "validation"."""
-    three = name.endswith(HELD_OUT) or name.partition(":")[0] == celeba.OFFICIAL
+    whole = name.partition(":")[0]
+    three = whole.endswith(HELD_OUT) or whole == celeba.OFFICIAL
     return ("train", "validation", "test") if three else ("train", "test")
 
 
@@ -65,7 +67,8 @@ def load(
         `mnist-special` and `mnist-general` are CLAFusion's (see `skill_split`, label 4); with `-raw`, pixels go from 0
         to 255, as its released code has them.
         `faces`, `celeba` and `celeba-10k` have several labels for each image: they are `AttributeImages`. After a
-        colon the attributes that are asked for can stand, as in "faces:Bangs,Young"; otherwise all are there.
+        colon the attributes that are asked for can stand, as in "faces:Bangs,Young"; otherwise all are there. For the
+        others tasks made of some of the classes, as in "cifar100:main 1/2,side 3/4"; see `hetlib.data.tasks.of_tasks`.
     split : {"train", "validation", "test"}
         Which part; "validation" of TLV's and of `celeba` only.
     root : path-like, optional
@@ -86,7 +89,7 @@ def load(
     Raises
     ------
     ValueError
-        For an unknown name, split or option; the nearest valid ones are named.
+        For an unknown name, split, option, attribute or task; the nearest valid ones are named.
     DataMissing
         If a file is missing; the message names it and says how to get it.
     DamagedFile
@@ -94,11 +97,14 @@ def load(
     """
     if name.startswith(folders.PREFIX):
         return folders.load(name, split)
-    if name.partition(":")[0] in WITH_ATTRIBUTES:
-        name, _, asked = name.partition(":")
+    name, _, asked = name.partition(":")
+    if asked:
+        whole = load(name, split, root, download, **options)
+        several = whole.keep if isinstance(whole, AttributeImages) else partial(of_tasks, whole)
+        return replace(several(asked.split(",")), name=f"{name}:{asked}")
+    if name in WITH_ATTRIBUTES:
         _check(name, split, options, WITH_ATTRIBUTES[name])
-        several = _with_attributes(name, split, folder(root), tuple(sorted(options.items())))
-        return replace(several.keep(asked.split(",")), name=f"{name}:{asked}") if asked else several
+        return _with_attributes(name, split, folder(root), tuple(sorted(options.items())))
     if name not in names():
         raise unknown("data set", name, [*names(), f"{folders.PREFIX}<folder>"])
     rendered = name.startswith("shapes-")

@@ -99,5 +99,5 @@ def _keep(data: Images, labels: list[int]) -> Images:
     rank = torch.full((data.num_classes,), -1)
     rank[labels] = torch.arange(len(labels))
     relabelled = rank.to(data.labels.device)[data.labels]
-    part = replace(data, labels=relabelled, classes=tuple(data.classes[label] for label in labels))
+    part = replace(data, labels=relabelled, classes=tuple(data.classes[label] for label in labels), tasks={})
     return part.subset((relabelled >= 0).nonzero().flatten())

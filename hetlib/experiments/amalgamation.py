@@ -1,4 +1,4 @@
-"""Amalgamation's experiments: sources that know several attributes, components that merge those of one, and targets.
+"""Amalgamation's experiments: sources that know several tasks, components that merge those of one, and targets.
 
 `ARMS` are the paper's way, the same with other rules for choosing teachers, the peers, and a network that is trained
 with labels. All targets of a seed learn from the same sources.
@@ -10,22 +10,30 @@ from functools import cache
 from typing import Any
 
 from hetlib.amalgamation import (
+    CLASSES,
     GROUPS,
     RECIPE,
     SOURCE,
     AmalgamateFrom,
     Settings,
-    attributes_of,
     per_attribute,
     sources_of,
+    tasks_of,
 )
 from hetlib.errors import unknown
 from hetlib.lab import Job
 from hetlib.lab.presets import SEEDS
 from hetlib.training import Recipe
 
-WIDER = 90 / 64
-"""How many times as wide as a component the target is, in the paper's experiment with attributes."""
+OWN = {
+    (False, False): ("faces", "resnet8", 0.125),
+    (False, True): ("shapes-source", "resnet8", 0.125),
+    (True, False): ("celeba-10k", "resnet18", 0.25),
+    (True, True): ("cifar100", "resnet20", 0.5),
+}
+"""Images, network and width of presets that replace the paper's own: by whether it is "reduced", and has classes."""
+COUNT = {("smoke", False): 200, ("smoke", True): 800, ("classroom", False): 1000, ("classroom", True): 4000}
+"""Training images where they are rendered, by preset and whether they have classes."""
 ABLATIONS = ("bridges free", "norms frozen", "joint", "steps every iteration")
 """The arms that are trained at the first seed alone, but at preset "paper"."""
 
@@ -54,6 +62,7 @@ ARMS = {
     "random teacher": Arm(settings=Settings(rule="random")),
     "every teacher": Arm(settings=Settings(rule="average")),
     "surest by labels": Arm(settings=Settings(rule="oracle")),
+    "as many steps": Arm(settings=Settings(epoch="all")),
     "without components": Arm("chosen"),
     "distillation": Arm("distillation"),
     "layer-wise": Arm("layer-wise"),
@@ -68,17 +77,57 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What a preset trains: images and how many (0: all), the network of sources and components, its width, recipes."""
+    """What a preset trains.
 
+    Attributes
+    ----------
+    group : str
+        What is wanted; see `hetlib.amalgamation.GROUPS`.
+    data : str
+        Images, `count` of them; 0: all.
+    model : str
+        Network of sources, components and target.
+    width, wide : float
+        Of hidden layers, as a factor: in sources and components, and in the target.
+    source, recipe : Recipe
+        Of sources, and of students.
+    """
+
+    group: str
     data: str
     model: str
     width: float
+    wide: float
     source: Recipe
     recipe: Recipe
     count: int = 0
 
+    @property
+    def with_labels(self) -> Any:
+        """What is minimised where there are labels; of classes one cross-entropy over those of all tasks."""
+        return None if self.group == CLASSES else per_attribute
 
-def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) -> Setting:
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The tasks of the target, in the order of its heads."""
+        return tuple(GROUPS[self.group])
+
+    def job(self, known: Sequence[str], recipe: Recipe, seed: int, width: float, objective: Any) -> Job:
+        """A training on some tasks."""
+        return Job(
+            model=self.model,
+            data=f"{self.data}:{','.join(known)}",
+            recipe=recipe,
+            seed=seed,
+            options={"width": width},
+            data_options={"count": self.count} if self.count else {},
+            objective=objective,
+        )
+
+
+def setting(
+    preset: str, data: str = "", group: str = "hair", width: float = 0.0, epochs: int = 0, wide: float = 0.0
+) -> Setting:
     """What a preset trains.
 
     Parameters
@@ -86,22 +135,27 @@ def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) ->
     preset : {"smoke", "classroom", "reduced", "paper"}
         How big. "reduced" is a short schedule on the first 10,000 photographs of CelebA at 64 pixels.
     data : str
-        Images with attributes; empty takes the preset's own: rendered faces, or CelebA.
+        Images, with attributes unless the group is "classes"; empty takes the preset's own: rendered faces or CelebA,
+        and for classes rendered shapes or CIFAR-100. The paper's aircraft and cars cannot be read: at "paper" name it.
+    group : str
+        What is wanted, one of `hetlib.amalgamation.GROUPS`.
     width : float
         Of every hidden layer of sources and components, as a factor; 0 takes the preset's own.
     epochs : int
         Of every training; 0 takes the preset's own.
+    wide : float
+        Of every hidden layer of the target, as a factor; 0 takes the paper's share of `width`.
 
     Raises
     ------
     ValueError
-        For an unknown preset.
+        For an unknown preset or group, and if no data is named for classes at "paper".
     """
-    if preset not in SEEDS:
-        raise unknown("preset", preset, SEEDS)
+    for kind, name, valid in (("preset", preset, SEEDS), ("group", group, GROUPS)):
+        if name not in valid:
+            raise unknown(kind, name, valid)
     if preset == "paper":
-        long = {} if not epochs else {"epochs": epochs}
-        return Setting(data or "celeba", "resnet18", width or 1.0, SOURCE.changed(**long), RECIPE.changed(**long))
+        return _paper(group, data, width, epochs, wide)
     length = epochs or {"smoke": 2, "classroom": 6, "reduced": 10}[preset]
     source = Recipe(epochs=length, lr=0.1, batch_size=32, schedule="one-cycle", augment=False, evaluate_every=length)
     recipe = RECIPE.changed(
@@ -109,10 +163,28 @@ def setting(preset: str, data: str = "", width: float = 0.0, epochs: int = 0) ->
     )
     if preset == "reduced":
         big = {"augment": True, "batch_size": 64}
-        recipe = recipe.changed(lr=1e-3, **big)
-        return Setting(data or "celeba-10k", "resnet18", width or 0.25, source.changed(**big), recipe)
-    count = {"smoke": 200, "classroom": 1000}[preset] if data in ("", "faces") else 0
-    return Setting(data or "faces", "resnet8", width or 0.125, source, recipe, count)
+        source, recipe = source.changed(**big), recipe.changed(lr=1e-3, **big)
+    own, model, own_width = OWN[preset == "reduced", group == CLASSES]
+    count = COUNT.get((preset, group == CLASSES), 0) if data in ("", own) else 0
+    width = width or own_width
+    return Setting(group, data or own, model, width, wide or _wider(group) * width, source, recipe, count)
+
+
+def _paper(group: str, data: str, width: float, epochs: int, wide: float) -> Setting:
+    source, recipe = SOURCE, RECIPE
+    if group == CLASSES:
+        if not data:
+            raise ValueError("preset paper: the paper's aircraft and cars cannot be read; name other data, as cifar100")
+        source = SOURCE.changed(epochs=300, lr=1e-3, batch_size=64, milestones=(10, 20, 30))
+        recipe = RECIPE.changed(epochs=300, lr=5e-4, milestones=(20, 50, 100))
+    if epochs:
+        source, recipe = source.changed(epochs=epochs), recipe.changed(epochs=epochs)
+    width = width or 1.0
+    return Setting(group, data or "celeba", "resnet18", width, wide or _wider(group) * width, source, recipe)
+
+
+def _wider(group: str) -> float:
+    return (72 if group == CLASSES else 90) / 64
 
 
 def _milestones(epochs: int) -> tuple[int, ...]:
@@ -121,55 +193,47 @@ def _milestones(epochs: int) -> tuple[int, ...]:
 
 
 @cache
-def source_jobs(chosen: Setting, group: str, seed: int) -> dict[int, Job]:
+def source_jobs(chosen: Setting, seed: int) -> dict[int, Job]:
     """The trainings of a group's sources, by their number in the paper's scripts; the same objects whenever asked."""
     return {
-        number: _job(chosen, known, chosen.source, 1000 * number + seed, objective=per_attribute)
-        for number, known in sources_of(group).items()
+        number: chosen.job(known, chosen.source, 1000 * number + seed, chosen.width, chosen.with_labels)
+        for number, known in sources_of(chosen.group).items()
     }
 
 
-def component(chosen: Setting, group: str, wanted: str, arm: Arm, seed: int) -> Job:
-    """The training that merges the sources of one attribute."""
-    teachers = tuple(job for job in source_jobs(chosen, group, seed).values() if wanted in attributes_of(job))
-    number = 1 + list(GROUPS[group]).index(wanted)
+def component(chosen: Setting, wanted: str, arm: Arm, seed: int) -> Job:
+    """The training that merges the sources of one task."""
+    teachers = tuple(job for job in source_jobs(chosen, seed).values() if wanted in tasks_of(job))
+    number = 1 + chosen.wanted.index(wanted)
     return _student(
-        chosen, (wanted,), arm, AmalgamateFrom(teachers, (wanted,), settings=arm.settings, seed=seed), number
+        chosen, arm, AmalgamateFrom(teachers, (wanted,), settings=_settings(chosen, arm), seed=seed), number
     )
 
 
-def target(chosen: Setting, group: str, arm: Arm, seed: int) -> Job:
-    """The training of a network for all wanted attributes of a group."""
-    wanted, wide = tuple(GROUPS[group]), replace(chosen, width=WIDER * chosen.width)
+def target(chosen: Setting, arm: Arm, seed: int) -> Job:
+    """The training of a network for all wanted tasks of a group."""
     if arm.way == "labels":
-        return _job(wide, wanted, chosen.recipe, _seed(seed), objective=per_attribute)
+        return chosen.job(chosen.wanted, chosen.recipe, _seed(seed), chosen.wide, chosen.with_labels)
     if arm.way == "components":
-        teachers = tuple(component(chosen, group, each, arm, seed) for each in wanted)
-        return _student(wide, wanted, arm, AmalgamateFrom(teachers, wanted, "all", arm.settings, seed))
-    teachers = tuple(source_jobs(chosen, group, seed).values())
-    return _student(wide, wanted, arm, AmalgamateFrom(teachers, wanted, arm.way, arm.settings, seed))
+        teachers, way = tuple(component(chosen, each, arm, seed) for each in chosen.wanted), "all"
+    else:
+        teachers, way = tuple(source_jobs(chosen, seed).values()), arm.way
+    return _student(chosen, arm, AmalgamateFrom(teachers, chosen.wanted, way, _settings(chosen, arm), seed))
 
 
-def _student(chosen: Setting, wanted: Sequence[str], arm: Arm, learning: AmalgamateFrom, number: int = 0) -> Job:
-    recipe = chosen.recipe.changed(schedule=arm.schedule)
-    return _job(chosen, wanted, recipe, _seed(learning.seed, number), objective=learning)
+def _settings(chosen: Setting, arm: Arm) -> Settings:
+    """Of classes, as released, sources teach images of those only that they know."""
+    return replace(arm.settings, own_images=True) if chosen.group == CLASSES else arm.settings
+
+
+def _student(chosen: Setting, arm: Arm, learning: AmalgamateFrom, number: int = 0) -> Job:
+    recipe, width = chosen.recipe.changed(schedule=arm.schedule), chosen.width if number else chosen.wide
+    return chosen.job(learning.wanted, recipe, _seed(learning.seed, number), width, learning)
 
 
 def _seed(seed: int, number: int = 0) -> int:
     """Of the student with a number: all targets of a seed have one, and so the same initial weights and data order."""
     return 1000 * (100 + number) + seed
-
-
-def _job(chosen: Setting, known: Sequence[str], recipe: Recipe, seed: int, **objective: Any) -> Job:
-    return Job(
-        model=chosen.model,
-        data=f"{chosen.data}:{','.join(known)}",
-        recipe=recipe,
-        seed=seed,
-        options={"width": chosen.width},
-        data_options={"count": chosen.count} if chosen.count else {},
-        **objective,
-    )
 
 
 def jobs(
@@ -179,6 +243,7 @@ def jobs(
     group: str = "hair",
     width: float = 0.0,
     epochs: int = 0,
+    wide: float = 0.0,
     arms: Sequence[str] = (),
 ) -> dict[tuple[str, int], Job]:
     """All targets by arm and seed; what they learn from comes with them. Parameters as for `setting`.
@@ -190,14 +255,13 @@ def jobs(
     ValueError
         For an unknown preset, group or arm.
     """
-    chosen = setting(preset, data, width, epochs)
-    for kind, names, valid in (("group", [group], GROUPS), ("arm", arms, ARMS)):
-        for name in names:
-            if name not in valid:
-                raise unknown(kind, name, valid)
+    chosen = setting(preset, data, group, width, epochs, wide)
+    for name in arms:
+        if name not in ARMS:
+            raise unknown("arm", name, ARMS)
     numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
     found: dict[tuple[str, int], Job] = {}
     for name in arms or ARMS:
         few = numbers[:1] if name in ABLATIONS and preset != "paper" else numbers
-        found |= {(name, seed): target(chosen, group, ARMS[name], seed) for seed in few}
+        found |= {(name, seed): target(chosen, ARMS[name], seed) for seed in few}
     return found

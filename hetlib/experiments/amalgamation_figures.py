@@ -1,11 +1,13 @@
 """Pictures of knowledge amalgamation: the pool, how sure its networks are, which images each wins, and the loss."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil, log
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from hetlib.data import Images
 from hetlib.lab import figures
 from hetlib.lab.figures import PALETTE
 
@@ -27,13 +29,16 @@ def _show(ax: Any, image: Tensor, title: str = "") -> None:
     ax.set_title(title, size=7, weight="normal")
 
 
-def examples(images: Tensor, labels: Tensor, names: Sequence[str], columns: int = 8) -> "Figure":
-    """Images, each below the names of the attributes it has, one in a line."""
+def examples(data: Images, columns: int = 8) -> "Figure":
+    """Images of every attribute, as many of each, or of some classes, below the names of all that they are or have."""
+    has = data.labels if data.labels.dim() == 2 else torch.nn.functional.one_hot(data.labels, data.num_classes)
+    shown = min(columns, has.shape[1])
+    each = [torch.nonzero(has[:, n * has.shape[1] // shown])[: columns // shown, 0] for n in range(shown)]
+    chosen = torch.cat(each).tolist()
     figure = _figure(1.9)
-    for ax, image, has in zip(figure.subplots(1, columns), images, labels, strict=False):
-        _show(
-            ax, image, "\n".join(name.replace("_", " ") for name, one in zip(names, has, strict=True) if one) or "none"
-        )
+    for ax, n in zip(figure.subplots(1, len(chosen)), chosen, strict=True):
+        names = [name.replace("_", " ") for name, one in zip(data.classes, has[n], strict=True) if one]
+        _show(ax, data.images[n], "\n".join(names) or "none")
     return figure
 
 
@@ -58,11 +63,11 @@ def pool(sources: Mapping[int, Sequence[str]], wanted: Sequence[str]) -> "Figure
     return figure
 
 
-def certainty(entropies: Mapping[str, tuple[Tensor, Tensor]]) -> "Figure":
+def certainty(entropies: Mapping[str, tuple[Tensor, Tensor]], classes: int = 2) -> "Figure":
     """For every network the entropies of its right and of its wrong predictions, as histograms of equal area."""
     figure = _figure(2.9)
     spots = figure.subplots(1, len(entropies), squeeze=False, sharex=True, sharey=True)[0]
-    edges = torch.linspace(0, 0.7, 15).tolist()
+    edges = torch.linspace(0, ceil(10 * log(classes)) / 10, 15).tolist()
     for ax, (title, (right, wrong)) in zip(spots, entropies.items(), strict=True):
         for values, label, colour in ((right, "right", PALETTE["blue"]), (wrong, "wrong", PALETTE["vermilion"])):
             shown = f"{label} ({len(values)}, mean {float(values.mean()):.2f})" if len(values) else f"{label} (0)"
@@ -170,11 +175,11 @@ def by_task(scores: Mapping[str, Mapping[str, float]], majority: Mapping[str, fl
     return cast("Figure", ax.figure)
 
 
-def reliability(found: Mapping[str, tuple[Tensor, Tensor]], bins: int = 8) -> "Figure":
+def reliability(found: Mapping[str, tuple[Tensor, Tensor]], guessing: float = 0.5, bins: int = 8) -> "Figure":
     """How often networks are right where they are so sure; each value is (confidence, right), both (images,)."""
     ax = figures.axes(7.2, 3.2)
-    edges = torch.linspace(0.5, 1.0, bins + 1)
-    ax.plot([50, 100], [50, 100], color="grey", linewidth=1)
+    edges = torch.linspace(guessing, 1.0, bins + 1)
+    ax.plot([100 * guessing, 100], [100 * guessing, 100], color="grey", linewidth=1)
     for (label, (confidence, right)), dash in zip(found.items(), figures.DASHES, strict=False):
         inside = torch.bucketize(confidence, edges[1:-1])
         kept = [n for n in range(bins) if int((inside == n).sum()) >= 5]

@@ -22,7 +22,8 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
     model : nn.Module
         Gives logits (batch, classes); for images with attributes two for each, side by side.
     data : Images
-        What to score on; normalised with its own mean and standard deviation. Every attribute of every image counts.
+        What to score on; normalised with its own mean and standard deviation. Every attribute of every image counts,
+        and where classes are divided into tasks, only those of an image's own task.
     batch_size : int
         Images per forward pass.
     precision : {"auto", "fp32", "bf16"}
@@ -42,8 +43,7 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
             pixels = normalise(images, data.mean, data.std, memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
                 logits = model(pixels)
-            if labels.dim() == 2:
-                logits, labels = logits.unflatten(1, (labels.shape[1], -1)).flatten(0, 1), labels.flatten()
+            logits, labels = data.scored(logits, labels)
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
             ranked = logits.topk(min(max(TOP), logits.shape[1])).indices.eq(labels[:, None])
             hits += torch.stack([ranked[:, :k].any(1).sum() for k in TOP])

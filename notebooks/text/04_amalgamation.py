@@ -41,9 +41,10 @@
 # %% tags=["parameters"]
 PRESET: str = "classroom"  # smoke, classroom, reduced or paper
 DATA: str = ""  # images with attributes: "faces", "celeba-10k" or "celeba"; empty takes the preset's own
-GROUP: str = "hair"  # what is wanted: hair, eye or face
+GROUP: str = "hair"  # what is wanted: hair, eye or face; or classes, of images without attributes
 SEEDS: int = 0  # trainings per arm; 0 takes the preset's own number
-WIDTH: float = 0.0  # width of every hidden layer, as a factor; 0 takes the preset's own
+WIDTH: float = 0.0  # width of every hidden layer of sources and components, as a factor; 0 takes the preset's own
+WIDE: float = 0.0  # the same of the target; 0 takes the paper's, 90/64 of WIDTH
 EPOCHS: int = 0  # epochs of every training; 0 takes the preset's own
 ZOOM: float = 1.0  # size of the figures: 1 fits a laptop, 1.5 a projector
 RULE: str = "entropy"  # explorers: entropy, batch, random, oracle or average
@@ -76,11 +77,12 @@ from hetlib.experiments import amalgamation_figures as pictures
 from hetlib.lab import figures
 
 run = lab.start("04_amalgamation", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
-plan = experiments.jobs(run.preset, run.seeds, DATA, GROUP, WIDTH, EPOCHS)
-chosen = experiments.setting(run.preset, DATA, WIDTH, EPOCHS)
-known, wanted = amalgamation.sources_of(GROUP), tuple(amalgamation.GROUPS[GROUP])
+plan = experiments.jobs(run.preset, run.seeds, DATA, GROUP, WIDTH, EPOCHS, WIDE)
+chosen = experiments.setting(run.preset, DATA, GROUP, WIDTH, EPOCHS, WIDE)
+known, wanted = amalgamation.sources_of(GROUP), chosen.wanted
 first = plan["amalgamation", run.seeds[0]]
 train, test = first.load("train"), first.load("test")
+of_task = lambda images, name: amalgamation.labelled(images, name, images.tasks[name])
 
 # %% [markdown]
 # ## The problem in one picture
@@ -92,9 +94,8 @@ train, test = first.load("train"), first.load("test")
 # narrow ResNet-8, though teachers may have any architecture: their features are resized to the student's.
 
 # %%
-print(f"{len(train)} training images, {len(test)} test images, {len(wanted)} wanted attributes")
-faces = [int(train.labels[:, n].nonzero()[k]) for n in range(len(wanted)) for k in (0, 1)]
-display(pictures.examples(train.images[faces], train.labels[faces], wanted))
+print(f"{len(train)} training images, {len(test)} test images, {len(wanted)} wanted tasks")
+display(pictures.examples(train))
 pictures.pool(known, wanted)
 
 # %% [markdown]
@@ -104,9 +105,16 @@ pictures.pool(known, wanted)
 results = dict(zip(plan, lab.train_all(list(plan.values()), run.cache, run.device), strict=True))
 seed = run.seeds[0]
 task = wanted[-1]
-jobs = {n: job for n, job in experiments.source_jobs(chosen, GROUP, seed).items() if task in known[n]}
-sources = [Source(f"source {n}", lab.train(job, run.cache, run.device).model, known[n]) for n, job in jobs.items()]
-logits, answers = amalgamation.task_logits(sources, task, test), test.task(task).labels
+tested = of_task(test, task)
+
+
+def source(number):
+    job = experiments.source_jobs(chosen, seed)[number]
+    return Source(f"source {number}", lab.train(job, run.cache, run.device).model, job.load("test").tasks)
+
+
+sources = [source(number) for number in known if task in known[number]]
+logits, answers = amalgamation.task_logits(sources, task, tested), tested.labels
 
 # %% [markdown]
 # ## Round 1: how sure is a network?
@@ -131,7 +139,7 @@ print(f"logits (0, 2): H = {plain_entropy([0.0, 2.0]):.3f}; logits (0, 1): H = {
 entropies = softmax_entropy(logits)
 right = logits.argmax(2) == answers
 shown = {each.name: (entropies[n][right[n]], entropies[n][~right[n]]) for n, each in enumerate(sources)}
-pictures.certainty(shown)
+pictures.certainty(shown, logits.shape[2])
 
 # %% [markdown]
 # **What to notice.** Blue piles up at 0: where a network is right it is mostly sure. Orange leans to the right end, but
@@ -162,9 +170,9 @@ best |= {"average of logits": 100 * float((logits.mean(0).argmax(1) == answers).
 best |= {"any of them right": 100 * float(oracle)}
 print({name: f"{value:.1f} %" for name, value in best.items()})
 differ = right.any(0) & ~right.all(0)
-there = float(right.gather(0, picked[None])[0][differ].double().mean())
-print(f"they disagree on {int(differ.sum())} of {len(test)} faces; of these the surest is right on {100 * there:.0f} %")
-pictures.won(test.images, entropies, [each.name for each in sources])
+there = 100 * float(right.gather(0, picked[None])[0][differ].double().mean())
+print(f"they disagree on {int(differ.sum())} of {len(tested)} images; of these the surest is right on {there:.0f} %")
+pictures.won(tested.images, entropies, [each.name for each in sources])
 
 # %% [markdown]
 # **What to notice.** Each row has the first seven faces that a source wins, its *share*; above each face stand the
@@ -239,14 +247,14 @@ for s, t in ((S, T), ((0.0, 0.0), (0.0, 0.0))):
 
 # %%
 component = lab.train(
-    experiments.component(chosen, GROUP, task, experiments.ARMS["amalgamation"], seed), run.cache, run.device
+    experiments.component(chosen, task, experiments.ARMS["amalgamation"], seed), run.cache, run.device
 )
 
 
 def last_tap(network):
     found = chain(network.eval())
     with torch.no_grad():
-        features, _ = tapped(found, taps(found)[-1:])(sample(test, 200))
+        features, _ = tapped(found, taps(found)[-1:])(sample(tested, 200))
     return features[0].mean((2, 3), keepdim=True)
 
 
@@ -291,14 +299,14 @@ pictures.common_space({"with row norm": learned_bridge(1.0), "without": learned_
 # epochs.
 
 # %%
-shares = amalgamation.subsets(amalgamation.task_logits(sources, task, train), "entropy").sum(0).tolist()
-sizes, steps = amalgamation.batch_sizes(shares, chosen.recipe.batch_size)
-print(f"of {len(train)} images the sources win {shares}; a step takes {sizes} of them, an epoch has {steps} steps")
+taught = of_task(train, task)
+shares = amalgamation.subsets(amalgamation.task_logits(sources, task, taught), "entropy").sum(0).tolist()
+sizes, _ = amalgamation.batch_sizes(shares, chosen.recipe.batch_size)
+steps = amalgamation.OfEachSubset(tuple(sizes)).steps(shares, len(taught))
+print(f"of {len(taught)} images the sources win {shares}; a step takes {sizes} of them, an epoch has {steps} steps")
 
 # %%
-loose = lab.train(
-    experiments.component(chosen, GROUP, task, experiments.ARMS["bridges free"], seed), run.cache, run.device
-)
+loose = lab.train(experiments.component(chosen, task, experiments.ARMS["bridges free"], seed), run.cache, run.device)
 curves = {"with row norm": torch.tensor(component.curves), "without": torch.tensor(loose.curves)}
 pictures.terms(curves, curves["without"].shape[2] - 2)
 
@@ -320,9 +328,9 @@ pictures.terms(curves, curves["without"].shape[2] - 2)
 
 # %%
 plain = experiments.ARMS["amalgamation"]
-members = [lab.train(experiments.component(chosen, GROUP, each, plain, seed), run.cache, run.device) for each in wanted]
+members = [lab.train(experiments.component(chosen, each, plain, seed), run.cache, run.device) for each in wanted]
 together = results["amalgamation", seed].model
-heads = [slice(2 * n, 2 * n + 2) for n in range(len(wanted))]
+heads = [Source("target", together, test.tasks).head(name) for name in wanted]
 parts = [Teacher(name, each.model, answers=head) for name, each, head in zip(wanted, members, heads, strict=True)]
 pixels, losses = sample(train, 20), []
 for joint in (True, False):
@@ -356,6 +364,7 @@ for title, network in networks.items():
 # | **amalgamation** | sources, then components | the surest | ✓ | |
 # | random teacher | sources, then components | one at random | ✓ | |
 # | every teacher | sources, then components | all | ✓ | |
+# | as many steps | sources, then components | the surest | ✓ | |
 # | surest by labels | sources, then components | the one that is most right | ✓ | to choose |
 # | without components | sources | the surest of each task | ✓ | |
 # | distillation | sources | all, logits averaged | | |
@@ -374,16 +383,13 @@ scores = lambda arm: [results[arm, each].history.final for each in run.seeds]
 values = {arm: scores(arm) for arm in MAIN}
 metrics = {f"{chosen.data}/{GROUP}/{arm}": {"unit": "%", "values": found} for arm, found in values.items()}
 record = run.record(metrics, (train, test), recipe=asdict(chosen.recipe), width=chosen.width)
-share = {
-    name: max(float(column.double().mean()), 1 - float(column.double().mean()))
-    for name, column in zip(wanted, test.labels.T, strict=True)
-}
-majority = {name: 100 * value for name, value in share.items()}
-pictures.accuracies(values, sum(majority.values()) / len(majority), "Mean over the wanted attributes (%)")
+counts = {name: of_task(test, name).labels.bincount() for name in wanted}
+majority = {name: 100 * int(each.max()) / int(each.sum()) for name, each in counts.items()}
+pictures.accuracies(values, sum(majority.values()) / len(majority), "Mean over the wanted tasks (%)")
 
 # %%
 CONTROLS = {
-    "who teaches": ["random teacher", "every teacher", "surest by labels"],
+    "who teaches": ["random teacher", "every teacher", "surest by labels", "as many steps"],
     "other ways": ["without components", "distillation", "layer-wise", "common features", "labels"],
 }
 for title, arms in CONTROLS.items():
@@ -409,16 +415,14 @@ for title, arms in CONTROLS.items():
 
 # %%
 def knows(network, head, name):
-    return amalgamation.accuracy(network, head, test.task(name), run.precision)
+    return amalgamation.accuracy(network, head, of_task(test, name), run.precision)
 
 
-jobs = experiments.source_jobs(chosen, GROUP, seed)
-every = {n: lab.train(job, run.cache, run.device).model for n, job in jobs.items()}
-pool = [Source(f"source {n}", network, known[n]) for n, network in every.items()]
+pool = [source(number) for number in known]
 best_of = lambda name: max(knows(each.network, each.head(name), name) for each in pool if name in each.tasks)
 labelled = results["labels", seed].model
 by_task = {"best source": {name: best_of(name) for name in wanted}}
-by_task["component"] = {name: knows(each.model, slice(0, 2), name) for name, each in zip(wanted, members, strict=True)}
+by_task["component"] = {name: knows(each.model, slice(None), name) for name, each in zip(wanted, members, strict=True)}
 for title, network in (("target", together), ("labels", labelled)):
     by_task[title] = {name: knows(network, head, name) for name, head in zip(wanted, heads, strict=True)}
 pictures.by_task(by_task, majority)
@@ -444,7 +448,7 @@ heat = {each.name: amalgamation.calibrate(logits[n], answers) for n, each in enu
 print({name: f"temperature {value:.2f}" for name, value in heat.items()})
 cooled = choose_teacher(logits, temperatures=list(heat.values()))
 print(f"calibrated, {100 * float((cooled != picked).double().mean()):.1f} % of the images get another teacher")
-pictures.reliability(found)
+pictures.reliability(found, 1 / logits.shape[2])
 
 # %% [markdown]
 # **What to notice.** Where most answers lie, above 80 %, both curves follow the grey line; further left bins hold few
@@ -459,13 +463,15 @@ pictures.reliability(found)
 # The table is read from the record of the command below, once that has run; it is not trained here.
 
 # %%
-kept = lab.on_record("04_amalgamation", "reduced", "celeba-10k:" + ",".join(wanted))
-if kept is None:
-    print("not run: hetlib run 04 --preset reduced --keep")
-else:
+for group, data, command in (("hair", "celeba-10k", ""), ("classes", "cifar100", " -p GROUP classes")):
+    tasks = ",".join(amalgamation.GROUPS[group])
+    kept = lab.on_record("04_amalgamation", "reduced", f"{data}:{tasks}")
+    if kept is None:
+        print(f"{data}, {group}: not run: hetlib run 04 --preset reduced{command} --keep")
+        continue
     print(f"{kept.command}\n{kept.data['train']} training images, {kept.data['test']} test images")
-    photographs = {arm: kept.metrics[f"celeba-10k/{GROUP}/{arm}"]["values"] for arm in MAIN}
-    display(lab.paired_differences(photographs, baseline="amalgamation", title="arm"))
+    photographs = {arm: kept.metrics[f"{data}/{group}/{arm}"]["values"] for arm in MAIN}
+    display(lab.paired_differences(photographs, baseline="amalgamation", title=f"{data}, {group}"))
 
 # %% [markdown]
 # ## Ablations
@@ -509,7 +515,7 @@ def component_of(choice):
     how = {"norm": choice.norm, "scale": choice.scale, "common": choice.common, "joint": choice.joint}
     how |= {"rule": choice.rule, "freeze_norms": choice.freeze, "match": ByResolution(choice.taps)}
     arm = experiments.Arm(settings=amalgamation.Settings(**how), schedule=choice.schedule)
-    return experiments.component(chosen, GROUP, task, arm, seed)
+    return experiments.component(chosen, task, arm, seed)
 
 
 def learning(choice, history):

@@ -16,7 +16,6 @@ from hetlib.amalgamation import (
     ByResolution,
     Settings,
     Source,
-    class_parts,
     covering,
     customise,
     sources_of,
@@ -311,18 +310,6 @@ def test_the_paper_s_networks_have_its_numbers_of_parameters(outputs, first, mil
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, outputs)
     assert float(model.conv1.weight.detach().std()) == pytest.approx((2 / (49 * first)) ** 0.5, rel=0.05)
-
-
-def test_classes_are_divided_into_equal_parts_the_same_way_every_time():
-    names = [f"class {number}" for number in range(100)]
-    halves, quarters = class_parts(names[::-1], 2), class_parts(names, 4)
-    assert [len(part) for part in (*halves, *quarters)] == [50, 50, 25, 25, 25, 25]
-    assert sorted(sum(halves, ())) == sorted(names)
-    assert halves == class_parts(names, 2)
-    assert halves != class_parts(names, 2, seed=1)
-    assert [len(part) for part in class_parts(names[:10], 4)] == [2, 2, 2, 4]
-    with pytest.raises(ValueError, match="2 classes cannot be divided into 3 parts"):
-        class_parts(names[:2], 3)
 
 
 def test_settings_are_strict():

@@ -14,9 +14,9 @@ from hetlib.amalgamation import (
     PerTask,
     Settings,
     Source,
-    attributes_of,
     customise,
     per_attribute,
+    tasks_of,
 )
 from hetlib.amalgamation.from_jobs import WAYS
 from hetlib.data import faces
@@ -91,7 +91,7 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_jobs_come_to_the_bits_of_the_one_call(method, cache):
-    pool = [Source(f"source {n}", train(each, cache).model, attributes_of(each)) for n, each in enumerate(SOURCES, 1)]
+    pool = [Source(f"source {n}", train(each, cache).model, tasks_of(each)) for n, each in enumerate(SOURCES, 1)]
     how = {"component": BUILD, "target": BUILD, "recipe": RECIPE, "settings": SETTINGS, "seed": SEED}
     made = customise(pool, WANTED, SOURCES[0].load("train"), method=method, **how)
     found = train(target(method), cache)
@@ -102,16 +102,44 @@ def test_jobs_come_to_the_bits_of_the_one_call(method, cache):
         assert same(train(components()[task], cache).model, network)
 
 
+def test_tasks_made_of_classes_come_to_the_bits_of_the_one_call(cache):
+    made_of = lambda tasks, seed, **how: Job(
+        model="resnet8",
+        data=f"shapes-source:{tasks}",
+        recipe=RECIPE,
+        seed=seed,
+        options={"width": 0.125},
+        data_options={"count": 240},
+        **how,
+    )
+    first, second = made_of("main 1/2,side 1/4", 1), made_of("main 2/2,side 2/4", 2)
+    wanted = tuple(tasks_of(each)[0] for each in (first, second))
+    settings = SETTINGS.changed(own_images=True)
+    learning = AmalgamateFrom((first, second), wanted, settings=settings, seed=SEED)
+    job_of_both = made_of(",".join(wanted), 1000 * (SEED + 1), order=SEED, objective=learning)
+    found, images = train(job_of_both, cache), job_of_both.load("train")
+    pool = [Source(each.data, train(each, cache).model, each.load("test").tasks) for each in (first, second)]
+    how = {"target": BUILD, "recipe": RECIPE, "settings": settings, "seed": SEED, "method": "direct"}
+    made = customise(pool, wanted, images, job_of_both.load("test"), **how)
+    assert same(found.model, made.target)
+    counts = [int((images.labels < 4).sum()), int((images.labels >= 4).sum())]
+    assert [member.sum().item() for member in made.member.values()] == counts
+    tested = [int((job_of_both.load("test").labels < 4).sum()), int((job_of_both.load("test").labels >= 4).sum())]
+    scores = made.metrics["target"].values()
+    mean = sum(score * count for score, count in zip(scores, tested, strict=True)) / sum(tested)
+    assert found.history.final == pytest.approx(mean, abs=1e-3)
+
+
 def test_every_way_is_one_of_customise():
     ways = {target(method).objective.way for method in METHODS}
     assert ways == set(WAYS)
 
 
 def test_a_job_names_what_its_network_knows():
-    assert attributes_of(SOURCES[1]) == ("Bangs", "Young")
+    assert tasks_of(SOURCES[1]) == ("Bangs", "Young")
     assert SOURCES[0].build()(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
-    with pytest.raises(ValueError, match=r"resnet8 on digits.*: names no attributes in its data"):
-        attributes_of(Job(model="resnet8", data="digits", recipe=RECIPE))
+    with pytest.raises(ValueError, match=r"resnet8 on digits.*: names no tasks in its data"):
+        tasks_of(Job(model="resnet8", data="digits", recipe=RECIPE))
 
 
 def test_sources_minimise_the_cross_entropies_of_all_their_attributes():

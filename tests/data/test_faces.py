@@ -167,7 +167,7 @@ class TestRender:
             data.load("faces:Bangs,Yung", count=30)
         with pytest.raises(ValueError, match="unknown split of faces 'validation'"):
             data.load("faces:Bangs", "validation")
-        with pytest.raises(ValueError, match="unknown data set 'digits:Bangs': did you mean"):
+        with pytest.raises(ValueError, match="unknown task of digits 'Bangs': tasks are called like"):
             data.load("digits:Bangs")
 
     def test_bad_arguments(self):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hetlib.amalgamation import GROUPS, sources_of
+from hetlib.data import AttributeImages, Images
 from hetlib.experiments import amalgamation_figures as pictures
 from hetlib.training import History
 from tests.experiments.test_tlv_figures import size
@@ -24,12 +25,19 @@ def entries(ax):
 
 
 def test_examples_stand_below_the_attributes_that_they_have():
-    labels = torch.tensor([[1, 0], [1, 1], [0, 0]])
-    figure = pictures.examples(IMAGES, labels, ("Black_Hair", "Bangs"), columns=3)
-    assert [ax.get_title() for ax in figure.axes] == ["Black Hair", "Black Hair\nBangs", "none"]
-    for ax, image in zip(figure.axes, IMAGES, strict=False):
-        assert torch.equal(torch.from_numpy(ax.images[0].get_array().data), image.permute(1, 2, 0))
+    labels = torch.tensor([[0, 0], [1, 0], [1, 1]])
+    faces = AttributeImages("faces", "train", IMAGES[:3], labels, ("Black_Hair", "Bangs"), (0.5,) * 3, (0.5,) * 3)
+    figure = pictures.examples(faces, columns=4)
+    assert [ax.get_title() for ax in figure.axes] == ["Black Hair", "Black Hair\nBangs", "Black Hair\nBangs"]
+    for ax, n in zip(figure.axes, (1, 2, 2), strict=True):
+        assert torch.equal(torch.from_numpy(ax.images[0].get_array().data), IMAGES[n].permute(1, 2, 0))
     assert size(figure) < 60_000
+
+
+@pytest.mark.parametrize(("columns", "titles"), [(2, "ab"), (3, "abc"), (8, "aabbcc")])
+def test_examples_of_classes_are_spread_over_them(columns, titles):
+    data = Images("toy", "train", IMAGES, torch.arange(12) % 3, tuple("abc"), (0.5,) * 3, (0.5,) * 3)
+    assert [ax.get_title() for ax in pictures.examples(data, columns).axes] == list(titles)
 
 
 @pytest.mark.parametrize("group", GROUPS)
