@@ -1,7 +1,8 @@
 """Amalgamation's experiments: sources that know several tasks, components that merge those of one, and targets.
 
-`ARMS` are the paper's way, the same with other rules for choosing teachers, the peers, and a network that is trained
-with labels. All targets of a seed learn from the same sources.
+`ARMS` are the paper's way, the same with other rules for choosing teachers, also in as many steps as it takes to learn
+every image from every teacher, the peers, and a network that is trained with labels. All targets of a seed learn from
+the same sources.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,8 @@ ARMS = {
     "random teacher": Arm(settings=Settings(rule="random")),
     "every teacher": Arm(settings=Settings(rule="average")),
     "surest by labels": Arm(settings=Settings(rule="oracle")),
-    "as many steps": Arm(settings=Settings(epoch="all")),
+    "surest, more steps": Arm(settings=Settings(epoch="all")),
+    "random, more steps": Arm(settings=Settings(rule="random", epoch="all")),
     "without components": Arm("chosen"),
     "distillation": Arm("distillation"),
     "layer-wise": Arm("layer-wise"),
