@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,8 +19,6 @@ from hetlib.lab.notebooks import PRESETS
 from hetlib.training import use_bf16
 
 SEEDS = {"smoke": 1, "classroom": 3, "reduced": 3, "paper": 5}
-
-T = TypeVar("T")
 
 
 def unattended() -> bool:
@@ -59,11 +57,6 @@ class Run:
     cache: Cache
     folder: Path
     begun: float = field(default_factory=time.perf_counter)
-
-    def choose(self, *, smoke: T, classroom: T, paper: T, reduced: T | None = None) -> T:
-        """The value for the preset of this run; "reduced" takes the paper's unless it has its own."""
-        reduced = paper if reduced is None else reduced
-        return {"smoke": smoke, "classroom": classroom, "reduced": reduced, "paper": paper}[self.preset]
 
     def record(
         self, metrics: Mapping[str, Any], data: tuple[Images, Images] | Mapping[str, Any], **facts: Any

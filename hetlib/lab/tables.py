@@ -76,12 +76,7 @@ def _setting(record: Record) -> str:
 def _departures(record: Record) -> str:
     """The parameters that differ from what the preset says, and what was reduced, as text."""
     given = [f"{name} {value!r}" for name, value in sorted(record.parameters.items()) if name != "PRESET"]
-    return ", ".join([*given, *_reductions(record)])
-
-
-def _reductions(record: Record) -> list[str]:
-    """In what the run did less than its preset says: the `facts` of a run made by a script can name it."""
-    return list(record.facts.get("reductions", ()))
+    return ", ".join([*given, *record.facts.get("reductions", ())])
 
 
 def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = None, metric: str = "") -> Row:
@@ -94,7 +89,7 @@ def _row(entry: Mapping[str, Any], sources: list[str], record: Record | None = N
     target = next((entry[column]["value"] for column in ("paper", "released") if column in entry), None)
     anywhere = entry.get("anywhere", False)  # neither data nor training have a part in it
     # The smaller presets train less, on other data: whatever they give neither confirms nor contradicts.
-    same = anywhere or (record.preset == "paper" and not _reductions(record))
+    same = anywhere or (record.preset == "paper" and not record.facts.get("reductions"))
     decided = verdict(values, target) if same or target is None else "another protocol"
     origin = [SCRIPT] if record.command is None else []
     remarks = "" if anywhere else ", ".join([*origin, *filter(None, [_departures(record)])])

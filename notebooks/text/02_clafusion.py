@@ -369,7 +369,7 @@ lab.Explorer(path, Path(), run)
 # from different ones.
 
 # %%
-draws = range(run.choose(smoke=1, classroom=3, paper=5))
+draws = range({"smoke": 1, "classroom": 3}.get(run.preset, 5))
 couples = {s: (nets["deep", s], nets["shallow", s]) for s in run.seeds}
 shot = {s: one_shot.every_map(*couples[s], school, top1, draws) for s in run.seeds}
 dots = {way: {t: [score for s in run.seeds for score in shot[s][way, t]] for t in MAPS} for way in one_shot.WAYS}
