@@ -234,13 +234,11 @@ class Plan:
         return found
 
     def network(self, factor: float) -> "Callable[[int], nn.Module]":
-        """Makes a ResNet-18, so many times as wide as the sources: the paper's for 224 pixels, else the zoo's."""
+        """Makes a ResNet-18, so many times as wide as the sources: torchvision's for photographs, ours for faces."""
         from hetlib import zoo
-        from hetlib.amalgamation.networks import resnet18
 
-        if self.data == "celeba":
-            return partial(resnet18, first=round(64 * self.width * factor))
-        return partial(zoo.build, "resnet18", width=self.width * factor)
+        name = "resnet18" if self.data == "faces" else "torchvision/resnet18"
+        return partial(zoo.build, name, width=self.width * factor)
 
     def source(self, group: str, number: int, recipe: "Recipe", seed: int, folder: Path) -> "Source":
         """A source of a group, trained now or found in the folder."""

@@ -29,7 +29,7 @@ from hetlib.training import Recipe
 OWN = {
     (False, False): ("faces", "resnet8", 0.125),
     (False, True): ("shapes-source", "resnet8", 0.125),
-    (True, False): ("celeba-10k", "resnet18", 0.25),
+    (True, False): ("celeba-10k", "torchvision/resnet18", 0.25),
     (True, True): ("cifar100", "resnet20", 0.5),
 }
 """Images, network and width of presets that replace the paper's own: by whether it is "reduced", and has classes."""
@@ -37,6 +37,8 @@ COUNT = {("smoke", False): 200, ("smoke", True): 800, ("classroom", False): 1000
 """Training images where they are rendered, by preset and whether they have classes."""
 ABLATIONS = ("bridges free", "norms frozen", "joint", "steps every iteration")
 """The arms that are trained at the first seed alone, but at preset "paper"."""
+REDUCED = ("amalgamation", "random teacher", "without components", "distillation", "labels")
+"""The arms of preset "reduced", which takes hours with these."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,9 @@ def _paper(group: str, data: str, width: float, epochs: int, wide: float) -> Set
     if epochs:
         source, recipe = source.changed(epochs=epochs), recipe.changed(epochs=epochs)
     width = width or 1.0
-    return Setting(group, data or "celeba", "resnet18", width, wide or _wider(group) * width, source, recipe)
+    return Setting(
+        group, data or "celeba", "torchvision/resnet18", width, wide or _wider(group) * width, source, recipe
+    )
 
 
 def _wider(group: str) -> float:
@@ -250,7 +254,8 @@ def jobs(
 ) -> dict[tuple[str, int], Job]:
     """All targets by arm and seed; what they learn from comes with them. Parameters as for `setting`.
 
-    Without `arms` all are there; those of `ABLATIONS` are trained at the first seed only, but at "paper".
+    Without `arms` all are there, at "reduced" those of `REDUCED`; those of `ABLATIONS` are trained at the first seed
+    only, but at "paper".
 
     Raises
     ------
@@ -263,7 +268,7 @@ def jobs(
             raise unknown("arm", name, ARMS)
     numbers = list(range(SEEDS[preset]) if seeds is None else seeds)
     found: dict[tuple[str, int], Job] = {}
-    for name in arms or ARMS:
+    for name in arms or (REDUCED if preset == "reduced" else ARMS):
         few = numbers[:1] if name in ABLATIONS and preset != "paper" else numbers
         found |= {(name, seed): target(chosen, ARMS[name], seed) for seed in few}
     return found

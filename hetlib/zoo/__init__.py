@@ -16,6 +16,7 @@ from hetlib.zoo import plain, resnet
 from hetlib.zoo.layers import FeatureGuard, ImageGuard, positive
 from hetlib.zoo.mlp import mlp
 from hetlib.zoo.mobilenet import mobilenetv2
+from hetlib.zoo.torchvision_width import WIDENED, widen
 
 _TORCHVISION = "torchvision/"
 _BUILDERS: dict[str, Callable[..., nn.Sequential]] = {
@@ -55,7 +56,8 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float =
     in_channels : int
         Channels of the images.
     width : float
-        Factor on every hidden layer's number of channels or neurons, rounded.
+        Factor on every hidden layer's number of channels or neurons, rounded; of torchvision's networks for the
+        ResNet-18 and 34 only.
     **options
         What the family takes: `bn` and `bias` (the mlp only `bias`, mobilenetv2 neither), `hidden` and
         `in_features` (mlp), `kernel_size` (plainnet5), `widths` and `image_size` (vgg), `shortcut`
@@ -109,9 +111,10 @@ def _from_torchvision(
     short = name.removeprefix(_TORCHVISION)
     if short not in known:
         raise unknown("torchvision model", short, known)
-    if in_channels != 3 or width != 1.0:
+    if in_channels != 3 or (width != 1.0 and short not in WIDENED):
         raise ValueError(f"{name} takes in_channels=3 and width=1.0 only, got {in_channels} and {width}")
     try:
-        return models.get_model(short, weights=None, num_classes=num_classes, **options)
+        model = models.get_model(short, weights=None, num_classes=num_classes, **options)
     except TypeError as error:
         raise ValueError(f"{name} does not take these options: {', '.join(options)}") from error
+    return model if width == 1.0 else widen(model, width)

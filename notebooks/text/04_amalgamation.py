@@ -380,7 +380,7 @@ for title, network in networks.items():
 
 # %%
 lab.estimate(list(plan.values()), run)  # hours and memory, where they matter: at presets "reduced" and "paper"
-MAIN = [arm for arm in experiments.ARMS if arm not in experiments.ABLATIONS]
+MAIN = [arm for arm in dict.fromkeys(arm for arm, _ in plan) if arm not in experiments.ABLATIONS]
 scores = lambda arm: [results[arm, each].history.final for each in run.seeds]
 values = {arm: scores(arm) for arm in MAIN}
 metrics = {f"{chosen.data}/{GROUP}/{arm}": {"unit": "%", "values": found} for arm, found in values.items()}
@@ -395,7 +395,7 @@ CONTROLS = {
     "other ways": ["without components", "distillation", "layer-wise", "common features", "labels"],
 }
 for title, arms in CONTROLS.items():
-    shown = {arm: values[arm] for arm in ["amalgamation", *arms]}
+    shown = {arm: values[arm] for arm in ["amalgamation", *arms] if arm in values}
     display(lab.paired_differences(shown, baseline="amalgamation", title=title))
 
 # %% [markdown]
@@ -463,7 +463,7 @@ pictures.reliability(found, 1 / logits.shape[2])
 # %% [markdown]
 # ## On photographs
 #
-# The same arms at preset `reduced`: ResNet-18 of quarter width on the first 10,000 photographs of CelebA, at 64 pixels;
+# Five arms at preset `reduced`: ResNet-18 of quarter width on the first 10,000 photographs of CelebA, at 64 pixels;
 # and the paper's experiment with classes. There two halves of CIFAR-100's 50 animals and people are wanted, 25 classes
 # each, and each source knows one half and a quarter of the other 50 classes besides. An image is scored among the
 # classes of its own half. Tables are read from the records of the commands below, once they have run; nothing is
@@ -477,7 +477,7 @@ for group, data, command in (("hair", "celeba-10k", ""), ("classes", "cifar100",
         print(f"{data}, {group}: not run: hetlib run 04 --preset reduced{command} --keep")
         continue
     print(f"{kept.command}\n{kept.data['train']} training images, {kept.data['test']} test images")
-    photographs = {arm: kept.metrics[f"{data}/{group}/{arm}"]["values"] for arm in MAIN}
+    photographs = {arm: kept.metrics[f"{data}/{group}/{arm}"]["values"] for arm in experiments.REDUCED}
     display(lab.paired_differences(photographs, baseline="amalgamation", title=f"{data}, {group}"))
 
 # %% [markdown]
@@ -490,7 +490,7 @@ for group, data, command in (("hair", "celeba-10k", ""), ("classes", "cifar100",
 
 # %%
 few = {"amalgamation": [results["amalgamation", seed].history.final]}
-few |= {arm: [results[arm, seed].history.final] for arm in experiments.ABLATIONS}
+few |= {arm: [results[arm, seed].history.final] for arm in experiments.ABLATIONS if (arm, seed) in results}
 pictures.accuracies(few, sum(majority.values()) / len(majority), f"Seed {seed} only")
 
 # %% [markdown]

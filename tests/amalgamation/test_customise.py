@@ -21,7 +21,6 @@ from hetlib.amalgamation import (
     sources_of,
     train_source,
 )
-from hetlib.amalgamation.networks import resnet18
 from hetlib.data import Images
 from hetlib.files import load_tensors
 from tests.amalgamation.cast import NAMES, RECIPE, images, net, pool, same
@@ -289,7 +288,7 @@ def test_unknown_words_are_named():
 
 
 def test_groups_are_the_papers():
-    assert {group: len(sources_of(group)) for group in GROUPS} == {"hair": 9, "eye": 7, "face": 6}
+    assert {group: len(sources_of(group)) for group in GROUPS} == {"hair": 9, "eye": 7, "face": 6, "classes": 4}
     assert sources_of("hair")[6] == ("Brown_Hair", "Oval_Face", "Bushy_Eyebrows")
     assert sources_of("eye")[4] == ("Bushy_Eyebrows", "Young")
     assert sources_of("face")[6] == ("Heavy_Makeup", "Sideburns", "Double_Chin", "Attractive")
@@ -306,7 +305,7 @@ def test_groups_are_the_papers():
 
 @pytest.mark.parametrize(("outputs", "first", "millions"), [(2, 64, 11.18), (8, 90, 22.10), (100, 72, 14.20)])
 def test_the_paper_s_networks_have_its_numbers_of_parameters(outputs, first, millions):
-    model = resnet18(outputs, first)
+    model = zoo.build("torchvision/resnet18", outputs, width=first / 64)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, outputs)
     assert float(model.conv1.weight.detach().std()) == pytest.approx((2 / (49 * first)) ** 0.5, rel=0.05)

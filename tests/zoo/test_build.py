@@ -242,6 +242,8 @@ def test_guards_survive_copies_and_leave_the_state_alone():
         ("resnet21", {}, "unknown model 'resnet21': did you mean .*'resnet20'"),
         ("torchvision/resnet19", {}, "unknown torchvision model 'resnet19': did you mean .*'resnet18'"),
         ("torchvision/resnet18", {"in_channels": 1}, "in_channels=3 and width=1.0 only"),
+        ("torchvision/resnet50", {"width": 0.5}, "in_channels=3 and width=1.0 only"),
+        ("torchvision/resnet18", {"width": 0.001}, "leaves none of a layer's"),
         ("torchvision/resnet18", {"wdth": 2}, "does not take these options: wdth"),
         ("vgg8", {"with_bn": True}, "unknown option of vgg8 'with_bn'.*widths, image_size, bn, bias"),
         ("mlp", {"hiden": (3,)}, "did you mean 'hidden'"),
@@ -268,6 +270,19 @@ def test_the_smallest_width_is_the_one_the_error_names():
     model = zoo.build("resnet20", width=1 / 32)
     assert model.conv1.out_channels == 1
     assert zoo.build("mlp", hidden=(np.int64(5),), width=0.5).fc1.out_features == 3
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/resnet34"])
+def test_torchvision_s_resnets_of_basic_blocks_are_made_narrower(name):
+    whole, narrow = zoo.build(name, 7), zoo.build(name, 7, width=0.25).eval()
+    scaled = lambda size: size // 4 if size >= 64 else size
+    for (key, ours), theirs in zip(narrow.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert list(ours.shape) == [scaled(size) for size in theirs.shape], key
+    assert narrow(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    torch.manual_seed(3)
+    drawn = zoo.build(name, 7, width=0.25).conv1.weight
+    torch.manual_seed(3)
+    assert torch.equal(zoo.build(name, 7, width=0.25).conv1.weight, drawn)
 
 
 def test_torchvision_is_reached_with_fresh_weights_and_our_classes():
