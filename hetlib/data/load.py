@@ -99,8 +99,8 @@ def load(
         return folders.load(name, split)
     name, _, asked = name.partition(":")
     if asked:
-        whole = load(name, split, root, download, **options)
-        several = whole.keep if isinstance(whole, AttributeImages) else partial(of_tasks, whole)
+        everything = load(name, split, root, download, **options)
+        several = everything.keep if isinstance(everything, AttributeImages) else partial(of_tasks, everything)
         return replace(several(asked.split(",")), name=f"{name}:{asked}")
     if name in WITH_ATTRIBUTES:
         _check(name, split, options, WITH_ATTRIBUTES[name])

@@ -1,13 +1,18 @@
 """torchvision's ResNets of basic blocks made wider or narrower, which torchvision itself does not do."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from hetlib.zoo.layers import scaled
 
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
+
 WIDENED = ("resnet18", "resnet34")
 
 
-def widen(model: nn.Module, width: float) -> nn.Module:
+def widen(model: "ResNet", width: float) -> nn.Module:
     """Make every hidden layer of one of the networks `WIDENED` so many times as wide, with new random weights.
 
     Weights are drawn as torchvision draws them. Knowledge amalgamation's targets are ResNets of width 90/64 and 72/64.

@@ -35,8 +35,8 @@
 # |---|---|---|
 # | `smoke` | two minutes | 200 faces, 2 epochs: nothing to learn from |
 # | `classroom` | a quarter of an hour | 1,000 faces of 32 pixels, narrow ResNet-8, 6 epochs, 3 seeds |
-# | `reduced` | hours, estimated first | 10,000 photographs of CelebA, 64 pixels, ResNet-18 of quarter width, 3 seeds |
-# | `reduced`, `GROUP=classes` | hours | 50 classes of CIFAR-100, two halves; ResNet-20 of half width, 3 seeds |
+# | `reduced` | an hour, estimated first | 10,000 photographs of CelebA, 64 pixels, narrow ResNet-18, 3 seeds |
+# | `reduced`, `GROUP=classes` | an hour | 50 classes of CIFAR-100, two halves; ResNet-8 of quarter width, 3 seeds |
 # | `paper` | days; take a GPU | CelebA, ResNet-18, 224 pixels, 50 epochs, 5 seeds |
 
 # %% tags=["parameters"]
@@ -463,11 +463,11 @@ pictures.reliability(found, 1 / logits.shape[2])
 # %% [markdown]
 # ## On photographs
 #
-# Five arms at preset `reduced`: ResNet-18 of quarter width on the first 10,000 photographs of CelebA, at 64 pixels;
-# and the paper's experiment with classes. There two halves of CIFAR-100's 50 animals and people are wanted, 25 classes
-# each, and each source knows one half and a quarter of the other 50 classes besides. An image is scored among the
-# classes of its own half. Tables are read from the records of the commands below, once they have run; nothing is
-# trained here.
+# Five arms at preset `reduced`, in six epochs: ResNet-18 of quarter width on the first 10,000 photographs of CelebA, at
+# 64 pixels; and, with a narrow ResNet-8, the paper's experiment with classes. There two halves of CIFAR-100's 50
+# animals and people are wanted, 25 classes each, and each source knows one half and a quarter of the other 50 classes
+# besides. An image is scored among the classes of its own half. Tables are read from the records of the commands below,
+# once they have run; nothing is trained here.
 
 # %%
 for group, data, command in (("hair", "celeba-10k", ""), ("classes", "cifar100", " -p GROUP classes")):

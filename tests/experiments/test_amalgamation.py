@@ -86,7 +86,7 @@ def test_parameters_stand_instead_of_a_presets_own():
         assert experiments.jobs(preset, [7], **how, wide=2.0)["every teacher", 7].options["width"] == 2.0
         assert experiments.jobs(preset, [7], arms=["labels"]).keys() == {("labels", 7)}
     assert experiments.setting("paper").recipe.milestones == (5, 10, 15, 20, 25)
-    assert experiments.setting("reduced").recipe.milestones == (1, 2, 3, 4, 5)
+    assert experiments.setting("reduced", epochs=10).recipe.milestones == (1, 2, 3, 4, 5)
     photographs = experiments.jobs("classroom", [7], "celeba-10k", arms=["labels"])["labels", 7]
     assert (photographs.data_options, experiments.jobs("smoke")["labels", 0].data_options) == ({}, {"count": 200})
 
