@@ -8,23 +8,21 @@ from dataclasses import replace
 from hetlib.data.images import Images
 from hetlib.data.subsets import class_split
 
-MAIN = {
-    "cifar100": (
-        *("beaver", "dolphin", "otter", "seal", "whale"),
-        *("aquarium_fish", "flatfish", "ray", "shark", "trout"),
-        *("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
-        *("bear", "leopard", "lion", "tiger", "wolf"),
-        *("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
-        *("fox", "porcupine", "possum", "raccoon", "skunk"),
-        *("crab", "lobster", "snail", "spider", "worm"),
-        *("baby", "boy", "girl", "man", "woman"),
-        *("crocodile", "dinosaur", "lizard", "snake", "turtle"),
-        *("hamster", "mouse", "rabbit", "shrew", "squirrel"),
-    )
-}
-"""The main classes of a data set: of CIFAR-100 those of its ten superclasses of animals and people, one in a line."""
+CREATURES = (
+    *("beaver", "dolphin", "otter", "seal", "whale"),
+    *("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    *("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    *("bear", "leopard", "lion", "tiger", "wolf"),
+    *("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    *("fox", "porcupine", "possum", "raccoon", "skunk"),
+    *("crab", "lobster", "snail", "spider", "worm"),
+    *("baby", "boy", "girl", "man", "woman"),
+    *("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    *("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+)
+"""The main classes wherever all of them are, as in CIFAR-100: its ten superclasses of animals and people, a line each."""
 SHARE = 0.6
-"""Of any other data set, so many of its classes are main ones: the first."""
+"""Elsewhere so many of the classes are main ones: the first."""
 
 
 def class_parts(classes: Sequence[str], parts: int, seed: int = 0) -> list[tuple[str, ...]]:
@@ -65,7 +63,7 @@ def of_tasks(data: Images, names: Sequence[str]) -> Images:
     Parameters
     ----------
     data : Images
-        Of any classes; which are main ones, `MAIN` and `SHARE` say.
+        Of any classes; which are main ones, `CREATURES` and `SHARE` say.
     names : sequence of str
         "main 1/2" is the first of two random halves of the main classes, "side 3/4" the third quarter of the others.
 
@@ -83,6 +81,7 @@ def _classes(data: Images, name: str) -> tuple[str, ...]:
     known = re.fullmatch(r"(main|side) ([1-9]\d*)/([1-9]\d*)", name)
     if not known or int(known[2]) > int(known[3]):
         raise ValueError(f"unknown task of {data.name} {name!r}: tasks are called like 'main 1/2' or 'side 3/4'")
-    main = MAIN.get(data.name, data.classes[: round(SHARE * data.num_classes)])
+    first = data.classes[: round(SHARE * data.num_classes)]
+    main = CREATURES if set(CREATURES) <= set(data.classes) else first
     chosen = [title for title in data.classes if (title in main) == (known[1] == "main")]
     return class_parts(chosen, int(known[3]))[int(known[2]) - 1]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hetlib import data
 from hetlib.data import Images, class_parts
-from hetlib.data.tasks import MAIN, of_tasks
+from hetlib.data.tasks import CREATURES, of_tasks
 from hetlib.training import evaluate
 
 
@@ -117,6 +117,10 @@ def test_bad_tasks_are_named(name, message):
 @pytest.mark.skipif(not (data.folder() / "cifar-100-python").is_dir(), reason="no CIFAR-100 in $HETLIB_DATA")
 def test_cifar100_s_main_classes_are_its_animals_and_people():
     whole = data.load("cifar100", "test")
-    assert set(MAIN["cifar100"]) < set(whole.classes)
-    assert len(set(MAIN["cifar100"])) == 50
-    assert len(data.load("cifar100:main 1/2", "test")) == 2500
+    assert set(CREATURES) < set(whole.classes)
+    assert len(set(CREATURES)) == 50
+    for name in ("cifar100", "sub-cifar100", "cifar100-40k"):
+        found = data.load(f"{name}:main 2/2,side 1/4", "test")
+        assert len(found) == 3700 + 100 * (len(found.tasks["side 1/4"]) - 12)
+        assert set(found.tasks["main 2/2"]) < set(CREATURES)
+        assert not set(found.tasks["side 1/4"]) & set(CREATURES)
