@@ -20,7 +20,7 @@ CREATURES = (
     *("crocodile", "dinosaur", "lizard", "snake", "turtle"),
     *("hamster", "mouse", "rabbit", "shrew", "squirrel"),
 )
-"""The main classes wherever all of them are, as in CIFAR-100: its ten superclasses of animals and people, a line each."""
+"""The main classes wherever all of them are, as in CIFAR-100: its superclasses of animals and people, one in a line."""
 SHARE = 0.6
 """Elsewhere so many of the classes are main ones: the first."""
 
