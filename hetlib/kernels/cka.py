@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hetlib.kernels.scale import exponents, extreme, shifted
+
 BLOCK = 2**18
 """Numbers of one layer that are centred at a time on a CPU: the layer is never copied whole."""
 STRIP = 64
@@ -66,6 +68,9 @@ def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = Fals
     for layer, half in zip(layers.values(), halves, strict=True):
         strips = [part.view(shape) for part, shape in zip(half.split(sizes), shapes, strict=True)]
         _gram_(strips, layer, debiased, bf16)
+        if extreme(half.aminmax().max.sqrt()):  # CKA does not depend on the scale
+            flat = layer.flatten(1).to(half.dtype)
+            _gram_(strips, shifted(flat, -exponents(flat.reshape(1, -1))), debiased, bf16)
         for strip in strips:  # so that halves multiply to half of what the whole Grams would
             strip.triu_().diagonal().mul_(0.5**0.5)
     cosines, norms = cosines_(halves, len(xs), layers)
@@ -168,7 +173,8 @@ def _gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
     with torch.autocast(x.device.type, enabled=False):
         for number, block in enumerate(x.split(few, 1)):
             # First less one sample: a feature that never varies is then exactly 0, and a large mean costs no digits.
-            deviation = block.to(dtype) - block[:1].to(dtype)
+            wide = dtype if block.is_floating_point() else torch.float64  # float32 has no room for large whole numbers
+            deviation = (block.to(wide) - block[:1].to(wide)).to(dtype)
             deviation -= deviation.mean(0)
             deviation = deviation.bfloat16() if bf16 else deviation
             if debiased:  # the Gram's row sums, X (X^T 1): two small products instead of looks at all of the Gram

@@ -1,12 +1,13 @@
 """What it costs to move one unit onto another: distances between all rows of two matrices, by matrix products."""
 
+import math
 from collections.abc import Iterator
-from math import inf
 
 import torch
 from torch import Tensor
 
 from hetlib.errors import unknown
+from hetlib.kernels.scale import exponents, extreme, shifted
 
 METRICS = ("euclidean", "squared", "cosine", "correlation")
 NORMALISATIONS = ("none", "log", "max", "median", "mean")
@@ -60,13 +61,30 @@ def cost_matrix(
         raise ValueError(f"no distances between the rows of {tuple(x.shape)} and {tuple(y.shape)}")
     if samples < 1:
         raise ValueError(f"samples: {samples} is below 1")
-    angles = {"cosine": _cosine, "correlation": _correlation}
-    cost = angles[metric](x, y) if metric in angles else _squared(x, y).div_(samples)
-    return _normalised(cost.sqrt_() if metric == "euclidean" else cost, normalise)
+    if metric in ("cosine", "correlation"):
+        cost = (_cosine if metric == "cosine" else _correlation)(x, y)
+    else:
+        cost = _distances(x, y, metric == "euclidean", samples)
+    return _normalised(cost, normalise)
 
 
-def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances as ``|x|^2 - 2 x y + |y|^2``, of rows less the mean of y's, because that sum cancels."""
+def _distances(x: Tensor, y: Tensor, rooted: bool, samples: int) -> Tensor:
+    """Squared distances over `samples`, or their roots, of numbers of any size."""
+    cost, sizes = _squared(x, y)
+    if not extreme(sizes.max().sqrt()):
+        cost.div_(samples)
+        return cost.sqrt_() if rooted else cost
+    x, y = x.to(cost.dtype), y.to(cost.dtype)
+    largest = torch.maximum(*(exponents(rows.reshape(1, -1)).squeeze() for rows in (x, y)))
+    cost = _squared(shifted(x, -largest), shifted(y, -largest))[0].div_(samples)
+    return shifted(cost.sqrt_(), largest) if rooted else shifted(cost, 2 * largest)
+
+
+def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances as ``|x|^2 - 2 x y + |y|^2``, of rows less the mean of y's, because that sum cancels.
+
+    And the squared lengths of all rows: (n + m,).
+    """
     cost = x.new_zeros(len(x), len(y), dtype=_dtype(x, y))
     of_x, of_y = cost.new_zeros(len(x), 1), cost.new_zeros(len(y))
     for a, b in _blocks(x, y):
@@ -75,14 +93,18 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
         of_x += torch.linalg.vector_norm(a, dim=1, keepdim=True).square_()
         of_y += torch.linalg.vector_norm(b, dim=1).square_()
         cost.addmm_(a, b.T, alpha=-2)
-    return cost.add_(of_x).add_(of_y).clamp_(min=0)
+    return cost.add_(of_x).add_(of_y).clamp_(min=0), torch.cat((of_x.squeeze(1), of_y))
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     dtype = _dtype(x, y)
     x, y = x.to(dtype), y.to(dtype)
+    of_x, of_y = (torch.linalg.vector_norm(rows, dim=1) for rows in (x, y))
+    if extreme(torch.cat((of_x, of_y))):
+        x, y = (shifted(rows, -exponents(rows)) for rows in (x, y))
+        of_x, of_y = (torch.linalg.vector_norm(rows, dim=1) for rows in (x, y))
     tiny = torch.finfo(dtype).tiny
-    of_x, of_y = (torch.linalg.vector_norm(rows, dim=1).clamp_(min=tiny) for rows in (x, y))
+    of_x, of_y = of_x.clamp_(min=tiny), of_y.clamp_(min=tiny)
     return (x @ y.T).div_(of_x.unsqueeze(1)).div_(of_y).neg_().add_(1).clamp_(0, 2)
 
 
@@ -105,7 +127,7 @@ def _mean_and_range(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of every row; a row that does not vary has an infinite range, so that division by it gives exactly 0."""
     mean = sum(part.sum(1, keepdim=True, dtype=dtype) for part in rows.split(_few(rows, rows), 1)) / rows.shape[1]
     low, high = rows.amin(1, keepdim=True).to(dtype), rows.amax(1, keepdim=True).to(dtype)
-    return mean, torch.where(high == low, inf, high - low)
+    return mean, torch.where(high == low, math.inf, high - low)
 
 
 def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

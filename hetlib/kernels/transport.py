@@ -11,6 +11,11 @@ from torch import Tensor
 
 PIVOTS = 2**40
 """How many pivots the network simplex may take; its own 100,000 end 2,048 units before the optimum."""
+OUTLIER = 1e6
+"""Times the median, from where on a cost is cut."""
+TOLERANCE = 1e-6
+"""How far from the least a plan's cost may be, as a part of it."""
+EPS = float(np.finfo(np.float64).eps)
 
 
 def transport_plan(cost: Tensor) -> Tensor:
@@ -32,7 +37,8 @@ def transport_plan(cost: Tensor) -> Tensor:
     ValueError
         If the cost is no matrix, is empty, or holds NaN or infinity.
     RuntimeError
-        If the network simplex reports that it did not reach the optimum.
+        If the network simplex did not reach the optimum, as its own dual solution tells: where costs that matter are
+        of sizes too different for float64.
 
     References
     ----------
@@ -94,11 +100,35 @@ def _flow(cost: np.ndarray) -> np.ndarray:
 
     n, m = cost.shape
     common = gcd(n, m)
-    # The solver calls costs below 0 infeasible and stops early where they are tiny. Whole numbers of mass move without
-    # rounding.
+    # Whole numbers of mass move without rounding.
+    here, there = np.full(n, m / common), np.full(m, n / common)
+    # The solver calls costs below 0 infeasible.
     cost = cost - cost.min()
-    cost /= cost.max() or 1.0
-    plan, outcome = emd(np.full(n, m / common), np.full(m, n / common), cost, numItermax=PIVOTS, log=True)
-    if outcome["warning"]:
-        raise RuntimeError(f"no optimal plan of {n} by {m} units: {outcome['warning']}")
+    # It stops early where costs are tiny beside the largest one, which therefore is cut: a plan that is best then and
+    # uses no cost that was cut is best. Nor can the best plan use a cost above the whole of another plan's.
+    largest = cost.max() or 1.0
+    bound, seen = min(largest, OUTLIER * np.median(cost) or largest), 0.0
+    while True:
+        scaled = np.minimum(cost, bound) / bound
+        plan, outcome = emd(here, there, scaled, numItermax=PIVOTS, log=True)
+        reached = (plan * cost).sum()
+        if bound < largest and not seen and plan[cost > bound].any():
+            bound = min(largest, OUTLIER * bound)
+        elif not seen and 0 < reached < bound / OUTLIER:
+            bound = seen = 2 * reached
+        else:
+            break
+    if why := outcome["warning"] or _doubt(plan, scaled, outcome["u"], outcome["v"]):
+        raise RuntimeError(f"no optimal plan of {n} by {m} units: {why}")
     return plan / (n * m / common)
+
+
+def _doubt(plan: np.ndarray, cost: np.ndarray, u: np.ndarray, v: np.ndarray) -> str:
+    """Why a plan may not be the best; nothing where its dual solution proves that it is, but for rounding."""
+    total, mass = (plan * cost).sum(), plan.sum()
+    # By duality, no plan costs less than `least` if no u_i + v_j is above the cost.
+    least = plan.sum(1) @ u + plan.sum(0) @ v
+    excess = (u[:, None] + v - cost).max()
+    if total - least <= TOLERANCE * total + EPS * mass and excess <= TOLERANCE * total / mass + EPS:
+        return ""
+    return "their costs are of sizes too different for the precision of float64"

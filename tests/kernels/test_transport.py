@@ -1,7 +1,8 @@
 """Cost matrices and transport plans: the released code's, plain loops, every permutation tried, and POT's."""
 
+from contextlib import suppress
 from itertools import permutations
-from math import inf, log, nan
+from math import inf, lcm, log, nan
 
 import numpy as np
 import ot
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ot.bregman import sinkhorn_log
-from scipy.optimize import linprog
+from scipy.optimize import linear_sum_assignment, linprog
 
 from hetlib.kernels import transport, transport_plan
 from hetlib.kernels.costs import METRICS, NORMALISATIONS, cost_matrix
@@ -320,3 +321,55 @@ class TestSinkhorn:
     def test_bad_input_is_named(self, shape, how, says):
         with pytest.raises(ValueError, match=says):
             sinkhorn(torch.zeros(shape), **{"reg": 0.1, **how})
+
+
+def least(cost):
+    """The least cost by an assignment of equal parts of units, which is exact."""
+    n, m = cost.shape
+    parts = lcm(n, m)
+    split = cost.numpy().repeat(parts // n, 0).repeat(parts // m, 1)
+    rows, columns = linear_sum_assignment(split)
+    return split[rows, columns].sum() / parts
+
+
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 2**16), st.floats(3, 32))
+def test_a_forbidden_pair_does_not_end_the_search(n, m, seed, power):
+    cost = draw(n, m, seed=seed).abs() + 0.01
+    cost[seed % n, seed % m] = 10.0**power
+    plan = transport_plan(cost)
+    assert_uniform(plan)
+    assert float((plan * cost).sum()) == pytest.approx(least(cost), rel=1e-9)
+
+
+@given(st.integers(2, 5), st.integers(2, 6), st.integers(0, 2**16))
+def test_costs_of_all_sizes_have_their_best_plan_or_are_refused(n, m, seed):
+    generator = torch.Generator().manual_seed(seed)
+    cost = 10.0 ** (70 * torch.rand(n, m, generator=generator, dtype=torch.float64) - 35)
+    with suppress(RuntimeError):
+        assert float((transport_plan(cost) * cost).sum()) == pytest.approx(least(cost), rel=1e-5)
+
+
+def test_a_plan_that_its_duals_do_not_prove_is_refused(monkeypatch):
+    cost = draw(2, 3).abs()
+    worst = lambda a, b, cost, **how: (np.outer(a, b) / a.sum(), {"warning": None, "u": 0 * a, "v": 0 * b})
+    monkeypatch.setattr("ot.lp.emd", worst)
+    with pytest.raises(RuntimeError, match="no optimal plan of 2 by 3 units: their costs are of sizes too different"):
+        transport_plan(cost)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [-37, -25, -20, -12, 0, 12, 17, 20, 37])
+def test_distances_of_numbers_of_any_size(metric, dtype, power):
+    x, y = draw(5, 30), draw(4, 30, seed=1)
+    x[2] = 0
+    scale = 10.0 ** (power * (7 if dtype == torch.float64 else 1))
+    found = cost_matrix((x * scale).to(dtype), (y * scale).to(dtype), metric).double()
+    right = cost_matrix(x, y, metric)
+    torch.testing.assert_close(found / (scale if metric == "euclidean" else 1), right, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_very_different_sizes_have_their_angles():
+    x, y = draw(3, 30, dtype=torch.float32), draw(4, 30, seed=1, dtype=torch.float32)
+    sizes = torch.tensor([1e-30, 1.0, 1e30])
+    torch.testing.assert_close(cost_matrix(x * sizes[:, None], y, "cosine"), cost_matrix(x, y, "cosine"))
