@@ -1,7 +1,9 @@
-"""Messages that say what was wrong and what would have been right."""
+"""Messages that say what was wrong and what would have been right, and checks of numbers that everything shares."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
 
 
 def unknown(kind: str, given: object, valid: Iterable[str]) -> ValueError:
@@ -30,3 +32,22 @@ def unknown(kind: str, given: object, valid: Iterable[str]) -> ValueError:
     near = get_close_matches(str(given), names, n=3, cutoff=0.5)
     hint = f": did you mean {' or '.join(map(repr, near))}?" if near else "."
     return ValueError(f"unknown {kind} {given!r}{hint} Known: {', '.join(names)}")
+
+
+def positive(what: str, value: int) -> int:
+    """Return `value` if it is a whole number of at least 1, else raise a ValueError that says so."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def whole_numbers(what: str, given: Iterable[Any]) -> list[int]:
+    """Numbers as Python has them, of a sequence, an array or a tensor; ValueError for one that is not whole.
+
+    A truth value is none: a mask read as the numbers 0 and 1 would be wrong in silence.
+    """
+    found = [each.item() if hasattr(each, "item") else each for each in given]
+    for each in found:
+        if isinstance(each, bool) or not isinstance(each, Integral):
+            raise ValueError(f"{what}: whole numbers are needed, got {each!r}")
+    return [int(each) for each in found]

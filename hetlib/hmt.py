@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from hetlib.chain import main_path
+from hetlib.errors import whole_numbers
 from hetlib.kernels.resize_cyclic import resize
 from hetlib.match import by_position
 from hetlib.transfer import Context, Cyclic, Pair, Transfer, TransferReport
@@ -42,7 +43,7 @@ class ByPosition:
 
     def __post_init__(self):
         if not isinstance(self.order, str):
-            object.__setattr__(self, "order", tuple(self.order))
+            object.__setattr__(self, "order", tuple(whole_numbers("order", self.order)))
 
     def __call__(self, context: Context) -> list[Pair]:
         """The pairs, in the order of the target's chain.

@@ -12,7 +12,7 @@ from torch import Tensor
 from hetlib.chain import Chain, Network, Shortcut, eval_chain
 from hetlib.clafusion.blocks import Block, check_modules, corresponding
 from hetlib.clafusion.costs import MEASURES, layer_costs
-from hetlib.errors import unknown
+from hetlib.errors import unknown, whole_numbers
 from hetlib.match import align, legal_maps
 from hetlib.transfer import Context, Pair
 
@@ -116,7 +116,7 @@ class Align:
     def __post_init__(self):
         object.__setattr__(self, "pins", tuple(self.pins))
         if not isinstance(self.mapping, str):
-            object.__setattr__(self, "mapping", tuple(int(place) for place in self.mapping))
+            object.__setattr__(self, "mapping", tuple(whole_numbers("mapping", self.mapping)))
 
     def map(self, context: Context) -> CrossMap:
         """The map of all layers, as `map_layers` gives it; of two equally deep networks the target counts as deep."""
@@ -191,7 +191,7 @@ def map_layers(
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
     if not isinstance(mapping, str):
-        mapping = [int(place) for place in mapping]
+        mapping = whole_numbers("mapping", mapping)
     elif mapping not in MAPPINGS:
         raise unknown("mapping", mapping, MAPPINGS)
     chains = eval_chain(deep), eval_chain(shallow)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.data.images import Images
+from hetlib.data.images import Images, positions
 from hetlib.errors import unknown
 
 PREFIX = "imagefolder:"
@@ -97,7 +97,7 @@ class Folder(Images):
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> "Folder":
         """The images at `indices`, in that order, with all class names kept."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        index = positions(indices, len(self))
         files: Any = Files([self._files.paths[n] for n in index.tolist()], self._files.device)
         return replace(self, images=files, labels=self.labels[index.to(self.labels.device)])
 

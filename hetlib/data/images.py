@@ -76,8 +76,8 @@ class Images:
         return self.images[indices] if generator is None else augment(self.images[indices], generator)
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> "Images":
-        """The images at `indices`, in that order, with all class names kept."""
-        index = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
+        """The images at `indices`, in that order, with all class names kept; see `positions`."""
+        index = positions(indices, len(self)).to(self.images.device)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def scored(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +139,31 @@ class AttributeImages(Images):
         if name not in self.classes:
             raise unknown(f"attribute of {self.name}", name, self.classes)
         return self.classes.index(name)
+
+
+def positions(given: Tensor | np.ndarray | Sequence[int], count: int) -> Tensor:
+    """Positions among so many images as int64: whole numbers as they are, or where a mask is true.
+
+    Raises
+    ------
+    ValueError
+        For fractions, numbers outside 0 to `count` - 1, a mask of another length, or more than one axis.
+    """
+    index = torch.as_tensor(given)
+    if index.dim() != 1:
+        raise ValueError(f"indices of images have one axis, got shape {tuple(index.shape)}")
+    if index.dtype == torch.bool:
+        if len(index) != count:
+            raise ValueError(f"a mask of {len(index)} does not say which of {count} images are meant")
+        return index.nonzero().flatten()
+    if not len(index):
+        return index.to(torch.int64)
+    if index.is_floating_point() or index.is_complex():
+        raise ValueError(f"indices of images are whole numbers or a mask, got {index.dtype}")
+    low, high = (int(end) for end in index.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(f"indices from {low} to {high} do not all stand for one of {count} images, 0 to {count - 1}")
+    return index.to(torch.int64)
 
 
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool = True) -> Tensor:

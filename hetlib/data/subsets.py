@@ -7,6 +7,7 @@ from math import ceil
 import torch
 
 from hetlib.data.images import Images
+from hetlib.errors import positive, whole_numbers
 
 
 def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:
@@ -29,7 +30,7 @@ def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:
     ValueError
         If a label does not exist or is listed twice.
     """
-    parts = [list(group) for group in groups]
+    parts = [whole_numbers(f"the classes of {data.name}", group) for group in groups]
     listed = [label for part in parts for label in part]
     if len(set(listed)) < len(listed) or not set(listed) <= set(range(data.num_classes)):
         valid = f"each of 0..{data.num_classes - 1} at most once"
@@ -43,8 +44,9 @@ def few_shot(data: Images, per_class: int, seed: int = 0) -> Images:
     Raises
     ------
     ValueError
-        If a class has fewer images; the message names it.
+        If a class has fewer images; the message names it. If `per_class` is no whole number of at least 1.
     """
+    positive("per_class", per_class)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(data), generator=generator)
     labels = data.labels.cpu()[order]
@@ -85,6 +87,7 @@ def skill_split(data: Images, label: int, share: float = 0.1, seed: int = 0) -> 
     """
     if not 0 <= label < data.num_classes or not 0 <= share <= 1:
         raise ValueError(f"{data.name} has labels 0..{data.num_classes - 1}, a share is from 0 to 1: {label}, {share}")
+    (label,) = whole_numbers("label", [label])
     labels = data.labels.cpu()
     others = (labels != label).nonzero().flatten()
     few = others[

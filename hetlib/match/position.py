@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hetlib.errors import unknown
+from hetlib.errors import unknown, whole_numbers
 from hetlib.match.ratio import check_lengths
 
 ORDERS = ("chain", "shuffle", "interval")
@@ -46,6 +46,8 @@ def by_position(
 
 
 def _source_order(n_source: int, order: str | Sequence[int], seed: int | None) -> list[int]:
+    if not isinstance(order, str):
+        return _explicit(n_source, order)
     if order == "chain":
         return list(range(n_source))
     if order == "interval":
@@ -54,13 +56,11 @@ def _source_order(n_source: int, order: str | Sequence[int], seed: int | None) -
         if seed is not None:
             return torch.randperm(n_source, generator=torch.Generator().manual_seed(seed)).tolist()
         return [i for i in RELEASED_SHUFFLE if i < n_source]
-    if isinstance(order, str):
-        raise unknown("order", order, (*ORDERS, "a sequence of source indices"))
-    return _explicit(n_source, order)
+    raise unknown("order", order, (*ORDERS, "a sequence of source indices"))
 
 
 def _explicit(n_source: int, order: Sequence[int]) -> list[int]:
-    indices = [int(i) for i in order]
+    indices = whole_numbers("order", order)
     if wrong := [i for i in indices if not 0 <= i < n_source]:
         raise ValueError(f"order: {wrong} out of range, the source has layers 0 to {n_source - 1}")
     if repeated := sorted({i for i in indices if indices.count(i) > 1}):

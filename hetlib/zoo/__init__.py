@@ -11,9 +11,9 @@ from inspect import Parameter, signature
 
 from torch import nn
 
-from hetlib.errors import unknown
+from hetlib.errors import positive, unknown
 from hetlib.zoo import plain, resnet
-from hetlib.zoo.layers import FeatureGuard, ImageGuard, positive
+from hetlib.zoo.layers import FeatureGuard, ImageGuard
 from hetlib.zoo.mlp import mlp
 from hetlib.zoo.mobilenet import mobilenetv2
 from hetlib.zoo.torchvision_width import WIDENED, widen

@@ -2,16 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
 
 from torch import Tensor, nn
 
-
-def positive(what: str, value: int) -> int:
-    """Return `value` if it is a whole number of at least 1, else raise a ValueError that says so."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
-    return int(value)
+from hetlib.errors import positive
 
 
 def scaled(channels: int, width: float) -> int:

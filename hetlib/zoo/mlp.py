@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hetlib.zoo.layers import positive, scaled
+from hetlib.errors import positive
+from hetlib.zoo.layers import scaled
 
 
 def mlp(

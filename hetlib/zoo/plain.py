@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import nn
 
-from hetlib.zoo.layers import conv_norm, head, positive, scaled
+from hetlib.errors import positive
+from hetlib.zoo.layers import conv_norm, head, scaled
 
 Widths = Sequence[int | Literal["M"]]
 

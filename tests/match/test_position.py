@@ -63,6 +63,9 @@ def test_a_seeded_shuffle_takes_every_layer(n_source, seed):
         ([0, 8], r"\[8\] out of range, the source has layers 0 to 7"),
         ([-1], "out of range"),
         ([2, 3, 2], r"source layers \[2\] are repeated"),
+        ([True, False], "order: whole numbers are needed, got True"),
+        (np.array([False, True]), "order: whole numbers are needed, got False"),
+        ([1.9, 0.2], "order: whole numbers are needed, got 1.9"),
     ],
 )
 def test_bad_orders_are_named(order, message):
