@@ -53,12 +53,22 @@ def _average_(fused: nn.Module, parts: list[tuple[nn.Module, float]]) -> None:
 
 @torch.no_grad()
 def update_bn(model: nn.Module, images: Tensor) -> None:
-    """Take the running statistics of all batch norms anew from some images, in place; without any, nothing happens."""
+    """Take the running statistics of batch norms anew from some images, in place; without any, nothing happens.
+
+    Norms that no image passes, such as those of an auxiliary head, keep theirs.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot run on these images in training mode; all statistics stay as they were.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.running_mean is not None]
     if not norms:
         return
-    kept = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
+    untouched = norms
     try:
         with evaluating(model):
             for norm in norms:
@@ -66,8 +76,11 @@ def update_bn(model: nn.Module, images: Tensor) -> None:
                 norm.momentum = None  # the plain mean of what comes
                 norm.train()
             model(images)
+        untouched = [norm for norm in norms if not norm.num_batches_tracked]
     except ValueError as error:
         raise ValueError(f"batch norms cannot take statistics from {len(images)} images: {error}") from error
     finally:
-        for norm, momentum in zip(norms, kept, strict=True):
+        for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
+            if norm in untouched:
+                norm.load_state_dict(buffers, strict=False)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -20,13 +20,13 @@ def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     a, b : nn.Module
         Networks of equal shape; unchanged.
     share : float
-        0 gives a's values, 1 b's, both to the bit; what lies outside extrapolates.
+        0 gives a's values, 1 b's, all to the bit; what lies outside extrapolates.
 
     Returns
     -------
     nn.Module
-        A copy of `a`, its mode, dtype and device, with parameters and floating buffers interpolated. Other buffers are
-        b's, such as the number of batches that a batch norm has seen.
+        A copy of `a`, its mode, dtype and device, with real and complex parameters and buffers interpolated; where both
+        hold one infinity it stays. Other buffers are b's, such as the number of batches that a batch norm has seen.
 
     Raises
     ------
@@ -38,10 +38,18 @@ def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     # Everything is mixed before anything is written: a shared tensor stands under several names.
     mixed = {}
     for name, value in point.state_dict().items():
-        end = ends[name].to(value)
-        mixed[name] = torch.lerp(value, end, share) if value.is_floating_point() else end
+        mixed[name] = _mixed(value, ends[name].to(value), share)
     point.load_state_dict(mixed)
     return point
+
+
+def _mixed(a: Tensor, b: Tensor, share: float) -> Tensor:
+    if share in (0, 1) or not (a.is_floating_point() or a.is_complex()):
+        return a if share == 0 else b
+    mixed = torch.lerp(a, b, share)
+    # From infinity, lerp's step to the other end is infinite or undefined even where both are equal.
+    apart = torch.where(a == b, a, (1 - share) * a + share * b)
+    return torch.where(mixed.isfinite(), mixed, apart)
 
 
 def curve(

@@ -34,7 +34,7 @@ class TestCurve:
         a, b = network(0), network(1)
         first, _, last = curve(a, b, state, steps=3)
         assert_same(last, b.state_dict())
-        assert_same(first, a.state_dict() | {"1.num_batches_tracked": b[1].num_batches_tracked})
+        assert_same(first, a.state_dict())
 
     def test_in_between_parameters_and_floating_buffers_are_mixed(self):
         a, b = network(0), network(1)
@@ -132,3 +132,36 @@ class TestBarrier:
     def test_bad_input_is_named(self, losses, at):
         with pytest.raises(ValueError, match="two at least, places ascending"):
             barrier(losses, at)
+
+
+class Odd(nn.Module):
+    """Complex weights, and a buffer with infinities as a causal mask has them."""
+
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(3, dtype=torch.complex64, generator=generator))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf, float(seed)]))
+        self.register_buffer("count", torch.tensor(seed))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_equal_infinities_stay_and_complex_values_are_interpolated(share):
+    a, b = Odd(1), Odd(2)
+    point = between(a, b, share)
+    assert point.mask[:2].tolist() == [0.0, -torch.inf]
+    assert float(point.mask[2]) == 1 + share
+    torch.testing.assert_close(point.weight, (1 - share) * a.weight + share * b.weight)
+    assert int(point.count) == (1 if share == 0 else 2)
+
+
+@pytest.mark.parametrize(("share", "end"), [(0, 0), (1, 1)])
+def test_the_ends_are_copies_to_the_bit(share, end):
+    ends = (Odd(1), Odd(2))
+    assert_same(between(*ends, share).state_dict(), ends[end].state_dict())
+
+
+def test_towards_an_infinity_the_line_is_infinite():
+    a, b = Odd(1), Odd(2)
+    b.mask[0] = -torch.inf
+    assert between(a, b, 0.5).mask[:2].tolist() == [-torch.inf, -torch.inf]
