@@ -16,17 +16,23 @@ Network = nn.Module | Chain
 
 
 @contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode, without gradients or autocast; every module gets its own mode back."""
+def eval_mode(*models: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode; every module gets its own mode back, as a batch norm that was frozen alone."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
-        with torch.no_grad(), full_precision():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """As `eval_mode`, without gradients or autocast."""
+    with eval_mode(*models), torch.no_grad(), full_precision():
+        yield
 
 
 @contextmanager

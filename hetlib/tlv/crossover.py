@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hetlib.data import Images
 from hetlib.errors import unknown
-from hetlib.tlv.support import pooled_features, support_features
+from hetlib.tlv.support import head_of, pooled_features, support_features
 from hetlib.training import Frozen, Objective, Recipe, cross_entropy
 
 MASKS = ("batch", "image")
@@ -128,6 +128,7 @@ class Crossover(nn.Module):
         self.support = None if support is None else Frozen(support)
         self.p, self.mask, self.source, self.inner = p, mask, source, inner
         self.schedule, self.steps, self._step = schedule, steps or 1, 0
+        self._heads: tuple[Any, Any] = None, None  # in a tuple, so that they are not taken for parts of this module
 
     @property
     def probability(self) -> float:
@@ -150,9 +151,7 @@ class Crossover(nn.Module):
         -------
         Tensor of shape ()
         """
-        name, heads = type(model).__name__, [module for module in model.modules() if isinstance(module, nn.Linear)]
-        if not heads:
-            raise ValueError(f"{name} has no linear layer to cross features over in front of")
+        name, head = type(model).__name__, self._head_of(model, images)
         if self.support is not None:
             pretrained = pooled_features(self.support.network, images)
         elif rows:
@@ -165,7 +164,7 @@ class Crossover(nn.Module):
             calls.append(head)
             return (self._crossed(inputs[0], pretrained),)
 
-        hook = heads[-1].register_forward_pre_hook(cross)
+        hook = head.register_forward_pre_hook(cross)
         try:
             loss = self.inner(model, images, labels, *rows)
         finally:
@@ -174,6 +173,14 @@ class Crossover(nn.Module):
             raise ValueError(f"the last linear layer of {name} ran {len(calls)} times in a batch, not once")
         self._step += 1
         return loss
+
+    def _head_of(self, model: nn.Module, images: Tensor) -> nn.Linear:
+        """The last linear layer that runs, looked for once for each network."""
+        if self._heads[0] is not model:
+            if (head := head_of(model, images)) is None:
+                raise ValueError(f"{type(model).__name__} has no linear layer to cross features over in front of")
+            self._heads = model, head
+        return self._heads[1]
 
     def _crossed(self, features: Tensor, pretrained: Tensor) -> Tensor:
         if self.source == "mean":

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hetlib.chain import eval_mode
 from hetlib.data import Images, normalise
 from hetlib.errors import unknown
+from hetlib.training.check import answers, parameter_of
 from hetlib.training.recipe import PRECISIONS
 
 TOP = (1, 5, 10)
@@ -15,7 +17,7 @@ TOP = (1, 5, 10)
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: str = "auto") -> dict[str, float]:
-    """Score a classifier on every image of a data set, in evaluation mode; its own mode is restored.
+    """Score a classifier on every image of a data set, in evaluation mode; every module gets its own mode back.
 
     Parameters
     ----------
@@ -33,22 +35,26 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
     -------
     dict
         "top1", "top5", "top10" in percent (100 where there are no more classes than that), "loss" in nats.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or the network gives something else than logits.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    data = data.to(device)
+    if not len(data):
+        raise ValueError(f"{data.name} ({data.split}) holds no images to score")
+    like = parameter_of(model)
+    device, data = like.device, data.to(like.device)
     hits, loss = torch.zeros(len(TOP), device=device), torch.zeros((), device=device)
-    model.eval()
-    try:
+    with eval_mode(model):
         for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
-            pixels = normalise(images, data.mean, data.std, memory_format=torch.channels_last)
+            pixels = normalise(images, data.mean, data.std, like.dtype, torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
-                logits = model(pixels)
+                logits = answers(model, pixels)
             logits, labels = data.scored(logits, labels)
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
             ranked = logits.topk(min(max(TOP), logits.shape[1])).indices.eq(labels[:, None])
             hits += torch.stack([ranked[:, :k].any(1).sum() for k in TOP])
-    finally:
-        model.train(was_training)
     count = data.labels.numel()
     scores = (hits / count * 100).tolist()
     return {f"top{k}": score for k, score in zip(TOP, scores, strict=True)} | {"loss": loss.item() / count}

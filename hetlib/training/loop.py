@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hetlib.data import Images, normalise
 from hetlib.files import checksum, save_tensors
 from hetlib.training import checkpoint as checkpoints
+from hetlib.training.check import check, memory_format, parameter_of
 from hetlib.training.evaluate import evaluate, use_bf16
 from hetlib.training.objectives import Objective, cross_entropy
-from hetlib.training.optimiser import memory_format, optimiser_of
+from hetlib.training.optimiser import optimiser_of
 from hetlib.training.progress import progress_bar
 from hetlib.training.recipe import History, Recipe
 
@@ -94,9 +95,16 @@ def fit(
 
 
 def shuffled(loop: "Loop") -> Sequence[Tensor]:
-    """An epoch's batches: every image once, in an order drawn anew, `Recipe.batch_size` at a time."""
-    order = torch.randperm(len(loop.data), generator=loop.generator, device=loop.device)
-    return order.split(loop.recipe.batch_size)
+    """An epoch's batches: every image once, in an order drawn anew, `Recipe.batch_size` at a time.
+
+    A single image that is left joins the batch before, for batch norm knows no variance of one.
+    """
+    count, size = len(loop.data), loop.recipe.batch_size
+    order = torch.randperm(count, generator=loop.generator, device=loop.device)
+    if count % size == 1 and count > size > 1:
+        *whole, last = order[:-1].split(size)
+        return [*whole, torch.cat((last, order[-1:]))]
+    return order.split(size)
 
 
 class Loop:
@@ -137,10 +145,14 @@ class Loop:
         validation: Images | None = None,
     ):
         rows = (rows,) if isinstance(rows, Tensor) else tuple(rows)
-        _check(model, data, test, validation, rows)
+        plain = objective is None or objective is cross_entropy
+        check(model, data, test, validation, rows, logits=plain)
         self.recipe, self.history = recipe or Recipe(), History()
-        self.device, self.layout = next(model.parameters()).device, memory_format(model)
+        like = parameter_of(model)
+        self.device, self.dtype, self.layout = like.device, like.dtype, memory_format(model, data, plain)
         self.model = model.to(memory_format=self.layout)
+        # What alone is in evaluation mode was put there, such as batch norms that shall keep their statistics.
+        self._frozen = [module for module in model.modules() if model.training and not module.training]
         self.objective = cross_entropy if objective is None else objective
         if isinstance(self.objective, nn.Module):
             self.objective.to(self.device).to(memory_format=self.layout)
@@ -183,6 +195,8 @@ class Loop:
             for module in (self.model, self.objective):
                 if isinstance(module, nn.Module):
                     module.train()
+            for module in self._frozen:
+                module.training = False
             batches = self.batches(self)
             total, seen = torch.zeros((), device=self.device), 0
             for number, chosen in enumerate(batches):
@@ -196,7 +210,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["factor"]
         images = self.data.batch(chosen, self.generator if self.recipe.augment else None)
-        images = normalise(images, self.data.mean, self.data.std, memory_format=self.layout)
+        images = normalise(images, self.data.mean, self.data.std, self.dtype, self.layout)
         rows = [each[chosen] for each in self.rows]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = self.objective(self.model, images, self.data.labels[chosen], *rows)
@@ -271,25 +285,3 @@ class Loop:
         """Go on from a checkpoint if there is one; a damaged one is named in a warning and not used."""
         if (found := checkpoints.read(path)) is not None:
             self.restore(*found, path)
-
-
-def _check(
-    model: nn.Module, data: Images, test: Images | None, validation: Images | None, rows: tuple[Tensor, ...]
-) -> None:
-    if len(data) == 0:
-        raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
-    for each in rows:
-        if each.shape[:1] != (len(data),):
-            count = len(each) if each.dim() else "no"
-            raise ValueError(f"rows: a tensor has {count} rows, {data.name} ({data.split}) has {len(data)} images")
-    if validation is not None and test is None:
-        raise ValueError("validation chooses the epoch whose test score counts: it needs test images as well")
-    scored = [images for images in (test, validation) if images is not None]
-    if empty := [f"{images.name} ({images.split})" for images in scored if not len(images)]:
-        raise ValueError(f"{' and '.join(empty)} holds no images to score")
-    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    highest = max(int(images.labels.max()) for images in (data, *scored))
-    if heads and highest >= heads[-1].out_features:
-        raise ValueError(
-            f"{data.name} has label {highest}, but {type(model).__name__} ends in {heads[-1].out_features} outputs"
-        )

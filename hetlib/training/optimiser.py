@@ -1,4 +1,4 @@
-"""How the parameters of a network and of its objective are stepped, and how a network lies in memory meanwhile."""
+"""How the parameters of a network and of its objective are stepped."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def optimiser_of(model: nn.Module, objective: Callable, recipe: Recipe) -> torch
     Raises
     ------
     ValueError
-        If a name in `Recipe.rates` begins no parameter's name.
+        If a name in `Recipe.rates` begins no parameter's name, or all parameters are frozen.
     """
     named = [(f"model.{name}", parameter) for name, parameter in model.named_parameters()]
     if isinstance(objective, nn.Module):
@@ -26,25 +26,9 @@ def optimiser_of(model: nn.Module, objective: Callable, recipe: Recipe) -> torch
     for name, parameter in named:
         if parameter.requires_grad:
             groups.setdefault(recipe.rate_of(name), []).append(parameter)
+    if not groups:
+        raise ValueError(f"all parameters of {type(model).__name__} are frozen: there is nothing to train")
     chosen = [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(chosen, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(chosen, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
-
-
-def memory_format(model: nn.Module) -> torch.memory_format:
-    """The layout in which a network trains fastest without meeting a fault of oneDNN.
-
-    Channels last, except on the CPU for networks with a strided 1x1 convolution of fewer than 16 input channels, such
-    as the projection shortcuts of a very narrow ResNet: there oneDNN's gradient of the weight, in channels last, is
-    wrong or overwrites foreign memory (oneDNN issue 6035; seen in torch 2.14).
-    """
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    narrow = any(
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride != (1, 1)
-        and module.in_channels < 16
-        for module in model.modules()
-    )
-    return torch.contiguous_format if on_cpu and narrow else torch.channels_last

@@ -67,7 +67,7 @@ class TestObjective:
         images = draw(8, 3, 32, 32)
         objective(target, images, LABELS)
         pretrained = tlv.pooled_features(support, images)
-        replaced = seen[0] == pretrained[:, : seen[0].shape[1]]
+        replaced = seen[-1] == pretrained[:, : seen[-1].shape[1]]
         assert 0.2 < replaced.float().mean() < 0.8
         assert len(replaced.unique(dim=0)) == rows
 
@@ -102,7 +102,7 @@ class TestObjective:
         for objective, rows in ((tlv.Crossover(support, p=0.5), ()), (tlv.Crossover(None, p=0.5), (features,))):
             torch.manual_seed(1)
             objective(target.eval(), batch, LABELS, *rows)
-        torch.testing.assert_close(*seen, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(*(inputs for inputs in seen if len(inputs) == 8), atol=1e-5, rtol=1e-5)
 
     def test_what_is_left_of_the_rows_is_for_the_objective_inside(self, pair):
         target, support = pair
@@ -179,7 +179,7 @@ class TestObjective:
             tlv.Crossover(support)(nn.Conv2d(3, 3, 1), draw(2, 3, 32, 32), LABELS[:2])
         with pytest.raises(ValueError, match="without a support network needs its features"):
             tlv.Crossover(None)(target, draw(2, 3, 32, 32), LABELS[:2])
-        with pytest.raises(ValueError, match="no module of Linear gives a feature map"):
+        with pytest.raises(ValueError, match="no operation of Linear gives a feature map"):
             tlv.pooled_features(nn.Linear(4, 2), draw(1, 4))
 
     def test_pools_before_the_classifier_do_not_count(self):
@@ -232,9 +232,10 @@ class TestMisuse:
         tlv.Crossover(pair[0])(pair[0], draw(2, 3, 32, 32), LABELS[:2]).backward()
         assert all(parameter.grad is not None for parameter in pair[0].parameters())
 
-    def test_a_head_that_is_not_run_is_told(self, pair):
-        with pytest.raises(ValueError, match="the last linear layer of Unused ran 0 times"):
-            tlv.Crossover(pair[1])(Unused(pair[0]), draw(2, 3, 32, 32), LABELS[:2])
+    def test_a_layer_that_is_never_run_is_no_head(self, pair):
+        bare, images = tlv.Crossover(pair[1], p=1, source="zeros"), draw(2, 3, 32, 32)
+        losses = [bare(model.eval(), images, LABELS[:2]) for model in (Unused(pair[0]), pair[0])]
+        assert torch.equal(*losses)
 
     def test_given_features_of_a_wrong_form_are_named(self, pair):
         with pytest.raises(ValueError, match=r"got \(2, 64\) and \(7,\)"):
@@ -247,3 +248,69 @@ class TestMisuse:
     def test_the_type_is_that_of_the_features(self):
         mixed = tlv.crossover(draw(2, 3).bfloat16(), draw(2, 3), 0.5)
         assert mixed.dtype == torch.bfloat16
+
+
+class Gate(nn.Module):
+    """Squeeze and excite with linear layers, which take vectors as a classifier does."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.down, self.up = nn.Linear(channels, channels // 2), nn.Linear(channels // 2, channels)
+
+    def forward(self, x):
+        return x * self.up(self.down(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+
+
+class Gated(nn.Module):
+    """Registers its head first and its gates last."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.first, self.second = nn.Linear(16, 4), nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3)
+        self.gates = nn.ModuleList([Gate(8), Gate(16)])
+
+    def features(self, x):
+        return self.gates[1](self.second(self.gates[0](self.first(x).relu())).relu())
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class GatedVector(nn.Module):
+    """Gates what it has pooled: its head takes more than a pooled map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        pooled = self.conv(x).mean((2, 3))
+        return self.head(pooled * self.gate(pooled).sigmoid())
+
+
+class TestClassifier:
+    def test_gates_inside_a_network_are_no_classifier(self):
+        model, images = Gated().eval(), draw(5, 3, 16, 16)
+        torch.testing.assert_close(tlv.pooled_features(model, images), model.features(images).mean((2, 3)))
+
+    def test_the_head_is_the_last_linear_layer_that_runs(self):
+        target, images = Gated(), draw(6, 3, 16, 16)
+        objective = tlv.Crossover(None, p=1, source="zeros", inner=lambda model, images, *_: model(images).sum())
+        loss = objective(target, images, LABELS[:6], torch.zeros(6, 16))
+        torch.testing.assert_close(loss, 6 * target.head.bias.sum())
+
+    @pytest.mark.parametrize("model", [GatedVector(), torchvision.models.VisionTransformer(32, 16, 1, 2, 32, 64)])
+    def test_a_classifier_that_takes_more_than_a_pooled_map_is_refused(self, model):
+        with pytest.raises(ValueError, match="takes something else than its last feature map, pooled"):
+            tlv.pooled_features(model.eval(), draw(2, 3, 32, 32))
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_auxiliary_heads_are_passed_by(self, training):
+        model = torchvision.models.googlenet(num_classes=4, init_weights=False).train(training)
+        assert tlv.pooled_features(model, draw(2, 3, 96, 96)).shape == (2, 1024)
+
+    def test_frozen_norms_stay_frozen(self):
+        support = zoo.build("resnet8", width=0.25).train()
+        support.bn1.eval()
+        support_features(support, load("shapes-target", count=12))
+        assert (support.training, support.bn1.training) == (True, False)

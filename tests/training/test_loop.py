@@ -13,7 +13,7 @@ from hetlib import data, zoo
 from hetlib.data import few_shot, load
 from hetlib.files import DamagedFile, load_tensors
 from hetlib.training import History, Recipe, cross_entropy, evaluate, fit, use_bf16
-from hetlib.training.loop import shuffled
+from hetlib.training.loop import Loop, shuffled
 from tests.killing import kill_after
 
 QUICK = Recipe(epochs=3, lr=0.05, augment=False, precision="fp32")
@@ -365,3 +365,106 @@ def test_histories_are_plain():
 
 def test_damage_is_an_os_error():
     assert issubclass(DamagedFile, OSError)
+
+
+def test_batch_norms_that_were_frozen_stay_frozen(digits):
+    model = zoo.build("resnet8", in_channels=1, width=0.125)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eval()
+    mean = norms[0].running_mean.clone()
+    evaluate(model, digits[1])
+    fit(model, digits[0].subset(range(40)), epochs=2, augment=False)
+    assert model.training
+    assert not any(norm.training for norm in norms)
+    assert torch.equal(norms[0].running_mean, mean)
+
+
+def test_a_network_in_evaluation_mode_is_trained_whole(digits):
+    model = zoo.build("resnet8", in_channels=1, width=0.125).eval()
+    fit(model, digits[0].subset(range(40)), epochs=1, augment=False)
+    assert all(module.training for module in model.modules())
+
+
+class Views(torch.nn.Module):
+    """The classical view of feature maps as vectors, which channels last forbids."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.Linear(384, 10)
+
+    def forward(self, images):
+        found = self.conv(images).relu()
+        return self.linear(found.view(found.size(0), -1))
+
+
+def test_a_network_that_views_its_maps_is_trained_and_scored(digits):
+    torch.manual_seed(0)
+    model = Views()
+    with torch.no_grad():
+        logits = model(data.normalise(digits[1].images, digits[1].mean, digits[1].std))
+    right = 100 * float((logits.argmax(1) == digits[1].labels).double().mean())
+    assert evaluate(model, digits[1], precision="fp32")["top1"] == pytest.approx(right)
+    history = fit(model, *digits, QUICK)
+    assert history.loss[-1] < history.loss[0]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(33, [16, 17]), (32, [16, 16]), (34, [16, 16, 2]), (1, [1]), (16, [16])])
+def test_a_single_image_that_is_left_joins_the_batch_before(digits, count, sizes):
+    loop = Loop(net(), digits[0].subset(range(count)), recipe=Recipe(batch_size=16))
+    batches = shuffled(loop)
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(torch.cat(tuple(batches)).tolist()) == list(range(count))
+
+
+def test_double_precision_is_kept(digits):
+    model = net().double()
+    assert evaluate(model, digits[1], precision="fp32")["top1"] >= 0
+    fit(model, digits[0], epochs=1, augment=False, precision="fp32")
+    assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
+
+
+class Pair(torch.nn.Module):
+    """Gives more than logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, images):
+        return self.net(images), images
+
+
+class Aside(Pair):
+    """Gives more than logits in training alone, as networks with auxiliary heads do."""
+
+    def forward(self, images):
+        return (self.net(images), images) if self.training else self.net(images)
+
+
+class GateLast(torch.nn.Module):
+    """Its last registered linear layer is no head."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.gate = torch.nn.Linear(64, 10), torch.nn.Linear(64, 1)
+
+    def forward(self, images):
+        pixels = images.flatten(1)
+        return self.head(pixels * self.gate(pixels).sigmoid())
+
+
+def test_what_cannot_be_trained_is_named_before_the_first_step(digits):
+    with pytest.raises(ValueError, match="Pair gives a tuple for 1 images, not logits"):
+        fit(Pair(), *digits, QUICK)
+    with pytest.raises(ValueError, match=r"Aside gives a tuple for .* images, not logits .*aux_logits=False"):
+        fit(Aside(), *digits, QUICK)
+    with pytest.raises(ValueError, match=r"Pair gives a tuple for .* images, not logits"):
+        evaluate(Pair(), digits[1])
+    with pytest.raises(ValueError, match=r"digits \(test\) holds no images to score"):
+        evaluate(net(), digits[1].subset([]))
+    with pytest.raises(ValueError, match=r"all parameters of .* are frozen: there is nothing to train"):
+        fit(net().requires_grad_(False), *digits, QUICK)
+    with pytest.raises(ValueError, match="Flatten has no parameters"):
+        fit(torch.nn.Flatten(), *digits, QUICK)
+    assert fit(GateLast(), *digits, QUICK, epochs=1).epochs == 1
