@@ -15,7 +15,8 @@ OUTLIER = 1e6
 """Times the median, from where on a cost is cut."""
 TOLERANCE = 1e-6
 """How far from the least a plan's cost may be, as a part of it."""
-EPS = float(np.finfo(np.float64).eps)
+ROUNDING = 64 * float(np.finfo(np.float64).eps)
+"""Of the largest cost at stake, what a unit's share of a total may be by rounding alone."""
 
 
 def transport_plan(cost: Tensor) -> Tensor:
@@ -96,31 +97,39 @@ def _assignment(cost: np.ndarray) -> np.ndarray:
 
 
 def _flow(cost: np.ndarray) -> np.ndarray:
-    from ot.lp import emd
-
     n, m = cost.shape
-    common = gcd(n, m)
-    # Whole numbers of mass move without rounding.
-    here, there = np.full(n, m / common), np.full(m, n / common)
     # The solver calls costs below 0 infeasible.
     cost = cost - cost.min()
     # It stops early where costs are tiny beside the largest one, which therefore is cut: a plan that is best then and
-    # uses no cost that was cut is best. Nor can the best plan use a cost above the whole of another plan's.
+    # uses no cost that was cut is best.
     largest = cost.max() or 1.0
-    bound, seen = min(largest, OUTLIER * np.median(cost) or largest), 0.0
-    while True:
-        scaled = np.minimum(cost, bound) / bound
-        plan, outcome = emd(here, there, scaled, numItermax=PIVOTS, log=True)
-        reached = (plan * cost).sum()
-        if bound < largest and not seen and plan[cost > bound].any():
-            bound = min(largest, OUTLIER * bound)
-        elif not seen and 0 < reached < bound / OUTLIER:
-            bound = seen = 2 * reached
-        else:
-            break
-    if why := outcome["warning"] or _doubt(plan, scaled, outcome["u"], outcome["v"]):
-        raise RuntimeError(f"no optimal plan of {n} by {m} units: {why}")
-    return plan / (n * m / common)
+    bound = min(largest, OUTLIER * np.median(cost) or largest)
+    plan, doubt = _simplex(cost, bound)
+    while bound < largest and plan[cost > bound].any():
+        bound = min(largest, OUTLIER * bound)
+        plan, doubt = _simplex(cost, bound)
+    total, mass = (plan * cost).sum(), plan.sum()
+    if 0 < total < bound / OUTLIER:
+        # Nor can the best plan use a cost above the whole of another plan's. A total that may be rounding alone, as
+        # between layers that are equal, need not be the least.
+        finer, finer_doubt = _simplex(cost, 2 * total)
+        if not finer_doubt or total > ROUNDING * mass * bound:
+            plan, doubt = finer, finer_doubt
+    if doubt:
+        raise RuntimeError(f"no optimal plan of {n} by {m} units: {doubt}")
+    return plan / mass
+
+
+def _simplex(cost: np.ndarray, bound: float) -> tuple[np.ndarray, str]:
+    """The best plan of costs that are cut at a bound, in whole units of mass; and why it may not be the best."""
+    from ot.lp import emd
+
+    n, m = cost.shape
+    common, scaled = gcd(n, m), np.minimum(cost, bound) / bound
+    # Whole numbers of mass move without rounding.
+    here, there = np.full(n, m / common), np.full(m, n / common)
+    plan, outcome = emd(here, there, scaled, numItermax=PIVOTS, log=True)
+    return plan, outcome["warning"] or _doubt(plan, scaled, outcome["u"], outcome["v"])
 
 
 def _doubt(plan: np.ndarray, cost: np.ndarray, u: np.ndarray, v: np.ndarray) -> str:
@@ -129,6 +138,6 @@ def _doubt(plan: np.ndarray, cost: np.ndarray, u: np.ndarray, v: np.ndarray) -> 
     # By duality, no plan costs less than `least` if no u_i + v_j is above the cost.
     least = plan.sum(1) @ u + plan.sum(0) @ v
     excess = (u[:, None] + v - cost).max()
-    if total - least <= TOLERANCE * total + EPS * mass and excess <= TOLERANCE * total / mass + EPS:
+    if total - least <= TOLERANCE * total + ROUNDING * mass and excess <= TOLERANCE * total / mass + ROUNDING:
         return ""
     return "their costs are of sizes too different for the precision of float64"

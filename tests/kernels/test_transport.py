@@ -349,6 +349,13 @@ def test_costs_of_all_sizes_have_their_best_plan_or_are_refused(n, m, seed):
         assert float((transport_plan(cost) * cost).sum()) == pytest.approx(least(cost), rel=1e-5)
 
 
+def test_a_total_of_rounding_alone_is_no_reason_to_refuse():
+    x = draw(5, 40)
+    plan = transport_plan(cost_matrix(x.repeat_interleave(2, 0), x + 1e-17))
+    assert_uniform(plan)
+    assert torch.equal(plan.argmax(1), torch.arange(5).repeat_interleave(2))
+
+
 def test_a_plan_that_its_duals_do_not_prove_is_refused(monkeypatch):
     cost = draw(2, 3).abs()
     worst = lambda a, b, cost, **how: (np.outer(a, b) / a.sum(), {"warning": None, "u": 0 * a, "v": 0 * b})
