@@ -38,7 +38,7 @@ COUNT = {("smoke", False): 200, ("smoke", True): 800, ("classroom", False): 1000
 ABLATIONS = ("bridges free", "norms frozen", "joint", "steps every iteration")
 """The arms that are trained at the first seed alone, but at preset "paper"."""
 REDUCED = ("amalgamation", "random teacher", "without components", "distillation", "labels")
-"""The arms of preset "reduced", which takes an hour or two with these."""
+"""The arms of preset "reduced", whose trainings are long."""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@
 # |---|---|---|
 # | `smoke` | two minutes | 200 faces, 2 epochs: nothing to learn from |
 # | `classroom` | a quarter of an hour | 1,000 faces of 32 pixels, narrow ResNet-8, 6 epochs, 3 seeds |
-# | `reduced` | an hour, estimated first | 10,000 photographs of CelebA, 64 pixels, narrow ResNet-18, 3 seeds |
-# | `reduced`, `GROUP=classes` | an hour | 50 classes of CIFAR-100, two halves; ResNet-8 of quarter width, 3 seeds |
+# | `reduced` | hours, estimated first | 10,000 photographs of CelebA, 64 pixels, narrow ResNet-18, 3 seeds |
+# | `reduced`, `GROUP=classes` | likewise | 50 classes of CIFAR-100, two halves; ResNet-8 of quarter width, 3 seeds |
 # | `paper` | days; take a GPU | CelebA, ResNet-18, 224 pixels, 50 epochs, 5 seeds |
 
 # %% tags=["parameters"]

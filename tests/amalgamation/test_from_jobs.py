@@ -37,14 +37,14 @@ FEW = 40
 WANTED, SEED = ("Young", "Bangs"), 1
 
 
-def job(attributes, seed=0, **how):
+def job(tasks, seed=0, data="faces", count=60, **how):
     return Job(
         model="resnet8",
-        data=f"faces:{attributes}",
+        data=f"{data}:{tasks}",
         recipe=RECIPE,
         seed=seed,
         options={"width": 0.125},
-        data_options={"count": 60},
+        data_options={"count": count},
         **how,
     )
 
@@ -103,15 +103,7 @@ def test_jobs_come_to_the_bits_of_the_one_call(method, cache):
 
 
 def test_tasks_made_of_classes_come_to_the_bits_of_the_one_call(cache):
-    made_of = lambda tasks, seed, **how: Job(
-        model="resnet8",
-        data=f"shapes-source:{tasks}",
-        recipe=RECIPE,
-        seed=seed,
-        options={"width": 0.125},
-        data_options={"count": 240},
-        **how,
-    )
+    made_of = partial(job, data="shapes-source", count=240)
     first, second = made_of("main 1/2,side 1/4", 1), made_of("main 2/2,side 2/4", 2)
     wanted = tuple(tasks_of(each)[0] for each in (first, second))
     settings = SETTINGS.changed(own_images=True)
