@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def extreme(sizes: Tensor, products: int = 2) -> bool:
-    """Whether products of so many numbers of these sizes may over- or underflow; 0 may be what is left of a small one.
+def extreme(sizes: Tensor) -> bool:
+    """Whether products of two numbers of these sizes may over- or underflow; 0 may be what is left of a small one.
 
     Looking costs a synchronisation on a GPU.
     """
-    reach = 2.0 ** (math.frexp(torch.finfo(sizes.dtype).max)[1] // (2 * products))
+    reach = 2.0 ** (math.frexp(torch.finfo(sizes.dtype).max)[1] // 4)
     low, high = (float(end) for end in sizes.aminmax())
     return not (1 / reach < low and high < reach)
 
