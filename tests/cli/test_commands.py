@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -109,21 +111,31 @@ def test_notebooks_are_published_with_their_outputs(hetlib, clone):
     assert all(cell["metadata"] in ({}, {"tags": ["parameters"]}) for cell in published["cells"])
 
 
-def test_doctor_names_what_is_missing_and_how_to_get_it(hetlib, clone, monkeypatch):
-    monkeypatch.setenv("HETLIB_DATA", str(clone / "nowhere"))
+def examined(hetlib, monkeypatch, free):
+    """Exit status, and lines by what was looked for, without data and on a disk with so many GiB free."""
+    monkeypatch.setenv("HETLIB_DATA", "nowhere")
     monkeypatch.setenv("HETLIB_VECTORS", "")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free * 2**30))
     monkeypatch.setattr(commands, "console", Console(width=300))
     code, out, _ = hetlib("doctor")
-    assert code == 0
-    lines = {
-        what: (mark, *more)
-        for mark, what, *more in (re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[1:])
-    }
+    lines = (re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[1:])
+    return code, {what: (mark, *more) for mark, what, *more in lines}
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(hetlib, clone, monkeypatch):
+    code, lines = examined(hetlib, monkeypatch, free=64)
+    assert code == 0, lines
     assert lines["torch pair"][0] == "ok"
     assert lines["cifar10"][0] == "without"
     assert lines["cifar10"][-1] == "hetlib data get cifar10"
     assert lines["vectors"][0] == "without"
     assert {"Python", "extra [test]", "processor", "GPU", "cache", "outputs", "disk", "Chromium"} <= set(lines)
+
+
+def test_doctor_fails_where_the_disk_is_full(hetlib, clone, monkeypatch):
+    code, lines = examined(hetlib, monkeypatch, free=1)
+    assert code == 1
+    assert lines["disk"] == ("missing", "1 GiB free", "make room: 5 GiB are enough")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write everywhere")
