@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hetlib.kernels.scale import exponents, extreme, shifted
+from hetlib.kernels.scale import exponents, shifted
 
 BLOCK = 2**18
 """Numbers of one layer that are centred at a time on a CPU: the layer is never copied whole."""
@@ -67,13 +67,13 @@ def linear_cka(xs: Sequence[Tensor], ys: Sequence[Tensor], debiased: bool = Fals
     halves = xs[0].new_empty(len(layers), sum(sizes), dtype=_dtype(layers))
     for layer, half in zip(layers.values(), halves, strict=True):
         strips = [part.view(shape) for part, shape in zip(half.split(sizes), shapes, strict=True)]
-        _gram_(strips, layer, debiased, bf16)
-        if extreme(half.aminmax().max.sqrt()):  # CKA does not depend on the scale
-            flat = layer.flatten(1).to(half.dtype)
-            _gram_(strips, shifted(flat, -exponents(flat.reshape(1, -1))), debiased, bf16)
-        for strip in strips:  # so that halves multiply to half of what the whole Grams would
-            strip.triu_().diagonal().mul_(0.5**0.5)
-    cosines, norms = cosines_(halves, len(xs), layers)
+        _half_gram_(strips, layer, debiased, bf16)
+    moments = _moments(halves, len(xs))
+    odd = (~_squarable(moments[1])).nonzero().flatten().tolist()
+    for layer, half in ((list(layers.values())[i], halves[i]) for i in odd):
+        strips = [part.view(shape) for part, shape in zip(half.split(sizes), shapes, strict=True)]
+        _half_gram_(strips, _near_one(layer, half.dtype), debiased, bf16)
+    cosines, norms = cosines_(halves, len(xs), layers, _moments(halves, len(xs)) if odd else moments)
     warn_of_still(norms, layers)
     return cosines.clamp_(-1 if debiased else 0, 1)
 
@@ -99,7 +99,8 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     Returns
     -------
     Tensor of shape (N, N)
-        In the dtype of x, float32 at least.
+        In the dtype of x, float32 at least. Of values so small or large that products of theirs would be lost, it
+        is the Gram times a power of two, on which CKA does not depend.
 
     Raises
     ------
@@ -109,7 +110,10 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     layers = {"x": x}
     check(layers, least=4 if debiased else 2)
     whole, rows = x.new_empty(len(x), len(x), dtype=_dtype(layers)), _rows(x)
-    _gram_([whole[top:bottom, top:] for top, bottom in rows], x, debiased, bf16)
+    strips = [whole[top:bottom, top:] for top, bottom in rows]
+    _gram_(strips, x, debiased, bf16)
+    if not _squarable(torch.stack([torch.linalg.vector_norm(strip) for strip in strips])).any():
+        _gram_(strips, _near_one(x, whole.dtype), debiased, bf16)
     for top, bottom in rows:
         whole[bottom:, top:bottom] = whole[top:bottom, bottom:].T
     return whole
@@ -134,7 +138,8 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
         If there are no Grams, they differ in samples, or one, which is named, holds values that are not finite.
     """
     grams = named(ks, ls, "ks", "ls")
-    cosines, norms = cosines_(stacked(grams).flatten(1), len(ks), grams)
+    flat = stacked(grams).flatten(1)
+    cosines, norms = cosines_(flat, len(ks), grams, _moments(flat, len(ks)))
     warn_of_still(norms, grams)
     return cosines.clamp_(-1, 1)
 
@@ -163,6 +168,24 @@ def _rows(x: Tensor) -> list[tuple[int, int]]:
     samples = len(x)
     step = samples if x.device.type != "cpu" else STRIP if samples >= MANY * STRIP else 2 * STRIP
     return [(top, min(top + step, samples)) for top in range(0, samples, step)]
+
+
+def _half_gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
+    """Write what counts once of the centred Gram, so that halves multiply to half of what whole Grams would."""
+    _gram_(strips, x, debiased, bf16)
+    for strip in strips:
+        strip.triu_().diagonal().mul_(0.5**0.5)
+
+
+def _near_one(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A layer times the power of two that makes its largest value one, or half of it."""
+    flat = x.flatten(1).to(dtype)
+    return shifted(flat, -exponents(flat.reshape(1, -1)))
+
+
+def _squarable(norms: Tensor) -> Tensor:
+    """Where norms of Grams say that neither their squares nor the products they are made of were lost."""
+    return (norms > SQUARABLE[0]) & (norms < SQUARABLE[1])
 
 
 def _gram_(strips: list[Tensor], x: Tensor, debiased: bool, bf16: bool) -> None:
@@ -215,10 +238,12 @@ def stacked(grams: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([matrix.to(dtype) for matrix in grams.values()])
 
 
-def cosines_(grams: Tensor, first: int, names: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def cosines_(
+    grams: Tensor, first: int, names: Mapping[str, Tensor], moments: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Cosines of the angles between the first Grams and the others, a row each; and all norms, in float64."""
-    products, norms = _moments(grams, first)
-    if not ((norms > SQUARABLE[0]) & (norms < SQUARABLE[1])).all():
+    products, norms = moments
+    if not _squarable(norms).all():
         norms = torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in grams])
         scale = norms.to(grams.dtype)
         bad = [name for name, finite in zip(names, scale.isfinite().tolist(), strict=True) if not finite]

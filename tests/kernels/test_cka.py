@@ -283,6 +283,8 @@ def test_scale_does_not_matter(scale, debiased):
     right = linear_cka([x], [y], debiased)
     found = linear_cka([(x * scale).float()], [y.float()], debiased)
     torch.testing.assert_close(found.double(), right, rtol=0, atol=1e-5)
+    of_grams = compare([gram((x * scale).float(), debiased)], [gram(y.float(), debiased)])
+    torch.testing.assert_close(of_grams, found)
 
 
 def test_whole_numbers_keep_what_little_they_vary():
