@@ -1,20 +1,23 @@
 """Following channels through a traced network, operation by operation, to find which axes carry the same channels.
 
-What is understood: convolutions (plain and depthwise), Linear, batch, instance and one-group norms, whatever acts on
-each channel alone, sums, products, concatenation, splitting, slicing, zero channels, global means, flattening.
-Anything else (grouped convolutions, channel shuffles, attention) fixes the channels that enter it, and says so.
+What is understood: convolutions (plain and depthwise), Linear, batch, instance, layer and one-group norms, whatever
+acts on each channel alone, sums, products, concatenation, splitting, slicing, zero channels, means, flattening and
+other moves of axes (`hetlib.chain.flow`). Anything else (grouped convolutions, channel shuffles, attention) fixes the
+channels that enter it, and says so; so does what depends on shapes, unless an example gave them.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hetlib.chain.channels import Group, GroupBuilder, Slots
+from hetlib.chain.flow import JOINS, Flow, Held, Known, Unknown, moves
+from hetlib.chain.inherited import NORMS, per_output
 from hetlib.chain.trace import Call
 
 
@@ -39,23 +42,14 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
     return reader.builder.groups()
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """The channels on axis 1 of a value: (n, c, h, w), (n, c), or (n, c * unknown number of pixels)."""
-
-    slots: Slots
-    layout: Literal["map", "vector", "flat"]
-
-
-# What is known of a value: its channels; those of several values; why they cannot be followed; that it is no tensor.
-_Known = _Flow | list[_Flow] | str | None
-
 _BINARY = re.compile("i?(add|sub|mul|truediv)|div|maximum|minimum")
 _CHANNELWISE = re.compile(
     "relu6?|leakyrelu|elu|selu|celu|gelu|silu|mish|tanh|(log|hard)?sigmoid|hardtanh|hardswish|softplus|clamp|abs|exp"
-    "|sqrt|pow|square|neg|(log)?softmax|contiguous|clone|detach|float|double|half|to|identity|stochasticdepth"
-    "|(alpha|featurealpha|feature)?dropout2?d?|(adaptive)?(max|avg)pool2d|lppool2d|zeropad2d|upsample|interpolate"
+    "|sqrt|i?pow|square|neg|(log)?softmax|contiguous|clone|detach|float|double|half|to|identity|stochasticdepth"
+    "|(alpha|featurealpha|feature)?dropout2?d?"
 )
+_PIXELWISE = re.compile("(adaptive)?(max|avg)pool2d|lppool2d|zeropad2d|upsample|interpolate")
+_NO_TENSOR = ("shape", "dtype", "device", "ndim")
 
 
 class _Reader:
@@ -69,35 +63,63 @@ class _Reader:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.builder = GroupBuilder()
-        self.flows: dict[fx.Node, _Known] = {}
+        self.flows: dict[fx.Node, Known] = {}
         self.axes: dict[tuple[str, int], Slots] = {}
         self.names: dict[int, list[str]] = {}  # a shared tensor has several
         for name, tensor in model.state_dict(keep_vars=True).items():
             self.names.setdefault(id(tensor), []).append(name)
 
-    def visit(self, node: fx.Node) -> _Known:
+    def visit(self, node: fx.Node) -> Known:
         if node.op == "placeholder":
-            return "network input"
+            return self.sized(node, Unknown("network input"))
         if node.op == "get_attr":
-            return f"the tensor {node.target} takes part directly"
+            return self.held(str(node.target))
         if node.op == "output":
             return self.stop(node, "network output")
         call = Call.of(self.model, node)
         inputs = [self.flows[source] for source in node.all_input_nodes]
-        if all(known is None for known in inputs) or call.name in ("size", "dim") or node.args[1:] == ("shape",):
+        if all(known is None for known in inputs) or call.name in ("size", "dim"):
             return None
-        rule = self.rule(call)
+        if call.name == "getattr" and node.args[1] in _NO_TENSOR:
+            return None
+        rule = self.rule(call, [known for known in inputs if known is not None])
         known = rule(call, inputs) if rule else None
-        return self.stop(node, f"{node.name} is not followed") if known is None else known
+        return self.sized(node, self.stop(node, f"{node.name} is not followed") if known is None else known)
 
-    def stop(self, node: fx.Node, why: str) -> str:
+    def held(self, target: str) -> Held:
+        """A tensor of the model; one that is only the trace's has no name, and nothing to pin."""
+        owner, _, name = target.rpartition(".")
+        tensor = getattr(self.model.get_submodule(owner), name, None)
+        return Held(f"the tensor {target} takes part directly", getattr(tensor, "ndim", None), tensor)
+
+    def sized(self, node: fx.Node, known: Known) -> Known:
+        """What is known of a value, and what the example says of its shape."""
+        value = node.meta.get("value")
+        if not isinstance(value, Tensor) or not isinstance(known, Flow | Unknown):
+            return known
+        known = replace(known, rank=value.ndim)
+        if isinstance(known, Unknown):
+            return known
+        if value.ndim < -known.axis or known.over(value.shape[known.axis]) is None:
+            self.builder.pin(known.slots, f"{node.name} has another number of channels")
+            return Unknown(f"{node.name} has another number of channels", value.ndim)
+        return replace(known, single=value.numel() == value.shape[0] * value.shape[known.axis] > 0)
+
+    def stop(self, node: fx.Node, why: str) -> Unknown:
         """Fix whatever flows into `node`; nothing behind it is known."""
         inputs = [self.flows[source] for source in node.all_input_nodes]
         for known in inputs:
             for flow in known if isinstance(known, list) else [known]:
-                if isinstance(flow, _Flow):
-                    self.builder.pin(flow.slots, why)
-        return next((known for known in inputs if isinstance(known, str)), why)
+                self.pin(flow, why)
+        return Unknown(next((known.why for known in inputs if isinstance(known, Unknown)), why))
+
+    def pin(self, known: Flow | Unknown | None, why: str) -> None:
+        """Fix the channels of a value, and of a tensor that takes part directly the places on its axes."""
+        if isinstance(known, Flow):
+            self.builder.pin(known.slots, why)
+        elif isinstance(known, Held) and known.tensor is not None and id(known.tensor) in self.names:
+            for axis in range(min(known.tensor.ndim, 2)):
+                self.builder.pin(self.axis(known.tensor, axis), known.why)
 
     def axis(self, tensor: Tensor, axis: int) -> Slots:
         names = self.names.get(id(tensor), [])
@@ -110,175 +132,166 @@ class _Reader:
             self.axes[key] = self.builder.block(names, axis, tensor.shape[axis])
         return self.axes[key]
 
-    def feed(self, known: _Known, slots: Slots, layouts: Sequence[str], why: str) -> None:
-        """Let a value enter the parameter axis `slots`; `why` is the reason should it not fit."""
-        # Behind a flatten the axis is longer than the number of channels: each has as many columns in a row as it had
-        # pixels, so every slot is repeated for all of them.
-        if not isinstance(known, _Flow):
-            self.builder.pin(slots, known if isinstance(known, str) else why)
-        elif known.layout not in layouts or len(slots) % len(known.slots):
-            self.builder.pin(slots, why)
-            self.builder.pin(known.slots, why)
+    def feed(self, known: Known, slots: Slots, axis: int, why: str) -> None:
+        """Let the values on an axis enter the parameter axis `slots`; `why` is the reason should they not fit."""
+        over = known.over(len(slots)) if isinstance(known, Flow) and known.axis == axis else None
+        if over is not None:
+            self.builder.tie(over, slots)
         else:
-            self.builder.tie(np.repeat(known.slots, len(slots) // len(known.slots)), slots)
+            self.builder.pin(slots, known.why if isinstance(known, Unknown) else why)
+            if not isinstance(known, list):
+                self.pin(known, why)
 
-    def rule(self, call: Call) -> Callable[[Call, list[_Known]], _Known] | None:
+    def rule(self, call: Call, inputs: list[Any]) -> Callable[[Call, list[Known]], Known] | None:
         if isinstance(call.module, nn.Conv2d):
             return self.convolution
         if isinstance(call.module, nn.Linear):
             return self.linear
-        if isinstance(call.module, _NormBase | nn.GroupNorm | nn.PReLU):
+        if isinstance(call.module, (*NORMS, nn.PReLU)):
             return self.scale
+        if _BINARY.fullmatch(call.name) or (_CHANNELWISE.fullmatch(call.name) and len(inputs) > 1):
+            return self.binary
+        if call.name in JOINS:
+            return self.joined
+        if len(inputs) > 1 or isinstance(inputs[0], Held):
+            return None
         if _CHANNELWISE.fullmatch(call.name):
             return self.channelwise
-        if _BINARY.fullmatch(call.name):
-            return self.binary
-        return self.padded if call.name == "pad" else _MOVES.get(call.name)
+        if _PIXELWISE.fullmatch(call.name):
+            return self.pixelwise
+        return self.padded if call.name == "pad" else moves(call.name)
 
-    def convolution(self, call: Call, inputs: list[_Known]) -> _Known:
+    def convolution(self, call: Call, inputs: list[Known]) -> Known:
         module: Any = call.module
-        out, no_map = self.outputs(module), "what a convolution takes in is no map"
+        out, no_map, known = self.outputs(module), "what a convolution takes in is no map", inputs[0]
         if module.groups == 1:
-            self.feed(inputs[0], self.axis(module.weight, 1), ["map"], no_map)
+            self.feed(known, self.axis(module.weight, 1), -3, no_map)
         elif module.groups == module.in_channels:
-            self.feed(inputs[0], out, ["map"], no_map)
+            if isinstance(known, Flow) and not known.spread:  # each channel has as many filters
+                known = replace(known, slots=np.repeat(known.slots, len(out) // module.in_channels))
+            self.feed(known, out, -3, no_map)
         else:
             self.builder.pin(out, "grouped convolution")
             self.stop(call.node, "grouped convolution")
-        return _Flow(out, "map")
+        single = isinstance(known, Flow) and known.single and not any(module.padding) and set(module.kernel_size) == {1}
+        return Flow(out, -3, (known.rank if isinstance(known, Flow | Unknown) else None) or 4, single=single)
 
-    def linear(self, call: Call, inputs: list[_Known]) -> _Known:
+    def linear(self, call: Call, inputs: list[Known]) -> Known:
         module: Any = call.module
-        self.feed(inputs[0], self.axis(module.weight, 1), ["flat", "vector"], "what a Linear takes in is no vector")
-        return _Flow(self.outputs(module), "vector")
+        known = inputs[0]
+        self.feed(known, self.axis(module.weight, 1), -1, "what a Linear takes in has no channels on its last axis")
+        single = isinstance(known, Flow) and known.single
+        return Flow(self.outputs(module), -1, known.rank if isinstance(known, Flow | Unknown) else None, single=single)
 
     def outputs(self, module: nn.Conv2d | nn.Linear) -> Slots:
         out = self.axis(module.weight, 0)
-        if module.bias is not None:
-            self.builder.tie(self.axis(module.bias, 0), out)
+        for tensor in per_output(module).values():  # the bias, and what a subclass has besides
+            self.builder.tie(self.axis(tensor, 0), out)
         return out
 
-    def scale(self, call: Call, inputs: list[_Known]) -> _Known:
-        """A module with one number per channel in each of its tensors."""
+    def scale(self, call: Call, inputs: list[Known]) -> Known:
+        """A module with one number for each place on an axis in its tensors: on axis 1, a LayerNorm on the last."""
         module: Any = call.module
+        known = inputs[0]
+        rank = known.rank if isinstance(known, Flow | Unknown) else None
+        tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() > 0]
+        if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+            return self.channelwise(call, inputs)
+        at = -1 if isinstance(module, nn.LayerNorm) else None if rank is None else 1 - rank
         grouped = getattr(module, "num_groups", 1) not in (1, getattr(module, "num_channels", 1))
-        if grouped:
-            self.stop(call.node, "normalised in groups")
-        elif isinstance(inputs[0], _Flow):
-            together = isinstance(module, nn.GroupNorm) and module.num_groups < module.num_channels
-            self.builder.act(inputs[0].slots, call.node.name if together else "")
-        for tensor in [*module.parameters(), *module.buffers()]:
-            if tensor.dim() == 1 and not (isinstance(module, nn.PReLU) and len(tensor) == 1):
-                layouts = [] if grouped else ["map", "vector", "flat"]
-                self.feed(inputs[0], self.axis(tensor, 0), layouts, "normalised in groups")
-        return inputs[0]
+        several = len(getattr(module, "normalized_shape", (1,))) > 1
+        why = "normalised in groups" if grouped else "normalised over several axes" if several else ""
+        if at is None and isinstance(known, Flow):
+            why = f"how many axes {call.node.name} takes in is not known: pass example="
+        if why:
+            self.stop(call.node, why)
+            return self.aside(tensors, known, why)
+        if isinstance(known, Flow):
+            single = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
+            apart = isinstance(module, nn.PReLU) or (known.axis == at and (single or isinstance(module, _NormBase)))
+            self.builder.act(known.slots, "" if apart else call.node.name)
+            if known.axis != at:  # channels stand on another axis, and each is treated alike
+                return self.aside(tensors, known, f"{call.node.name} acts on another axis than that of the channels")
+        for tensor in tensors:
+            self.feed(known, self.axis(tensor, 0), at or 0, "")
+        return known
 
-    def channelwise(self, call: Call, inputs: list[_Known]) -> _Known:
+    def aside(self, tensors: list[Tensor], known: Known, why: str) -> Known:
+        """Fix the tensors of a module that has nothing to do with the channels."""
+        for tensor in tensors:
+            self.builder.pin(self.axis(tensor, 0), why)
+        return known
+
+    def channelwise(self, call: Call, inputs: list[Known]) -> Known:
         """An operation that treats all channels alike: each by itself, or as a softmax all together."""
         flow = inputs[0]
-        if isinstance(flow, _Flow):
-            dim = call.given(1, "dim", 1) if call.name.endswith("softmax") else 0
-            together = dim is None or dim % (4 if flow.layout == "map" else 2) == 1
+        if isinstance(flow, Flow):
+            dim = flow.from_end(call.given(1, "dim", None)) if call.name.endswith("softmax") else 0
+            together = dim is None or dim == flow.axis
             self.builder.act(flow.slots, call.node.name if together else "")
-        return flow
+        return None if isinstance(flow, list) else flow
 
-    def binary(self, call: Call, inputs: list[_Known]) -> _Known:
+    def pixelwise(self, call: Call, inputs: list[Known]) -> Known:
+        """An operation on every map by itself."""
+        flow = inputs[0]
+        if isinstance(flow, Unknown):
+            return flow
+        if not isinstance(flow, Flow) or flow.axis != -3:
+            return None
+        self.builder.act(flow.slots)
+        to_one = call.name.startswith("adaptive") and call.given(1, "output_size", None) in (1, (1, 1))
+        return replace(flow, single=to_one)
+
+    def binary(self, call: Call, inputs: list[Known]) -> Known:
         """A sum, product or the like: channel i meets channel i, which makes the two one. Numbers are passed over."""
-        first, *others = (known for known in inputs if known is not None)
-        for other in others:
-            if not isinstance(first, _Flow) or not isinstance(other, _Flow):
-                unknown = f"{call.node.name} joins values that are not followed"
-                return self.stop(call.node, next((known for known in inputs if isinstance(known, str)), unknown))
-            if first.layout != other.layout or len(first.slots) != len(other.slots):
+        values = [known for known in inputs if known is not None]
+        first: Any = next((known for known in values if isinstance(known, Flow)), None)
+        others = [known for known in values if not (isinstance(known, Held) and self.meets(known.tensor, first))]
+        for known in others:
+            if not isinstance(known, Flow):
+                whys = [known.why for known in others if isinstance(known, Unknown)]
+                return self.stop(call.node, (*whys, f"{call.node.name} joins values that are not followed")[0])
+            if (known.axis, known.spread, len(known.slots)) != (first.axis, first.spread, len(first.slots)):
                 return self.stop(call.node, f"{call.node.name} joins different numbers of channels")
-            self.builder.tie(first.slots, other.slots)
-        if isinstance(first, _Flow):
-            self.builder.act(first.slots)
-        return first
+            self.builder.tie(first.slots, known.slots)
+        self.builder.act(first.slots)
+        flows = [known for known in others if isinstance(known, Flow)]
+        ranks = [flow.rank for flow in flows]
+        rank = None if None in ranks else max(rank or 0 for rank in ranks)
+        return replace(first, rank=rank, single=all(flow.single for flow in flows))
 
-    def padded(self, call: Call, inputs: list[_Known]) -> _Known:
+    def meets(self, tensor: Tensor | None, flow: Flow | None) -> bool:
+        """Whether a tensor of the model is one number, or, as a layer scale, one for each channel, on its axis 0."""
+        if tensor is None or flow is None or tensor.numel() == 1:
+            return flow is not None and tensor is not None
+        if flow.spread or tensor.ndim != -flow.axis or not len(tensor) == tensor.numel() == len(flow.slots):
+            return False
+        self.builder.tie(flow.slots, self.axis(tensor, 0))
+        return True
+
+    def joined(self, call: Call, inputs: list[Known]) -> Known:
+        """Concatenation: of channels side by side; along another axis, channel i of all values is one."""
+        joined = moves(call.name)(call, inputs)  # type: ignore[misc]
+        first, flows = inputs[0], [known for known in inputs if isinstance(known, Flow)]
+        if joined is not None or not isinstance(first, Flow) or len(flows) < len(inputs):
+            return joined
+        dim = first.from_end(call.given(1, "dim", 0))
+        places = {(flow.axis, flow.rank, flow.spread, len(flow.slots)) for flow in flows}
+        if dim in (None, first.axis) or first.spread or len(places) > 1:
+            return None
+        for flow in flows[1:]:
+            self.builder.tie(first.slots, flow.slots)
+        return replace(first, single=False)
+
+    def padded(self, call: Call, inputs: list[Known]) -> Known:
         """Zeros beside the channels (the shortcut without parameters) are channels that belong to no tensor."""
         flow, pads = inputs[0], call.given(1, "pad", ())
-        if not isinstance(flow, _Flow) or flow.layout != "map" or not all(isinstance(pad, int) for pad in pads):
+        if not isinstance(flow, Flow) or flow.spread or not all(isinstance(pad, int) for pad in pads):
             return None
-        before, after = (*pads[4:6], 0, 0)[:2]
+        first = -2 * (flow.axis + 1)  # the last axis comes first
+        before, after = (*pads[first : first + 2], 0, 0)[:2]
         zero = call.given(2, "mode", "constant") == "constant" and before >= 0 and after >= 0
         if (before or after) and not zero:
             return None
         zeros = self.builder.block((), 0, before + after)
-        return _Flow(np.concatenate([zeros[:before], flow.slots, zeros[before:]]), "map")
-
-
-def _joined(call: Call, inputs: list[_Known]) -> _Known:
-    flows = [known for known in inputs if isinstance(known, _Flow)]
-    layouts = {flow.layout for flow in flows}
-    # A tensor joined with itself is one input node only, but stands twice among the operands.
-    operands: Any = call.given(0, "tensors", ())
-    if len(operands) != len(inputs) or len(flows) < len(inputs) or len(layouts) > 1 or "flat" in layouts:
-        return None
-    return _Flow(np.concatenate([f.slots for f in flows]), flows[0].layout) if call.given(1, "dim", 0) == 1 else None
-
-
-def _parted(call: Call, inputs: list[_Known]) -> _Known:
-    """What chunk and split give: each part has its own slots, in a list from which `_picked` takes one."""
-    flow, sizes = inputs[0], call.given(1, "chunks" if call.name == "chunk" else "split_size", None)
-    if not isinstance(flow, _Flow) or flow.layout == "flat" or call.given(2, "dim", 0) != 1:
-        return None
-    count = len(flow.slots)
-    if isinstance(sizes, int):
-        step = -(-count // sizes) if call.name == "chunk" else sizes
-        sizes = [step] * (-(-count // step))
-    return [_Flow(part, flow.layout) for part in np.split(flow.slots, np.cumsum(sizes)[:-1])]
-
-
-def _picked(call: Call, inputs: list[_Known]) -> _Known:
-    """Indexing: a number takes one of the parts of a split, slices take channels by the second of them."""
-    known, index = inputs[0], call.node.args[1]
-    if isinstance(known, list):
-        return known[index] if isinstance(index, int) else None
-    cuts = index if isinstance(index, tuple) else (index,)
-    followed = isinstance(known, _Flow) and known.layout != "flat" and len(inputs) == 1
-    if not followed or not all(isinstance(cut, slice) for cut in cuts):
-        return None
-    return _Flow(known.slots[cuts[1]], known.layout) if len(cuts) > 1 else known  # type: ignore[union-attr, index]
-
-
-def _averaged(call: Call, inputs: list[_Known]) -> _Known:
-    flow, dims = inputs[0], call.given(1, "dim", ())
-    if not isinstance(flow, _Flow) or flow.layout != "map" or not isinstance(dims, tuple | list):
-        return None
-    if {dim % 4 for dim in dims} != {2, 3}:
-        return None
-    return flow if call.given(2, "keepdim", False) else _Flow(flow.slots, "vector")
-
-
-def _flattened(call: Call, inputs: list[_Known]) -> _Known:
-    flow, start = inputs[0], call.given(1, "start_dim", 0)
-    if not isinstance(flow, _Flow) or start != 1:
-        return None
-    return _Flow(flow.slots, "flat") if flow.layout == "map" else flow
-
-
-def _viewed(call: Call, inputs: list[_Known]) -> _Known:
-    flow, sizes = inputs[0], list(call.node.args[1:])
-    sizes = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-    # Two sizes of a batch of maps can only be images x everything else.
-    if not isinstance(flow, _Flow) or len(sizes) != 2:
-        return None
-    return _Flow(flow.slots, "flat") if flow.layout == "map" else flow
-
-
-def _squeezed(call: Call, inputs: list[_Known]) -> _Known:
-    flow = inputs[0]
-    return _Flow(flow.slots, "vector") if isinstance(flow, _Flow) and len(call.node.args) == 1 else None
-
-
-_MOVES: dict[str, Callable[[Call, list[_Known]], _Known]] = {
-    **dict.fromkeys(("cat", "concat"), _joined),
-    **dict.fromkeys(("chunk", "split"), _parted),
-    **dict.fromkeys(("view", "reshape"), _viewed),
-    "getitem": _picked,
-    "mean": _averaged,
-    "flatten": _flattened,
-    "squeeze": _squeezed,
-}
+        return replace(flow, slots=np.concatenate([zeros[:before], flow.slots, zeros[before:]]), single=False)

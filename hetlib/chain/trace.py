@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.nn.parameter import UninitializedParameter
+from torch.optim.swa_utils import AveragedModel
 
+from hetlib.chain.inherited import is_leaf, torch_class
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _HERE = (str(Path(torch.__file__).parent), __file__)
 
 
@@ -27,7 +32,7 @@ class Call:
     @property
     def name(self) -> str:
         """Name of the operation, the same for module, function and (in-place) method: "maxpool2d", "add"."""
-        target = type(self.module) if self.module else self.node.target
+        target = torch_class(self.module) if self.module else self.node.target
         return (target if isinstance(target, str) else getattr(target, "__name__", "")).replace("_", "").lower()
 
     def given(self, position: int, key: str, default: Any) -> Any:
@@ -71,6 +76,15 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return super().proxy(node) if self.example is None else _Sized(node, self)
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **others: Any) -> Any:
+        # An argument with a default is what it is when the network is called with a batch of images.
+        if kind == "placeholder" and (args or target.startswith("*")):
+            return args[0] if args else {} if target.startswith("**") else ()
+        return super().create_proxy(kind, target, args, kwargs, *more, **others)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         if self.example is not None and node.op != "output":
@@ -110,16 +124,36 @@ def trace(model: nn.Module, example: Tensor | None) -> fx.Graph:
     Raises
     ------
     ValueError
-        If that fails; the message names the module and the line.
+        If that fails; the message names the module and the line. If the network takes several inputs, or it or a part
+        of it is wrapped (`nn.DataParallel`, `torch.compile` and the like); the message says what to pass.
     """
+    _check_plain(model)
     tracer, before = _Tracer(example), set(vars(model))
     try:
-        return tracer.trace(model)
+        graph = tracer.trace(model)
     except Exception as error:
         raise ValueError(_explanation(model, tracer, error)) from error
     finally:
         for name in set(vars(model)) - before:  # fx leaves constants that it met in the module
             delattr(model, name)
+    inputs = [node.name for node in graph.nodes if node.op == "placeholder"]
+    if len(inputs) > 1:
+        raise ValueError(
+            f"{type(model).__name__} takes {len(inputs)} inputs ({', '.join(inputs)}): a network can be read that "
+            "takes a batch of images, and nothing besides that has no default"
+        )
+    return graph
+
+
+def _check_plain(model: nn.Module) -> None:
+    """Raise ValueError for a wrapper, whose graph is that of the network inside."""
+    for name, module in model.named_modules():
+        inner = "_orig_mod" if hasattr(module, "_orig_mod") else "module" if isinstance(module, _WRAPPERS) else ""
+        if inner:
+            path = ".".join(part for part in ("model", name, inner) if part)
+            raise ValueError(f"{name or 'the network'} is wrapped in {type(module).__name__}: pass {path}")
+        if any(isinstance(tensor, UninitializedParameter) for tensor in module.parameters(recurse=False)):
+            raise ValueError(f"{name or 'the network'} ({type(module).__name__}) has no weights yet: run it once")
 
 
 def _explanation(model: nn.Module, tracer: _Tracer, error: Exception) -> str:

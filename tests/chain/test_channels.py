@@ -107,7 +107,7 @@ def test_concatenation_and_flatten_give_segments_and_blocks():
         (lambda m, x: m.fc((m.one(x) * m.one(x)[:, :1]).mean((2, 3))), "joins different numbers of channels"),
         (lambda m, x: m.fc(m.group(m.one(x)).mean((2, 3))), "normalised in groups"),
         (lambda m, x: m.fc((m.one(x) * m.fixed).mean((2, 3))), "the tensor fixed takes part directly"),
-        (lambda m, x: m.fc(m.one(x).transpose(1, 3).mean((2, 3))[:, :8]), "transpose is not followed"),
+        (lambda m, x: m.fc(m.one(x).transpose(1, 3).mean((2, 3))[:, :8]), "mean is not followed"),
     ],
 )
 def test_what_is_not_followed_stays_where_it_is(rule, reason):
