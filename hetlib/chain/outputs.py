@@ -42,12 +42,15 @@ def full_precision() -> Iterator[None]:
         yield
 
 
-def eval_chain(network: Network) -> Chain:
-    """Read a network in evaluation mode, without what a forward draws only in training; a `Chain` stays as it is."""
+def eval_chain(network: Network, images: Tensor | None = None) -> Chain:
+    """Read a network in evaluation mode, without what a forward draws only in training; a `Chain` stays as it is.
+
+    Images that are at hand are the example.
+    """
     if isinstance(network, Chain):
         return network
     with evaluating(network):
-        return chain(network)
+        return chain(network, images)
 
 
 def layer_outputs(found: Chain, images: Tensor) -> Iterator[tuple[Layer, Tensor]]:

@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from hetlib.chain.inherited import is_leaf, torch_class
 
+IMAGES = 2
+"""In a trace, because a batch norm in train mode refuses a single value per channel."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 _HERE = (str(Path(torch.__file__).parent), __file__)
 
@@ -44,21 +46,24 @@ class Call:
 
 
 class _Sized(fx.Proxy):
-    """A stand-in that knows its shape, so that decisions on shapes are plain Python."""
+    """A stand-in that knows its shape, so that decisions on it are plain Python; the number of images stays open."""
 
     @property
-    def shape(self) -> torch.Size:
-        return self.node.meta["value"].shape
+    def shape(self) -> Any:
+        known = self.node.meta["value"].shape
+        if len(known) < 2 or known[0] != IMAGES:
+            return known
+        return (self.tracer.create_proxy("call_method", "size", (self, 0), {}), *known[1:])
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return self.node.meta["value"].ndim
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
-        return len(self.shape)
+        return self.ndim
 
     def __len__(self) -> int:
         return len(self.node.meta["value"])
@@ -69,8 +74,7 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, example: Tensor | None) -> None:
         super().__init__()
-        # Two images, because a batch norm in train mode refuses a single value per channel.
-        self.example = None if example is None else example.new_empty((2, *example.shape[1:]), device="meta")
+        self.example = None if example is None else example.new_empty((IMAGES, *example.shape[1:]), device="meta")
         self.where = ""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

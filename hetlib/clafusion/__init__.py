@@ -112,13 +112,13 @@ def fuse(
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS}
     _check_settings(len(models), step, scheme, balance, relu, input_side, plans)
-    first, *others = _sorted(models)
-    _check_images([first, *others], images)
+    _check(models, images)
+    first, *others = _sorted(models, images)
     maps = [map_layers(first, other, images, **how) for other in others]
     if balance == "merge":
-        first, balanced = eval_chain(merge_layers(maps[0], images, relu)), others
+        first, balanced = eval_chain(merge_layers(maps[0], images, relu), images), others
     else:
-        balanced = [eval_chain(add_layers(found, images)) for found in maps]
+        balanced = [eval_chain(add_layers(found, images), images) for found in maps]
     if scheme == "naive":
         if len(others) == 1:
             return average([balanced[0].model, first.model], images, (step, 1 - step))
@@ -175,24 +175,24 @@ def transfer(
         As `fuse` does, or if the target has another shape: the tensor is named with both shapes.
     """
     images = data if isinstance(data, Tensor) else sample(data, samples, activation_seed)
+    _check([target, *sources] if len(sources) == 1 else sources, images)
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
-        deep, shallow = _sorted([target, *sources] if len(sources) == 1 else sources)
+        deep, shallow = _sorted([target, *sources] if len(sources) == 1 else sources, images)
         made, fed = stacked(deep, shallow, images, hmt, **options)
         # For "add", the shallow network was fed, whose layers then got the names of the deep one's.
         taken = {row.source: row.source for row in fed.matched if row.source}
         report = _write_(target, made, deep, taken, "stacked", "the shallow network's own, or added")
         return replace(report if hmt == "add" else fed, method=f"HMT, {hmt}")
     if len(sources) == 1:
-        deep, source = eval_chain(target), eval_chain(sources[0])
+        deep, source = eval_chain(target, images), eval_chain(sources[0], images)
         _check_alike([deep, source])
-        _check_images([deep, source], images)
         found = map_layers(deep, source, images, **options)
         made = add_layers(found, images)
         report = _write_(target, made, source, found.modules(), "taken", "added: it changes nothing")
         return replace(report, method="CLAFusion, balanced")
-    ranked = _sorted(sources)
+    ranked = _sorted(sources, images)
     made = fuse(ranked, images, **options)
     merged = options.get("balance") == "merge"
     taken = {} if merged else {name: name for name, _ in ranked[0].model.named_modules()}
@@ -238,11 +238,11 @@ def _check_settings(
         raise ValueError(f"an average without transport takes no {', '.join(plans)}")
 
 
-def _sorted(models: Sequence[Network]) -> list[Chain]:
+def _sorted(models: Sequence[Network], images: Tensor) -> list[Chain]:
     """Networks of one task, read, and the deepest first."""
     if len(models) < 2:
         raise ValueError(f"{len(models)} network cannot be fused: it takes two or more")
-    chains = [eval_chain(model) for model in models]
+    chains = [eval_chain(model, images) for model in models]
     _check_alike(chains)
     depths = [len(found.layers) for found in chains]
     deepest = depths.index(max(depths))
@@ -262,24 +262,26 @@ def _check_alike(chains: Sequence[Chain]) -> None:
         if len({shape[axis] for _, shape in weights}) > 1:
             shapes = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
             raise ValueError(f"the networks differ in {what}: {shapes}")
-    for number, found in enumerate(chains, 1):
-        for name, tensor in found.model.state_dict().items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} of network {number} holds NaN or infinity")
-        for name, parameter in found.model.named_parameters():
-            if parameter.dtype != next(chains[0].model.parameters()).dtype:
-                raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
 
 
-def _check_images(chains: Sequence[Chain], images: Tensor) -> None:
+def _check(networks: Sequence[Network], images: Tensor) -> None:
+    """Raise ValueError unless all are finite, of one dtype, and take the images."""
+    models = [network.model if isinstance(network, Chain) else network for network in networks]
     if not len(images):
         raise ValueError("no images to compare layers or neurons on")
     if not images.isfinite().all():
         raise ValueError("the images hold NaN or infinity")
-    for number, found in enumerate(chains, 1):
+    dtypes = [parameter.dtype for model in models for parameter in model.parameters()]
+    for number, model in enumerate(models, 1):
+        for name, tensor in model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} of network {number} holds NaN or infinity")
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != dtypes[0]:
+                raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
         try:
-            with evaluating(found.model):
-                found.model(images[:1])
+            with evaluating(model):
+                model(images[:1])
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"

@@ -117,9 +117,11 @@ def check_modules(found: Chain) -> None:
     moved = {f"{layer.name}.{what}" for layer in found.layers for what in ("weight", "bias")}
     norms = {f"{layer.norm}." for layer in found.layers if layer.norm is not None}
     held = [name for name, _ in (*found.model.named_parameters(), *found.model.named_buffers())]
+    run = [str(node.target) for node in found.graph.nodes if node.op in ("call_module", "get_attr")]
     for name in held:
         owner = name.rpartition(".")[0]
-        if name not in moved and f"{owner}." not in norms:
+        runs = any(f"{name}.".startswith(f"{target}.") for target in run)  # what does not, such as a spare head, stays
+        if runs and name not in moved and f"{owner}." not in norms:
             kind = type(found.model.get_submodule(owner)).__name__
             raise ValueError(
                 f"{name} belongs to a {kind}, which fusion cannot move: it moves Conv2d, Linear, BatchNorm"

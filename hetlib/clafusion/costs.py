@@ -49,7 +49,7 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure:
     """
     if measure not in MEASURES:
         raise unknown("measure", measure, MEASURES)
-    chains = eval_chain(deep), eval_chain(shallow)
+    chains = eval_chain(deep, images), eval_chain(shallow, images)
     runs = corresponding(*chains)
     if measure in ("neurons", "index"):
         sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]

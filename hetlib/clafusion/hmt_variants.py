@@ -112,7 +112,7 @@ def stacked(
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
     match = Align(convolutions=True) if order == "align" else InOrder(seed if order == "random" else None)
-    deep, shallow = eval_chain(deep), eval_chain(shallow)
+    deep, shallow = eval_chain(deep, images), eval_chain(shallow, images)
     source, fed = (deep, shallow.copy()) if variant == "add" else (shallow, deep.copy())
     report = Transfer(match, (Cyclic(),))(source, fed, images)
     made = fed.model

@@ -194,7 +194,7 @@ def map_layers(
         mapping = whole_numbers("mapping", mapping)
     elif mapping not in MAPPINGS:
         raise unknown("mapping", mapping, MAPPINGS)
-    chains = eval_chain(deep), eval_chain(shallow)
+    chains = eval_chain(deep, images), eval_chain(shallow, images)
     for found in chains:
         check_modules(found)
     ours, theirs = corresponding(*chains)

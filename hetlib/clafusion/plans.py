@@ -80,7 +80,7 @@ def neuron_plans(
         raise unknown("metric", metric, METRICS)
     if tie and by == "weights":
         raise ValueError("plans by weights are made one after the other and cannot be tied: take hetlib.rebasin")
-    chains = eval_chain(source), eval_chain(target)
+    chains = eval_chain(source, images), eval_chain(target, images)
     for found in chains:
         check_modules(found)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:

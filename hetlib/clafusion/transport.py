@@ -109,7 +109,7 @@ def transport_neurons(source: Network, target: Network, images: Tensor, step: fl
     ValueError
         As `Transport` does; where two shapes differ, the layer is named with both.
     """
-    fused = eval_chain(target).copy()
+    fused = eval_chain(target, images).copy()
     fused.model.requires_grad_()
     Transfer(SameName(), (Transport(**options),), step)(source, fused, images)
     update_bn(fused.model, images)

@@ -72,12 +72,12 @@ class Context:
     @cached_property
     def source_chain(self) -> Chain:
         """The source as `hetlib.chain.chain` reads it in evaluation mode; traced when first asked for."""
-        return eval_chain(self.source)
+        return eval_chain(self.source, self.images)
 
     @cached_property
     def target_chain(self) -> Chain:
         """The target, likewise; the source's chain where both are one network."""
-        return self.source_chain if self.target is self.source else eval_chain(self.target)
+        return self.source_chain if self.target is self.source else eval_chain(self.target, self.images)
 
     @cached_property
     def source_modules(self) -> dict[str, Any]:

@@ -172,3 +172,17 @@ def test_zoo_networks_without_norms_are_read():
         for name in ("vgg11", "resnet18"):
             found = chain(zoo.build(name, width=0.125, bn=False, bias=False))
             assert {layer.norm for layer in found.layers} == {None}
+
+
+def test_a_graph_read_with_an_example_takes_any_number_of_images():
+    def rule(m, x):
+        n, c, h, w = m.conv(x).shape
+        rows = m.conv(x).view(n, c, h * w).mean(2)
+        return m.fc(rows.view(x.size(0), -1) if x.shape[-1] == 8 else rows)
+
+    model = Net(rule, conv=conv(3, 5), fc=nn.Linear(5, 2))
+    found = chain(model, torch.zeros(1, 3, 8, 8))
+    images = torch.randn(7, 3, 8, 8)
+    interpreted = torch.fx.Interpreter(model, graph=found.graph).run(images)
+    torch.testing.assert_close(interpreted, model(images))
+    assert [group.size for group in found.axes if not group.fixed] == [5]

@@ -273,7 +273,7 @@ def test_what_fuse_refuses(options, message):
             lambda: zoo.build("mlp", 7, 1, in_features=16, hidden=(6, 5)),
             r"differ in classes: fc4.weight \(10, 7\), fc3.weight \(7, 5\)",
         ),
-        (lambda: mlp(6, 5, in_features=25), r"differ in inputs: fc1.weight \(12, 16\), fc1.weight \(6, 25\)"),
+        (lambda: mlp(6, 5, in_features=25), r"network 2 does not take images of shape \(1, 4, 4\): mlp takes 25 numbers"),
     ],
 )
 def test_networks_for_other_tasks(other, message):
@@ -509,3 +509,22 @@ def test_one_image_does_not_count_as_a_layer_without_variation():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fuse([mlp(9, 8, 7), mlp(8, 7, seed=1)], digits(30)[:1], measure="wasserstein", pins=(1, 0))
+
+
+def test_a_view_of_rows_is_followed_by_the_images_and_what_never_runs_stays():
+    class Net(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.conv, self.spare = nn.Conv2d(1, width, 3, padding=1), nn.ConvTranspose2d(2, 2, 3)
+            self.fc = nn.Linear(16 * width, 3)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).relu().view(-1, self.fc.in_features))
+
+    torch.manual_seed(0)
+    deep, shallow, x = Net(6), Net(4), torch.randn(20, 1, 4, 4)
+    fused = fuse([deep, shallow], x)
+    assert fused(x).shape == (20, 3)
+    assert torch.equal(fused.spare.weight, deep.spare.weight)
+    one = fuse([deep, copy.deepcopy(deep)], x)
+    torch.testing.assert_close(one(x), deep(x))

@@ -160,7 +160,7 @@ def test_each_network_is_traced_once_and_only_when_asked(monkeypatch):
 
     traced = []
     read = mechanism.eval_chain
-    monkeypatch.setattr(mechanism, "eval_chain", lambda model: (traced.append(model), read(model))[1])
+    monkeypatch.setattr(mechanism, "eval_chain", lambda model, images: (traced.append(model), read(model, images))[1])
     source, target = net("resnet20"), net("resnet8", 1)
     HMT(source, target)
     assert traced == []
