@@ -67,7 +67,8 @@ def neuron_plans(
     Raises
     ------
     ValueError
-        If the networks have different layers, activations differ in shape, one is not finite, or a name is unknown.
+        If the networks have different layers, activations differ in shape, one is not finite, a name is unknown, or
+        `sinkhorn` refuses `reg`.
 
     References
     ----------

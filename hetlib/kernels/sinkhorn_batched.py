@@ -15,8 +15,8 @@ def sinkhorns(
 
     There one program works on one cost until this one is done, reads it twice in every iteration, the L2 cache mostly
     holding it, and writes the plan. The host waits once, for the numbers of iterations and the errors. Costs on several
-    devices, or of float64 beside others, take a launch each. On the CPU, and on a GPU without Triton, they are solved
-    one after the other.
+    devices, or of float64 beside others, take a launch each, and those for which float32 is too coarse another one. On
+    the CPU, and on a GPU without Triton, they are solved one after the other.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def sinkhorns(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As `sinkhorn` does, or if a cost has more than two axes.
     """
     for cost in costs:
         if cost.ndim != 2 or not cost.numel():
             raise ValueError(f"a cost of shape {tuple(cost.shape)} is no matrix of n by m units")
-    _check(reg, iterations)
+        _check(cost.dtype, reg, iterations)
     if costs and all(_on_gpu(cost) for cost in costs):
         from hetlib.kernels import sinkhorn_triton
 

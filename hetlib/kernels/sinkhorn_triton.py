@@ -9,13 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hetlib.kernels.sinkhorn import DEEPEST, LN2, Entropic
+from hetlib.kernels.sinkhorn import DEEPEST, LN2, Entropic, _check, _is_coarse, _narrow
 
 ROWS, COLUMNS = 32, 128
 """Of the tile of float32 that a program looks at; half the rows in float64, or registers spill."""
 WARPS = 16
 """Of a program. Few programs share a GPU, and each has to hide by itself how long its costs take to arrive."""
-HEADER, FIELDS, FACTS = 3, 7, 3
+HEADER, FIELDS, FACTS = 3, 7, 4
 """Numbers that describe all problems, that describe one, and that a program tells of its own."""
 LOWEST = -(2.0**126)
 """Exponent of what is no part of a matrix: finite, so that no difference of two is NaN."""
@@ -29,8 +29,9 @@ class Launch:
     ----------
     costs, plans, rows, columns : list of Tensor
         Of each problem: contiguous and of one dtype, float32 or float64. All but the costs are written.
-    facts : Tensor of shape (problems, 3), float64
-        Written: how many iterations were run, the error, and how many costs are NaN or infinity.
+    facts : Tensor of shape (problems, 4), float64
+        Written: how many iterations were run, the error, how many costs are NaN or infinity, and the largest potentials
+        of rows and columns, added, as powers of two.
     table : Tensor
         int64: what the kernel reads.
     options : dict
@@ -53,7 +54,8 @@ class Launch:
 def solve(costs: Sequence[Tensor], reg: float, iterations: int, tolerance: float) -> list[Entropic]:
     """What `hetlib.kernels.transport.sinkhorns` returns, from one launch for each device and dtype among the results.
 
-    The host waits once for each launch, for the facts of all its problems.
+    The host waits once for each launch, for the facts of all its problems. Problems for which float32 was too coarse
+    are then launched again in float64.
 
     Parameters
     ----------
@@ -65,27 +67,35 @@ def solve(costs: Sequence[Tensor], reg: float, iterations: int, tolerance: float
     Raises
     ------
     ValueError
-        If a cost holds NaN or infinity.
+        If a cost holds NaN or infinity, or differences beyond its dtype, or float64 is too coarse for one.
     """
     groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for number, cost in enumerate(costs):
-        groups.setdefault((cost.device, torch.promote_types(cost.dtype, torch.float32)), []).append(number)
+        groups.setdefault((cost.device, _check(cost.dtype, reg, iterations)), []).append(number)
     found: dict[int, Entropic] = {}
     launches = [prepare([costs[i] for i in group], reg, iterations, tolerance) for group in groups.values()]
     for launch in launches:
         launch()
-    for group, launch in zip(groups.values(), launches, strict=True):
-        facts = launch.facts.tolist()
-        for place, (number, (step, error, spoilt)) in enumerate(zip(group, facts, strict=True)):
+    coarse: list[int] = []
+    for (_, real), group, launch in zip(groups, groups.values(), launches, strict=True):
+        written = zip(group, launch.plans, launch.rows, launch.columns, launch.facts.tolist(), strict=True)
+        for number, plan, rows, columns, (step, error, spoilt, reach) in written:
+            shape = costs[number].shape
             if spoilt:
-                raise ValueError(f"the cost of shape {tuple(costs[number].shape)} holds NaN or infinity")
-            found[number] = Entropic(launch.plans[place], launch.rows[place], launch.columns[place], int(step), error)
+                raise ValueError(f"a cost of shape {tuple(shape)} holds NaN or infinity, or differences beyond {real}")
+            if _is_coarse(shape, real, reg, reach):
+                coarse.append(number)
+            found[number] = Entropic(plan, rows, columns, int(step), error)
+    if coarse:
+        finer = solve([costs[number].double() for number in coarse], reg, iterations, tolerance)
+        for number, fine in zip(coarse, finer, strict=True):
+            found[number] = _narrow(fine, found[number].plan.dtype)
     return [found[number] for number in range(len(costs))]
 
 
 def prepare(costs: Sequence[Tensor], reg: float, iterations: int, tolerance: float) -> Launch:
     """What to call to solve the problems of one device and one dtype of result; its table is already on the way."""
-    device, real = costs[0].device, torch.promote_types(costs[0].dtype, torch.float32)
+    device, real = costs[0].device, _check(costs[0].dtype, reg, iterations)
     costs = [cost.detach().to(real).contiguous() for cost in costs]
     plans = [torch.empty_like(cost) for cost in costs]
     heights, widths = [len(cost) for cost in costs], [cost.shape[1] for cost in costs]
@@ -137,24 +147,37 @@ def _solve(
     columns = tl.load(field + 5).to(tl.pointer_type(REAL))
     facts = tl.load(field + 6).to(tl.pointer_type(tl.float64))
 
+    lowest = _lowest(cost, n * m, ROWS * COLUMNS, REAL)
     step = 0
-    error = tl.full((), 0, REAL)
     while step < last:
         step += 1
         # Nothing has written the potentials before the first step: there they count as 0.
         known = step > 1
-        error = _fit(cost, 1, m, columns, rows, m, n, known, known, unit, COLUMNS, ROWS, DEEPEST, LOWEST, REAL)
-        _fit(cost, m, 1, rows, columns, n, m, known, True, unit, ROWS, COLUMNS, DEEPEST, LOWEST, REAL)
-        last = tl.where((step % 10 == 0) & (error < tolerance), step, last)
-    spoilt = _spread(cost, plan, rows, columns, n, m, unit, ROWS, COLUMNS, DEEPEST)
+        wrong = _fit(cost, lowest, 1, m, columns, rows, m, n, known, known, unit, COLUMNS, ROWS, DEEPEST, LOWEST, REAL)
+        _fit(cost, lowest, m, 1, rows, columns, n, m, known, True, unit, ROWS, COLUMNS, DEEPEST, LOWEST, REAL)
+        last = tl.where((step % 10 == 0) & (wrong < tolerance), step, last)
+    spoilt, row_reach = _spread(cost, lowest, plan, rows, columns, n, m, unit, ROWS, COLUMNS, DEEPEST, REAL)
+    error, column_reach = _finish(plan, lowest, columns, n, m, ROWS, COLUMNS, REAL)
     tl.store(facts, step)
     tl.store(facts + 1, error)
     tl.store(facts + 2, spoilt)
+    tl.store(facts + 3, (row_reach + column_reach) / unit)
+
+
+@triton.jit
+def _lowest(cost, count, SPAN: tl.constexpr, REAL: tl.constexpr):
+    """The least cost, which counts as 0: a constant added to all of them changes no plan, but takes digits from it."""
+    lanes = tl.arange(0, SPAN)
+    lowest = tl.full((SPAN,), float("inf"), REAL)
+    for start in range(0, count, SPAN):
+        lowest = tl.minimum(lowest, tl.load(cost + start + lanes, start + lanes < count, float("inf")))
+    return tl.min(lowest, 0)
 
 
 @triton.jit
 def _fit(
     cost,
+    lowest,
     own_stride,
     other_stride,
     own,
@@ -185,7 +208,7 @@ def _fit(
         for begin in range(0, other_count, OTHER):
             theirs = begin + others < other_count
             inside = mine[:, None] & theirs[None, :]
-            price = tl.load(cost + start * own_stride + begin * other_stride + offsets, inside, 0)
+            price = tl.load(cost + start * own_stride + begin * other_stride + offsets, inside, 0) - lowest
             potential = tl.load(other + begin + others, theirs & other_known, 0)
             exponent = tl.where(inside, (potential[None, :] - price) * scale, LOWEST)
             # Each lane keeps the largest exponent that it has met, and a sum in units of its power: one power for each
@@ -206,24 +229,69 @@ def _fit(
 
 
 @triton.jit
-def _spread(cost, plan, rows, columns, n, m, unit, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEEPEST: tl.constexpr):
-    """Writes the plan, and counts the costs that are NaN or infinity."""
+def _spread(
+    cost,
+    lowest,
+    plan,
+    rows,
+    columns,
+    n,
+    m,
+    unit,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEEPEST: tl.constexpr,
+    REAL: tl.constexpr,
+):
+    """Writes the plan, counts the costs that are no numbers, and tells the largest potential of a row."""
     i = tl.arange(0, ROWS)
     j = tl.arange(0, COLUMNS)
     offsets = i[:, None] * m + j[None, :]
     scale = 1 / unit
     spoilt = tl.full((), 0, tl.int32)
+    reach = tl.full((), 0, REAL)
     for start in range(0, n, ROWS):
         high = start + i < n
         row = tl.load(rows + start + i, high, 0)
-        for begin in range(0, m, COLUMNS):
-            wide = begin + j < m
-            inside = high[:, None] & wide[None, :]
-            corner = start * m + begin
-            price = tl.load(cost + corner + offsets, inside, 0)
-            column = tl.load(columns + begin + j, wide, 0)
-            exponent = (row[:, None] + column[None, :] - price) * scale
-            share = tl.where(exponent < DEEPEST, 0, tl.exp2(exponent))
-            tl.store(plan + corner + offsets, share, inside)
-            spoilt += tl.sum((tl.abs(price) < float("inf")).to(tl.int32) ^ 1)
-    return spoilt
+        reach = tl.maximum(reach, tl.max(tl.abs(row), 0))
+        # Potentials are rounded, and a row's sum with them: the first round finds the sum that the second divides by.
+        norm = tl.full((ROWS,), 1, REAL)
+        for final in range(2):
+            total = tl.zeros((ROWS,), REAL)
+            for begin in range(0, m, COLUMNS):
+                wide = begin + j < m
+                inside = high[:, None] & wide[None, :]
+                corner = start * m + begin
+                price = tl.load(cost + corner + offsets, inside, 0) - lowest
+                column = tl.load(columns + begin + j, wide, 0)
+                exponent = (row[:, None] + column[None, :] - price) * scale
+                share = tl.where(inside & (exponent >= DEEPEST), tl.exp2(exponent), 0)
+                total += tl.sum(share, 1)
+                tl.store(plan + corner + offsets, share / norm[:, None], inside & (final == 1))
+                spoilt += tl.sum((tl.abs(price) < float("inf")).to(tl.int32) ^ 1) * final
+            norm = tl.where(high, total * n.to(REAL), 1)
+    tl.debug_barrier()
+    return spoilt, reach
+
+
+@triton.jit
+def _finish(plan, lowest, columns, n, m, ROWS: tl.constexpr, COLUMNS: tl.constexpr, REAL: tl.constexpr):
+    """Tells the plan's error and the largest potential of a column, to which the least cost is then added."""
+    i = tl.arange(0, ROWS)
+    j = tl.arange(0, COLUMNS)
+    offsets = i[:, None] * m + j[None, :]
+    error = tl.full((), 0, tl.float64)
+    reach = tl.full((), 0, REAL)
+    for begin in range(0, m, COLUMNS):
+        wide = begin + j < m
+        total = tl.zeros((COLUMNS,), tl.float64)
+        for start in range(0, n, ROWS):
+            inside = (start + i < n)[:, None] & wide[None, :]
+            total += tl.sum(tl.load(plan + start * m + begin + offsets, inside, 0).to(tl.float64), 0)
+        error += tl.sum(tl.where(wide, tl.abs(total - 1 / m.to(tl.float64)), 0), 0)
+        column = tl.load(columns + begin + j, wide, 0)
+        reach = tl.maximum(reach, tl.max(tl.abs(column), 0))
+        # Several threads hold the same potential: all have to have read it before one writes it.
+        tl.debug_barrier()
+        tl.store(columns + begin + j, column + lowest, wide)
+    return error, reach

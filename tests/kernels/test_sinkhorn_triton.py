@@ -18,6 +18,7 @@ from tests.interpreter import INTERPRETED, count_launches, interpreted, outer, r
 
 SHAPES = ((1, 1), (1, 40), (32, 128), (33, 129), (130, 7))
 """Smaller than a tile, one tile, a little more than one, several."""
+OFFSETS = (1e6, -1e6, 1e2, 1e4, -1e4)
 PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Of potentials, in units of the largest cost."""
 
@@ -42,6 +43,14 @@ def assert_as_alone(costs, reg, iterations=12, **how):
     return found
 
 
+def assert_true(found):
+    """Rows of 1 / n, and an error that is the plan's."""
+    plan = found.plan.double()
+    n, m = plan.shape
+    torch.testing.assert_close(plan.sum(1), torch.full_like(plan[:, 0], 1 / n), rtol=5e-7, atol=0)
+    assert found.error == pytest.approx((plan.sum(0) - 1 / m).abs().sum().item(), rel=1e-9, abs=1e-15)
+
+
 def test_on_a_cpu_each_is_solved_alone():
     costs = [draw(*shape, seed=n) for n, shape in enumerate(SHAPES)]
     for ours, cost in zip(sinkhorns(costs, 0.1), costs, strict=True):
@@ -59,6 +68,12 @@ def check_refusals():
         spoilt[-1, -1] = value
         with pytest.raises(ValueError, match=r"shape \(40, 140\).* NaN or infinity"):
             sinkhorns([draw(2, 2), spoilt], 0.1, 2)
+    with pytest.raises(ValueError, match=r"shape \(1, 2\).* differences beyond torch\.float32"):
+        sinkhorns([torch.tensor([[3e38, -3e38]])], 1e37, 2)
+    with pytest.raises(ValueError, match=r"float64 is too coarse for a cost of shape \(4, 5\) at reg 1e-15"):
+        sinkhorns([torch.zeros(2, 2), draw(4, 5)], 1e-15, 2)
+    with pytest.raises(TypeError, match="costs are real numbers"):
+        sinkhorns([draw(2, 2).to(torch.complex64)], 0.1)
     for how, says in (({"reg": 0}, "reg 0 is not above 0"), ({"iterations": 0}, "iterations 0 below 1")):
         with pytest.raises(ValueError, match=says):
             sinkhorns([draw(2, 2)], **{"reg": 0.1, **how})
@@ -90,8 +105,30 @@ def test_one_launch_where_exponentials_underflow(launches):
     """Costs that spread over many thousand powers of two, with nothing near the first column."""
     cost = draw(70, 50)
     cost[:, 0] += 1
-    assert_as_alone([cost, torch.zeros(9, 9), 0.5 + torch.zeros(4, 6), draw(20, 1).expand(20, 30)], 1e-4)
+    assert_as_alone([cost, torch.zeros(9, 9), 0.5 + torch.zeros(4, 6), draw(20, 1).expand(20, 30)], 1e-3)
     assert len(launches) == 1
+
+
+@interpreted
+def test_one_launch_where_constants_are_added(launches):
+    costs = [draw(*shape, seed=n) + offset for n, (shape, offset) in enumerate(zip(SHAPES, OFFSETS, strict=True))]
+    for ours, cost in zip(sinkhorns(costs, 0.1, 12), costs, strict=True):
+        alone = sinkhorn(cost, 0.1, 12)
+        torch.testing.assert_close(ours.rows, alone.rows, rtol=0, atol=PRECISION[torch.float32])
+        torch.testing.assert_close(ours.columns, alone.columns, rtol=1e-6, atol=PRECISION[torch.float32])
+        torch.testing.assert_close(ours.plan, alone.plan, rtol=1e-4, atol=1e-5)
+        assert_true(ours)
+    assert len(launches) == 1
+
+
+@interpreted
+def test_another_launch_for_costs_too_large_for_float32(launches):
+    costs = [draw(40, 140), 1e4 * draw(33, 129, seed=1), 1e7 * draw(5, 7, seed=2)]
+    for ours, cost in zip(sinkhorns(costs, 0.1, 12), costs, strict=True):
+        assert ours.plan.dtype == ours.rows.dtype == ours.columns.dtype == torch.float32
+        torch.testing.assert_close(ours.plan, sinkhorn(cost, 0.1, 12).plan, rtol=1e-4, atol=1e-5)
+        assert_true(ours)
+    assert len(launches) == 2
 
 
 @interpreted

@@ -243,6 +243,16 @@ def plain_sinkhorn(cost, reg, iterations):
     return (rows[:, None] + columns - cost / reg).exp(), rows * reg, columns * reg
 
 
+def assert_right(found, cost, reg, share):
+    """A plain loop's plan but for a share of a row's mass, rows of 1 / n, and the error that the plan has."""
+    wide = cost.double()
+    plan, *_ = plain_sinkhorn(wide - wide.min(), reg, found.iterations)
+    n, m = plan.shape
+    torch.testing.assert_close(found.plan.double(), plan, rtol=0, atol=share / n)
+    torch.testing.assert_close(found.plan.double().sum(1), torch.full_like(plan[:, 0], 1 / n), rtol=5e-7, atol=0)
+    assert found.error == pytest.approx((found.plan.double().sum(0) - 1 / m).abs().sum().item(), rel=1e-9, abs=1e-15)
+
+
 class TestSinkhorn:
     @given(sizes, sizes, st.integers(1, 30), st.sampled_from([0.003, 0.1, 3.0]), st.integers(0, 2**16))
     def test_agrees_with_a_plain_loop(self, n, m, iterations, reg, seed):
@@ -308,6 +318,78 @@ class TestSinkhorn:
         assert found.plan.dtype == torch.float32
         assert torch.equal(cost, before)
 
+    @pytest.mark.parametrize("offset", [0, 1e2, -1e2, 1e4, 1e6, -1e6])
+    def test_a_constant_added_to_the_costs_changes_no_plan(self, offset):
+        cost = (draw(6, 9).abs() + offset).float()
+        found = sinkhorn(cost, 0.1, 5000)
+        assert found.error < 1e-4
+        assert_right(found, cost, 0.1, share=2e-6)
+        potentials = found.rows[:, None].double() + found.columns - cost
+        assert (potentials - found.plan.double().log() * 0.1).abs().max() <= 1e-6 * (abs(offset) + 10)
+
+    def test_each_problem_of_a_batch_has_its_own_constant(self):
+        base = draw(4, 6, 9).abs()
+        costs = (base + torch.tensor([0, 1e3, -1e5, 1e6]).view(4, 1, 1)).float()
+        found = sinkhorn(costs, 0.1, 50, tolerance=0)
+        for cost, plan in zip(costs, found.plan, strict=True):
+            torch.testing.assert_close(plan, sinkhorn(cost, 0.1, 50, tolerance=0).plan, rtol=1e-5, atol=0)
+
+    def test_a_constant_that_float64_holds_beside_the_costs_changes_nothing(self):
+        cost = (draw(6, 9).abs() * 1024).round() / 1024
+        for offset in (2.0**40, -(2.0**40)):
+            found = sinkhorn(cost - cost.min() + offset, 0.1, 50)
+            assert torch.equal(found.plan, sinkhorn(cost, 0.1, 50).plan)
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e2, 1e3, 1e4, 1e6, 1e8])
+    @pytest.mark.parametrize("reg", [0.1, "of the costs"])
+    def test_costs_of_any_scale_give_the_plan_of_float64(self, scale, reg):
+        cost = (draw(20, 30) * scale).float()
+        reg = 0.1 * scale if reg == "of the costs" else reg
+        found = sinkhorn(cost, reg, 60)
+        assert found.plan.dtype == found.rows.dtype == found.columns.dtype == torch.float32
+        assert_right(found, cost, reg, share=1e-3)
+
+    @pytest.mark.parametrize("axis", [0, 1])
+    @pytest.mark.parametrize("offset", [1e3, 1e5, -1e6])
+    def test_constants_of_rows_and_of_columns_change_no_plan(self, axis, offset):
+        cost = draw(6, 9).abs()
+        cost = (cost + offset * draw(*((6, 1) if axis else (1, 9)), seed=1)).float()
+        assert_right(sinkhorn(cost, 0.1, 500), cost, 0.1, share=1e-3)
+
+    @pytest.mark.parametrize("price", [1e4, 1e9, 1e30, 3e38])
+    def test_pairs_at_a_prohibitive_price_take_no_precision_from_the_others(self, price):
+        cost = draw(6, 9).abs().float()
+        cost[0, 1:5] = cost[3, 7] = price
+        found = sinkhorn(cost, 0.1, 50)
+        assert (found.plan[cost == price] == 0).all()
+        assert_right(found, cost, 0.1, share=2e-6)
+
+    def test_whole_numbers_are_taken_in_float64(self):
+        cost = (draw(6, 9).abs() * 100).long()
+        found = sinkhorn(cost + 2**40, 10.0, 50)
+        assert found.plan.dtype == torch.float64
+        assert_right(found, cost, 10.0, share=1e-12)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("iterations", [1, 5, 10, 37])
+    def test_the_error_is_that_of_the_plan(self, iterations, dtype):
+        cost = draw(20, 30).to(dtype)
+        assert_right(sinkhorn(cost, 0.05, iterations, tolerance=0), cost, 0.05, share=1e-4)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_what_float64_is_too_coarse_for_is_refused(self, dtype):
+        cost = draw(6, 6).to(dtype)
+        with pytest.raises(ValueError, match=r"float64 is too coarse for a cost of shape \(6, 6\) at reg 1e-15"):
+            sinkhorn(cost, 1e-15)
+
+    def test_differences_beyond_the_dtype_are_refused(self):
+        with pytest.raises(ValueError, match=r"or differences beyond torch\.float32"):
+            sinkhorn(torch.tensor([[3e38, -3e38]]), 1e37)
+
+    def test_complex_costs_are_refused(self):
+        with pytest.raises(TypeError, match=r"costs are real numbers, and these are torch\.complex64"):
+            sinkhorn(torch.zeros(2, 2, dtype=torch.complex64), 0.1)
+
     @pytest.mark.parametrize(
         ("shape", "how", "says"),
         [
@@ -315,6 +397,8 @@ class TestSinkhorn:
             ((0, 3), {}, r"shape \(0, 3\) is no matrix"),
             ((3, 3), {"reg": 0}, "reg 0 is not above 0"),
             ((3, 3), {"reg": nan}, "reg nan is not above 0"),
+            ((3, 3), {"reg": inf}, "reg inf is not above 0 and in the range of torch.float32"),
+            ((3, 3), {"reg": 1e-44}, "reg 1e-44 is not above 0 and in the range of torch.float32"),
             ((3, 3), {"iterations": 0}, "iterations 0 below 1"),
         ],
     )
