@@ -273,7 +273,10 @@ def test_what_fuse_refuses(options, message):
             lambda: zoo.build("mlp", 7, 1, in_features=16, hidden=(6, 5)),
             r"differ in classes: fc4.weight \(10, 7\), fc3.weight \(7, 5\)",
         ),
-        (lambda: mlp(6, 5, in_features=25), r"network 2 does not take images of shape \(1, 4, 4\): mlp takes 25 numbers"),
+        (
+            lambda: mlp(6, 5, in_features=25),
+            r"network 2 does not take images of shape \(1, 4, 4\): mlp takes 25 numbers",
+        ),
     ],
 )
 def test_networks_for_other_tasks(other, message):
