@@ -22,7 +22,7 @@ from hetlib.cli.outputs import faults
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
 from hetlib.lab.cache import Cache
-from hetlib.lab.notebooks import PRESETS
+from hetlib.parameters import PRESETS, check
 
 PATIENCE = 600
 """Seconds that a kernel may take to start, or to send what a cell printed: a busy machine is no error."""
@@ -107,15 +107,22 @@ def plan(
     Raises
     ------
     ValueError
-        If the notebook or the preset does not exist, a parameter is not declared, or a value has the wrong type.
+        If the notebook or the preset does not exist, a parameter is not declared, a value has the wrong type or is
+        none that the parameter can have, or a preset is given twice.
     """
     source = notebooks.find(name, where)
     notebook = notebooks.read(source)
-    given = ({"PRESET": preset} if preset else {}) | dict(parameters or {})
-    accepted = accept(notebook, given)
-    used = accepted.get("PRESET", notebooks.parameters(notebook).get("PRESET"))
+    given = dict(parameters or {})
+    if preset and "PRESET" in given:
+        raise ValueError(
+            f"PRESET {given['PRESET']} is given as a parameter beside --preset {preset}: give --preset alone"
+        )
+    accepted = accept(notebook, ({"PRESET": preset} if preset else {}) | given)
+    values = notebooks.parameters(notebook) | accepted
+    used = values.get("PRESET")
     if used not in PRESETS:
         raise unknown("preset", used, PRESETS)
+    check(source.stem, values)
     digest = hashlib.sha256(json.dumps(accepted, sort_keys=True).encode()).hexdigest()[:8]
     key = Cache().key({"source": source.read_text(encoding="utf-8"), "parameters": accepted}, (hetlib,))
     return Task(source, accepted, Path(runs).resolve() / f"{source.stem}-{used}-{digest}", key)

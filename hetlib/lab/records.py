@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import torch
 
 from hetlib import files
-from hetlib.lab.notebooks import folder
+from hetlib.clone import folder
 
 PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
 LARGEST = 1e150  # larger values overflow where they are squared
