@@ -31,7 +31,7 @@ def read(path: str | Path) -> "NotebookNode":
     if Path(path).suffix == ".ipynb":
         try:
             return nbformat.read(path, as_version=4)
-        except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, nbformat.ValidationError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{path} is no notebook: {reason}") from error
     notebook = jupytext.read(path, fmt="py:percent")

@@ -94,6 +94,7 @@ class Run:
             seconds=time.perf_counter() - self.begun,
             peak_mib=records.peak_memory(self.device),
             facts=facts | {"cache": {"computed": self.cache.computed, "reused": self.cache.reused}},
+            failure="it has not ended" if unattended() else None,  # the runner says when it has
         )
         files.write(records.path(self.folder), record.to_json())
         return record
