@@ -123,14 +123,17 @@ def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = No
     sources = _sources(notebook)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    if not notebook:
-        _train_first(preset)
-    tasks = _plan(sources, preset, runs)
-    for task in [task for task in tasks if task.done]:
-        again = f"nothing it depends on has changed; {task.command} runs it again"
-        console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
-        tasks.remove(task)
-    _run(tasks, jobs)
+    from hetlib.cli.runner import WAITING, alone
+
+    with alone(runs, lambda: console.print(WAITING)):
+        if not notebook:
+            _train_first(preset)
+        tasks = _plan(sources, preset, runs)
+        for task in [task for task in tasks if task.done]:
+            again = f"nothing it depends on has changed; {task.command} runs it again"
+            console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
+            tasks.remove(task)
+        _run(tasks, jobs)
 
 
 def _train_first(preset: str) -> None:
@@ -181,12 +184,14 @@ def report(
     runs: Runs = Path("runs"),
     results: Annotated[Path, typer.Option(help="Folder of committed records.")] = Path("results"),
     papers: Annotated[Path, typer.Option(help="File whose tables are brought up to date.")] = Path("papers.md"),
+    force: Annotated[bool, typer.Option("--force", help="Also where numbers in the tables get lost.")] = False,
 ) -> None:
     """Build runs/report.html, and the tables of papers.md from results/ alone."""
     from hetlib.cli.report import update_tables, write_page
 
-    console.print(f"wrote {write_page(runs, results)}")
-    if update_tables(papers, results):
+    tell = lambda problem: console.print(f"[yellow]left out:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {write_page(runs, results, tell)}")
+    if update_tables(papers, results, force):
         console.print(f"updated {papers}")
 
 

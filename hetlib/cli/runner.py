@@ -26,6 +26,7 @@ from hetlib.parameters import PRESETS, check
 
 PATIENCE = 600
 """Seconds that a kernel may take to start, or to send what a cell printed: a busy machine is no error."""
+WAITING = "waiting: another run has this folder"
 
 
 @dataclass(frozen=True)
@@ -197,17 +198,49 @@ def _work(waiting: "Queue[Task]", said: "Queue[Step | Outcome]", cores: int) -> 
             task = waiting.get_nowait()
             begun = time.perf_counter()
             try:
-                error = _papermill(task, said.put, cores) or _sign(task)
+                with alone(task.folder, lambda task=task: said.put(Step(task, 0, 1, WAITING))):
+                    error = _run_alone(task, said.put, cores)
             except Exception as unforeseen:  # a full disk: whatever it is, the other notebooks go on
                 error = f"{type(unforeseen).__name__}: {unforeseen}"
             said.put(Outcome(task, time.perf_counter() - begun, error))
+
+
+@contextlib.contextmanager
+def alone(folder: Path, wait: Callable[[], object]) -> Iterator[None]:
+    """Hold a folder, alone among all processes; `wait` is called once if another holds it, and then waited for."""
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except TimeoutError:
+        wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_alone(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
+    """Run a task; what went wrong also goes into the record, if the notebook got as far as to leave one."""
+    try:
+        error = _papermill(task, say, cores) or _sign(task)
+    except Exception as unforeseen:
+        error = f"{type(unforeseen).__name__}: {unforeseen}"
+    if error:
+        path = records.path(task.folder)
+        with contextlib.suppress(OSError, ValueError):  # no record, or one that no reader takes for one
+            files.write(path, replace(records.read(path), failure=error).to_json())
+    return error
 
 
 def _sign(task: Task) -> str | None:
     """Add the key and the command to the record of a run that ended well, or say what is wrong with the record."""
     path = records.path(task.folder)
     try:
-        files.write(path, replace(records.read(path), key=task.key, command=task.command).to_json())
+        files.write(path, replace(records.read(path), key=task.key, command=task.command, failure=None).to_json())
     except FileNotFoundError:
         return f"it wrote no record into {task.folder}: a notebook has to end in `run.record(...)`"
     except ValueError as error:
@@ -219,8 +252,10 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    task.folder.mkdir(parents=True, exist_ok=True)
-    for stale in (task.output, records.path(task.folder), records.note(task.folder)):
+    # Papermill writes the notebook anew after every cell; it gets its name once it is whole.
+    partial = task.folder / ".part" / task.output.name
+    partial.parent.mkdir(exist_ok=True)
+    for stale in (task.output, partial, records.path(task.folder), records.note(task.folder)):
         stale.unlink(missing_ok=True)
     notebook = notebooks.read(task.source)
     total, heading = len(notebook.cells) + bool(task.parameters), "starting"
@@ -235,7 +270,7 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     try:
         ran = papermill.execute_notebook(
             notebook,
-            task.output,
+            partial,
             task.parameters,
             kernel_name="python3",
             kernel_manager_class=_kernel(task, cores),
@@ -245,8 +280,12 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             on_cell_start=on_cell,
         )
     except PapermillExecutionError as error:
-        failed = faults(notebooks.read(task.output))
+        failed = faults(notebooks.read(partial))
         return f"cell {error.exec_count} failed:\n\n{error.source}\n\n" + "\n".join(failed)
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # nothing was written, or half of it: the disk was full
+            notebooks.read(partial)
+            os.replace(partial, task.output)
     return "\n".join(f"an error was swallowed in {fault}" for fault in faults(ran)) or None
 
 
@@ -264,6 +303,7 @@ def _kernel(task: Task, cores: int) -> type:
         "HETLIB_HEADLESS": "1",
         "HETLIB_RUN_DIR": str(task.folder),
         "HETLIB_DATA": str(Path(os.environ.get("HETLIB_DATA", "data")).resolve()),
+        "HETLIB_CACHE": str(Cache().root),  # one place, though kernels run in another folder
     }
     folder = task.source.parent.parent if task.source.suffix == ".py" else task.source.parent
 
