@@ -96,7 +96,7 @@ def read(path: str | os.PathLike, largest: int) -> str:
         kind = ValueError if path.exists() else FileNotFoundError
         raise kind(f"{path} is no file" if path.exists() else f"no file at {path}")
     if (size := path.stat().st_size) > largest:
-        raise ValueError(f"{path} has {size / 2**20:.0f} MiB, and {largest / 2**20:.0f} are the most")
+        raise ValueError(f"{path} has {size:,} bytes, and {largest:,} are the most")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

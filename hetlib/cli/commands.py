@@ -123,7 +123,7 @@ def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = No
     sources = _sources(notebook)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    from hetlib.cli.runner import WAITING, alone
+    from hetlib.cli.turns import WAITING, alone
 
     with alone(runs, lambda: console.print(WAITING)):
         if not notebook:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -19,6 +20,7 @@ from nbformat import NotebookNode
 import hetlib
 from hetlib import files
 from hetlib.cli.outputs import faults
+from hetlib.cli.turns import WAITING, alone
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
 from hetlib.lab.cache import Cache
@@ -26,7 +28,6 @@ from hetlib.parameters import PRESETS, check
 
 PATIENCE = 600
 """Seconds that a kernel may take to start, or to send what a cell printed: a busy machine is no error."""
-WAITING = "waiting: another run has this folder"
 
 
 @dataclass(frozen=True)
@@ -198,32 +199,14 @@ def _work(waiting: "Queue[Task]", said: "Queue[Step | Outcome]", cores: int) -> 
             task = waiting.get_nowait()
             begun = time.perf_counter()
             try:
-                with alone(task.folder, lambda task=task: said.put(Step(task, 0, 1, WAITING))):
-                    error = _run_alone(task, said.put, cores)
+                with alone(task.folder, partial(said.put, Step(task, 0, 1, WAITING))):
+                    error = _outcome(task, said.put, cores)
             except Exception as unforeseen:  # a full disk: whatever it is, the other notebooks go on
                 error = f"{type(unforeseen).__name__}: {unforeseen}"
             said.put(Outcome(task, time.perf_counter() - begun, error))
 
 
-@contextlib.contextmanager
-def alone(folder: Path, wait: Callable[[], object]) -> Iterator[None]:
-    """Hold a folder, alone among all processes; `wait` is called once if another holds it, and then waited for."""
-    from filelock import FileLock
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except TimeoutError:
-        wait()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _run_alone(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
+def _outcome(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
     """Run a task; what went wrong also goes into the record, if the notebook got as far as to leave one."""
     try:
         error = _papermill(task, say, cores) or _sign(task)
@@ -253,9 +236,9 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     from papermill.exceptions import PapermillExecutionError
 
     # Papermill writes the notebook anew after every cell; it gets its name once it is whole.
-    partial = task.folder / ".part" / task.output.name
-    partial.parent.mkdir(exist_ok=True)
-    for stale in (task.output, partial, records.path(task.folder), records.note(task.folder)):
+    unfinished = task.folder / ".part" / task.output.name
+    unfinished.parent.mkdir(exist_ok=True)
+    for stale in (task.output, unfinished, records.path(task.folder), records.note(task.folder)):
         stale.unlink(missing_ok=True)
     notebook = notebooks.read(task.source)
     total, heading = len(notebook.cells) + bool(task.parameters), "starting"
@@ -270,7 +253,7 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     try:
         ran = papermill.execute_notebook(
             notebook,
-            partial,
+            unfinished,
             task.parameters,
             kernel_name="python3",
             kernel_manager_class=_kernel(task, cores),
@@ -280,12 +263,12 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             on_cell_start=on_cell,
         )
     except PapermillExecutionError as error:
-        failed = faults(notebooks.read(partial))
+        failed = faults(notebooks.read(unfinished))
         return f"cell {error.exec_count} failed:\n\n{error.source}\n\n" + "\n".join(failed)
     finally:
         with contextlib.suppress(OSError, ValueError):  # nothing was written, or half of it: the disk was full
-            notebooks.read(partial)
-            os.replace(partial, task.output)
+            notebooks.read(unfinished)
+            os.replace(unfinished, task.output)
     return "\n".join(f"an error was swallowed in {fault}" for fault in faults(ran)) or None
 
 
