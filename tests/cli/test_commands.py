@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hetlib import __version__, cli
-from hetlib.cli import commands, report, results
+from hetlib.cli import commands, report, results, turns
 from hetlib.lab import Group, Job, records, statistics, tables
 from tests.conftest import HEAD, RECORD, TAIL
 
@@ -418,6 +418,18 @@ def test_reproduce_runs_nothing_twice_unless_something_changed(hetlib, clone):
     with open(clone / "notebooks" / "text" / "07_tiny.py", "a") as text:
         text.write("\n# %%\n1\n")
     assert "ok " in hetlib("reproduce", "--preset", "smoke")[1]
+
+
+def test_two_reproductions_in_one_folder_take_turns(hetlib, clone, monkeypatch):
+    command = [sys.executable, "-m", "hetlib", "reproduce", "--preset", "smoke", "-n", "7"]
+    monkeypatch.setenv("PYTHONPATH", str(Path(commands.__file__).parents[2]))
+    with turns.alone(clone / "runs", pytest.fail):
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other.stdout.readline().strip() == turns.WAITING
+        assert [path.name for path in (clone / "runs").iterdir()] == [".lock"]
+    with other:
+        assert "ok " in other.stdout.read()
+    assert hetlib("reproduce", "--preset", "smoke", "-n", "7")[1].startswith("kept")
 
 
 def test_reproduce_first_trains_what_the_experiments_name(hetlib, clone, monkeypatch):
