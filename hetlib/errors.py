@@ -1,6 +1,6 @@
 """Messages that say what was wrong and what would have been right, and checks of numbers that everything shares."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
@@ -51,3 +51,17 @@ def whole_numbers(what: str, given: Iterable[Any]) -> list[int]:
         if isinstance(each, bool) or not isinstance(each, Integral):
             raise ValueError(f"{what}: whole numbers are needed, got {each!r}")
     return [int(each) for each in found]
+
+
+def one_of(what: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise a ValueError that names `what`, the value and all choices, unless the value is one of them."""
+    # 1 == True, so equality alone would let one pass for the other.
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
+        raise unknown(f"value of {what}", value, map(repr, choices))
+
+
+def within(what: str, value: Any, low: float, high: float, whole: bool) -> None:
+    """Raise a ValueError that names `what` unless the value is a number, or a whole one, from `low` to `high`."""
+    kind, kinds = ("a whole number", (int,)) if whole else ("a number", (int, float))
+    if type(value) not in kinds or not low <= value <= high:
+        raise ValueError(f"{what} must be {kind} from {low} to {high}, got {value!r}")

@@ -14,6 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+DEEPEST = 100
+"""How deep the lists and objects of a JSON text may stand in one another."""
+MOST = 100_000
+"""How many tensors a file may hold."""
+
 
 class DamagedFile(OSError):
     """A file exists but is truncated, altered, or not what its name says."""
@@ -60,6 +65,44 @@ def write(path: str | os.PathLike, content: str | bytes) -> Path:
     return path
 
 
+def parse(text: str) -> Any:
+    """The value of a JSON text; a ValueError if it is none, is nested too deep, or holds half a character."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(f"nested more than {DEEPEST} deep") from error
+    level, depth = [value], 0
+    while level:
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level, depth = [each for some in inner for each in some], depth + 1
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    return value
+
+
+def read(path: str | os.PathLike, largest: int) -> str:
+    """The text of a file, which others may have put there: a pipe or a device is not opened, a huge file not read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no regular file, has more bytes than `largest`, or is no UTF-8; the message names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = ValueError if path.exists() else FileNotFoundError
+        raise kind(f"{path} is no file" if path.exists() else f"no file at {path}")
+    if (size := path.stat().st_size) > largest:
+        raise ValueError(f"{path} has {size:,} bytes, and {largest:,} are the most")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from error
+
+
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
     """Write tensors and JSON-able facts about them as one safetensors file with a checksum.
 
@@ -97,18 +140,39 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     DamagedFile
         If the file is truncated or altered; the message names it.
     """
-    if not Path(path).is_file():
+    meta, header = _header(Path(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise DamagedFile(f"{path} is truncated or was not written by hetlib ({error})") from error
+    if header.get("sha256") != _digest(tensors, header["meta"]):
+        raise DamagedFile(f"{path} was altered: its checksum does not match its content")
+    return tensors, meta
+
+
+def load_meta(path: str | os.PathLike) -> dict[str, Any]:
+    """The facts alone of what `save_tensors` wrote, unchecked; errors as in `load_tensors`."""
+    return _header(Path(path))[0]
+
+
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The facts, and the header that they stand in as text."""
+    if not path.exists():
         raise FileNotFoundError(f"no file at {path}")
+    if not path.is_file():  # a pipe would be waited for
+        raise DamagedFile(f"{path} is no file")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        text = header["meta"]
+            if (names := len(file.keys())) > MOST:
+                raise ValueError(f"{names:,} tensors, and {MOST:,} are the most")
+        meta = parse(header["meta"])
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise DamagedFile(f"{path} is truncated or was not written by hetlib ({error})") from error
-    if header.get("sha256") != _digest(tensors, text):
-        raise DamagedFile(f"{path} was altered: its checksum does not match its content")
-    return tensors, json.loads(text)
+    if not isinstance(meta, dict):
+        raise DamagedFile(f"{path} was not written by hetlib: its facts are no object")
+    return meta, header
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

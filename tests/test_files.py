@@ -1,5 +1,6 @@
 """Files are whole or absent, whatever happens to the disk or the process."""
 
+import json
 import os
 import resource
 import subprocess
@@ -98,3 +99,40 @@ def test_checksum_knows_names_and_values(numbers):
 def test_unknown_names_the_nearest():
     assert "did you mean 'classroom'" in str(unknown("preset", "clasroom", ["smoke", "classroom", "paper"]))
     assert str(unknown("preset", "zzz", ["a"])) == "unknown preset 'zzz'. Known: a"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("[" * 200 + "]" * 200, "100 deep"), ("[" * 10**6, "100 deep"), ("{", "Expecting"), ('"\\ud800"', "surrogate")],
+)
+def test_texts_that_no_reader_should_take_are_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        files.parse(text)
+
+
+def test_as_deep_as_a_text_may_be_it_is_read():
+    assert files.parse("[" * 100 + "]" * 100) == json.loads("[" * 100 + "]" * 100)
+
+
+def test_only_a_regular_file_of_some_size_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text").write_text("four")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    assert files.read(tmp_path / "text", 4) == "four"
+    for name, largest, says in (
+        ("pipe", 9, "is no file"),
+        ("text", 3, "has 4 bytes"),
+        ("bytes", 9, "bytes is no text"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            files.read(tmp_path / name, largest)
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        files.read(tmp_path / "absent", 9)
+
+
+def test_the_facts_alone_are_read(tmp_path):
+    path = files.save_tensors(tmp_path / "a.safetensors", TENSORS, {"epoch": 3})
+    assert files.load_meta(path) == {"epoch": 3}
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(files.DamagedFile, match=r"pipe.safetensors is no file"):
+        files.load_tensors(tmp_path / "pipe.safetensors")

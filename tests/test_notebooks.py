@@ -11,6 +11,7 @@ from statistics import median
 import nbformat
 import pytest
 
+from hetlib import clone
 from hetlib.cli import authors, outputs, runner
 from hetlib.lab import notebooks
 
@@ -242,9 +243,9 @@ def test_parameters_with_annotations_are_read(text):
 
 
 def test_outside_a_clone_the_message_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "hetlib" / "lab" / "notebooks.py"))
+    monkeypatch.setattr(clone, "__file__", str(tmp_path / "hetlib" / "clone.py"))
     with pytest.raises(FileNotFoundError, match="run hetlib inside a clone"):
-        notebooks.folder(tmp_path)
+        clone.folder(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "hello", "{}", "[]", '{"cells": ['])

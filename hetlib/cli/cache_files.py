@@ -1,14 +1,14 @@
 """What the cache holds, and what of it may go: `hetlib cache ls | gc`."""
 
-import json
+import os
 import shutil
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from hetlib.files import load_meta
 from hetlib.lab.cache import Cache
 
 DAMAGED = "damaged"
@@ -38,7 +38,7 @@ def kept(cache: Cache) -> list[Kept]:
     found = []
     for path in (*cache.root.glob("entries/*"), *cache.root.glob("scratch/*")):
         with suppress(FileNotFoundError):  # another process removed it
-            states = [file.stat() for file in (path, *path.rglob("*")) if file.is_file()] or [path.stat()]
+            states = _states(path)
             half, used = path.suffix == ".part", max(state.st_mtime for state in states)
             size = sum(state.st_size for state in states) / 2**20
             each = Kept("" if half else path.stem, "half a file" if half else _label(path), size, used, path)
@@ -58,22 +58,35 @@ def clean(cache: Cache, days: float = 30, dry: bool = False) -> list[Kept]:
     return [each for each in old if dry or _removed(cache, each)]
 
 
+def _states(path: Path) -> list[os.stat_result]:
+    """Of a file, or of the files in a folder; a link is itself, wherever it leads."""
+    inside = [Path(folder, name) for folder, _, names in os.walk(path) for name in names] if _folder(path) else []
+    return [file.lstat() for file in inside or [path]]
+
+
+def _folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _label(path: Path) -> str:
     """What an entry's header says it is; the tensors are not read."""
     if path.parent.name == "scratch":
         return "interrupted"
     try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["meta"])["label"] or "without a name"
-    except (SafetensorError, KeyError, ValueError):
+        label = load_meta(path)["label"] if not path.is_symlink() else None
+    except (OSError, KeyError):
         return DAMAGED
+    return (label or "without a name") if isinstance(label, str) else DAMAGED
 
 
 def _removed(cache: Cache, each: Kept) -> bool:
-    """Remove one thing unless its key is locked, and say whether it went."""
+    """Remove one thing unless its key is locked, and say whether it went; what cannot go is named in a warning."""
     try:
         with cache.locked(each.key or "halves", timeout=0):
-            shutil.rmtree(each.path) if each.path.is_dir() else each.path.unlink(missing_ok=True)
+            shutil.rmtree(each.path) if _folder(each.path) else each.path.unlink(missing_ok=True)
     except TimeoutError:
+        return False
+    except OSError as error:
+        warnings.warn(f"{each.path} stays: {error.strerror or error}", stacklevel=3)
         return False
     return True

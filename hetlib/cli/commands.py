@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hetlib import __version__
+from hetlib import __version__, clone
 from hetlib.cli import amalgamate, graft
+from hetlib.errors import unknown
+from hetlib.parameters import PRESETS
 
 app = typer.Typer(
     help="Teach, try and reproduce five papers on moving knowledge between networks of different shape.",
@@ -25,8 +27,8 @@ for name, part in {"data": data_app, "cache": cache_app, "amalgamate": amalgamat
 app.command(help=graft.EXAMPLES)(graft.graft)
 console = Console()
 
-PRESETS = "smoke (seconds), classroom (minutes, a laptop), reduced (hours, no GPU) or paper (hours, a GPU)."
-Preset = Annotated[str, typer.Option(help=PRESETS)]
+HELP = "smoke (seconds), classroom (minutes, a laptop), reduced (hours, no GPU) or paper (hours, a GPU)."
+Preset = Annotated[str, typer.Option(help=HELP)]
 Jobs = Annotated[int, typer.Option(min=1, help="How many notebooks run at a time.")]
 Runs = Annotated[Path, typer.Option(help="Folder that gets one folder per run.")]
 Names = Annotated[list[str] | None, typer.Option("--notebook", "-n", help="Only this one; may be given often.")]
@@ -59,15 +61,15 @@ def run(
     runs: Runs = Path("runs"),
 ) -> None:
     """Run one notebook: hetlib run 01 --preset smoke -p SEEDS 2"""
+    source = clone.find(notebook)  # what does not exist is told before anything that takes long is imported
     from hetlib.cli import results, runner
-    from hetlib.lab import notebooks
 
-    task = runner.plan(notebook, preset, _pairs(parameter), runs)
+    task = runner.plan(source, preset, _pairs(parameter), runs)
     if keep:
         results.require_clean()
     _run([task], 1)
     if keep:
-        console.print(f"kept as {results.add(task, notebooks.folder().parent / 'results')}", soft_wrap=True)
+        console.print(f"kept as {results.add(task, clone.folder().parent / 'results')}", soft_wrap=True)
 
 
 def _pairs(parameters: list[str] | None) -> dict[str, str]:
@@ -75,7 +77,10 @@ def _pairs(parameters: list[str] | None) -> dict[str, str]:
     for name, equals, _ in pairs:
         if not equals:
             raise ValueError(f"parameter {name} has no value: write -p {name} VALUE")
-    return {name: value for name, _, value in pairs}
+    found = {name: value for name, _, value in pairs}
+    if len(found) < len(pairs):
+        raise ValueError(f"a parameter is given twice: {' '.join(parameters or ())}")
+    return found
 
 
 @app.command()
@@ -115,16 +120,20 @@ def planned(command: str, parameters: dict[str, str] | None = None, runs: Path =
 @app.command()
 def reproduce(preset: Preset = "classroom", jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
     """Run all notebooks, or those named, and say what failed; an interrupted run goes on where it stopped."""
-    from hetlib.lab import notebooks
+    sources = _sources(notebook)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    from hetlib.cli.turns import WAITING, alone
 
-    if not notebook:
-        _train_first(preset)
-    tasks = _plan(notebook or notebooks.names(), preset, runs)
-    for task in [task for task in tasks if task.done]:
-        again = f"nothing it depends on has changed; {task.command} runs it again"
-        console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
-        tasks.remove(task)
-    _run(tasks, jobs)
+    with alone(runs, lambda: console.print(WAITING)):
+        if not notebook:
+            _train_first(preset)
+        tasks = _plan(sources, preset, runs)
+        for task in [task for task in tasks if task.done]:
+            again = f"nothing it depends on has changed; {task.command} runs it again"
+            console.print(f"{'[green]kept[/]':15} {task.folder.name}  ({again})", highlight=False, soft_wrap=True)
+            tasks.remove(task)
+        _run(tasks, jobs)
 
 
 def _train_first(preset: str) -> None:
@@ -144,12 +153,13 @@ def _train_first(preset: str) -> None:
 @app.command("notebooks")
 def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) -> None:
     """For authors: run the text of the notebooks and write them, with their outputs, to notebooks/."""
+    sources = _sources(notebook)
     from hetlib.cli import authors
     from hetlib.cli.outputs import picture
     from hetlib.files import write
     from hetlib.lab import notebooks
 
-    tasks = _plan(notebook or notebooks.names(), None, runs)
+    tasks = _plan(sources, None, runs)
     _run(tasks, jobs)
     for task in tasks:
         done = authors.publish(notebooks.read(task.source), notebooks.read(task.output))
@@ -174,12 +184,14 @@ def report(
     runs: Runs = Path("runs"),
     results: Annotated[Path, typer.Option(help="Folder of committed records.")] = Path("results"),
     papers: Annotated[Path, typer.Option(help="File whose tables are brought up to date.")] = Path("papers.md"),
+    force: Annotated[bool, typer.Option("--force", help="Also where numbers in the tables get lost.")] = False,
 ) -> None:
     """Build runs/report.html, and the tables of papers.md from results/ alone."""
     from hetlib.cli.report import update_tables, write_page
 
-    console.print(f"wrote {write_page(runs, results)}")
-    if update_tables(papers, results):
+    tell = lambda problem: console.print(f"[yellow]left out:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {write_page(runs, results, tell)}")
+    if update_tables(papers, results, force):
         console.print(f"updated {papers}")
 
 
@@ -221,7 +233,6 @@ def get(name: Annotated[str, typer.Argument(help="Name of a data set: see `hetli
 def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> None:
     """Print the folder a data set is read from, in torchvision's layout: $HETLIB_DATA, else data."""
     from hetlib import data
-    from hetlib.errors import unknown
 
     if name not in data.names():
         raise unknown("data set", name, data.names())
@@ -259,11 +270,15 @@ def _show(things: list, what: str) -> None:
     console.print(f"{len(things)} things, {sum(thing.mib for thing in things):.1f} MiB {what}", highlight=False)
 
 
-def _plan(names: list[str], preset: str | None, runs: Path) -> list:
-    """One task per notebook, however often it is named."""
+def _sources(names: list[str] | None) -> list[Path]:
+    """The notebooks that are named, each once, or all; one that does not exist is told at once."""
+    return list(dict.fromkeys(map(clone.find, names or clone.names())))
+
+
+def _plan(sources: list[Path], preset: str | None, runs: Path) -> list:
     from hetlib.cli import runner
 
-    return list(dict.fromkeys(runner.plan(name, preset, runs=runs) for name in names))
+    return [runner.plan(source, preset, runs=runs) for source in sources]
 
 
 def _run(tasks: list, jobs: int) -> None:

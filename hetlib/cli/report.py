@@ -2,29 +2,34 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from hetlib import files
 from hetlib.cli.outputs import outputs
 from hetlib.errors import unknown
-from hetlib.files import write
 from hetlib.lab import notebooks, records
 from hetlib.lab.records import Record
 from hetlib.lab.statistics import interval, measured
-from hetlib.lab.tables import HEAD, SCRIPT, Row, compare, published
+from hetlib.lab.tables import HEAD, NOT_RUN, SCRIPT, Row, compare, published
 
 START = "<!-- table: "
 TABLE = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of table -->)", re.DOTALL)
+NOTED = re.compile(r" \[\d+\](?=\)$)")
 NOTES = "Sources of the published numbers, and what our runs did otherwise than their preset says"
 FOLDED = 12
 """A table with more rows than these that were not run shows them only when asked."""
+LARGEST = 2**26
+"""Bytes of a notebook whose figures are shown."""
 WIDTH = 220
 """Pixels of the strip that shows a metric's seeds."""
 
 
-def write_page(runs: str | Path, results: str | Path) -> Path:
+def write_page(runs: str | Path, results: str | Path, tell: Callable[[str], Any] = lambda problem: None) -> Path:
     """Build ``report.html`` in the folder of runs, from the committed records and from the runs on this machine.
 
     Parameters
@@ -33,6 +38,8 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
         Folder with a folder per run: its record and executed notebook, whose figures are shown.
     results : path-like
         Folder of committed records.
+    tell : callable
+        Called for each record, figure or run that cannot be read, or has failed: it is left out, and the page says so.
 
     Returns
     -------
@@ -42,13 +49,20 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
     Raises
     ------
     ValueError
-        If a committed record is not valid; the message names file and field. A run that cannot be read is left out,
-        and the page says so.
+        If there are no committed records.
     """
     from jinja2 import Environment, PackageLoader
 
-    here, unread = _runs(Path(runs))
-    on_record = records.read_all(results)
+    on_record, unread = committed(results)
+    runs_here, left_out = _read(Path(runs).glob("*/record.json"))
+    here = []
+    for path, record in runs_here:
+        figures, spoilt = _figures(path.parent)
+        here.append((record, figures))
+        left_out += spoilt
+    unread += left_out
+    for problem in unread:
+        tell(problem)
     mine = [record for record, _ in here]
     shown = [_run(record, "on record", []) for record in on_record]
     shown += [_run(record, "on this machine", figures) for record, figures in here]
@@ -62,24 +76,65 @@ def write_page(runs: str | Path, results: str | Path) -> Path:
         fold=fold,
         width=WIDTH,
     )
-    return write(Path(runs) / "report.html", content)
+    return files.write(Path(runs) / "report.html", content)
 
 
-def _runs(folder: Path) -> tuple[list[tuple[Record, list[str]]], list[str]]:
-    """Records and figures of the runs in a folder, the oldest first, and what kept others from being read."""
+def committed(results: str | Path) -> tuple[list[Record], list[str]]:
+    """The records of a collection, the oldest first, and for each file that is left out why.
+
+    If there is none at all it is a ValueError: a folder that is named wrongly shall not empty a table.
+    """
+    folder = Path(results)
+    paths = [*folder.glob("*.json"), *folder.glob("*/record.json")]
+    if not paths:
+        raise ValueError(f"{results}: {'holds no records' if folder.is_dir() else 'no such folder'}")
+    found, unread = _read(paths)
+    return [record for _, record in found], unread
+
+
+def _read(paths: Iterable[Path]) -> tuple[list[tuple[Path, Record]], list[str]]:
+    """Records of runs that ended well with their files, the oldest first, and for each other file why it is none."""
     found, unread = [], []
-    for path in folder.glob("*/record.json"):
+    for path in sorted(paths):
         try:
-            found.append((records.read(path), _figures(path.parent)))
-        except ValueError as error:
+            record = records.read(path)
+        except (OSError, ValueError) as error:
             unread.append(str(error))
-    return sorted(found, key=lambda run: run[0].when), unread
+            continue
+        if record.failure:
+            unread.append(f"{path}: the run failed: {' '.join(record.failure.split())[-200:]}")
+        else:
+            found.append((path, record))
+    return sorted(found, key=lambda each: each[1].when), unread
 
 
-def _figures(folder: Path) -> list[str]:
-    """PNG figures of the executed notebook in a run's folder, as base64 text."""
-    found = [output for file in folder.glob("*.ipynb") for _, output in outputs(notebooks.read(file))]
-    return [output["data"]["image/png"].replace("\n", "") for output in found if "image/png" in output.get("data", {})]
+def _figures(folder: Path) -> tuple[list[str], list[str]]:
+    """PNG figures of the executed notebook in a run's folder, as base64 text, and what is wrong with others."""
+    found, spoilt = [], []
+    for file in sorted(folder.glob("*.ipynb")):
+        try:
+            files.read(file, LARGEST)
+            images = [output["data"]["image/png"] for _, output in outputs(notebooks.read(file)) if _drawn(output)]
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            spoilt.append(str(error) if isinstance(error, OSError | ValueError) else f"{file} is no notebook: {error}")
+            continue
+        figures = [image.replace("\n", "") for image in images if isinstance(image, str)]
+        found += (whole := list(filter(_png, figures)))
+        if len(whole) < len(images):
+            spoilt.append(f"{file}: {len(images) - len(whole)} figures are no PNG")
+    return found, spoilt
+
+
+def _drawn(output: Mapping[str, Any]) -> bool:
+    return "image/png" in output.get("data", {})
+
+
+def _png(text: str) -> bool:
+    """Whether a text is a PNG image in base64."""
+    try:
+        return b64decode(text, validate=True).startswith(b"\x89PNG\r\n\x1a\n")
+    except ValueError:
+        return False
 
 
 def _paper(name: str, section: dict[str, Any], on_record: list[Record], here: list[Record]) -> dict[str, Any]:
@@ -140,7 +195,7 @@ def _strips(record: Record) -> tuple[list[dict[str, Any]], str]:
     return strips, "; ".join(f"{low:.4g} to {high:.4g} {unit}" for unit, (low, high) in ends.items())
 
 
-def update_tables(papers: str | Path, results: str | Path) -> bool:
+def update_tables(papers: str | Path, results: str | Path, force: bool = False) -> bool:
     """Bring the tables of a Markdown file up to date with a folder of records, and say whether it changed.
 
     A table stands between ``<!-- table: 01_hmt -->`` and ``<!-- end of table -->``; all else stays as it is.
@@ -148,9 +203,10 @@ def update_tables(papers: str | Path, results: str | Path) -> bool:
     Raises
     ------
     ValueError
-        If a marker names a notebook without published rows, lacks its end, or a record is not valid.
+        If a marker names a notebook without published rows or lacks its end, there are no records, or, without
+        `force`, a number that stands in a table would be in none.
     """
-    known, every = published(), records.read_all(results)
+    known, (every, _) = published(), committed(results)
 
     def table(match: re.Match) -> str:
         name = match[2]
@@ -163,9 +219,22 @@ def update_tables(papers: str | Path, results: str | Path) -> bool:
     after, replaced = TABLE.subn(table, before)
     if replaced != before.count(START):
         raise ValueError(f"{papers}: {before.count(START)} tables begin and {replaced} end; nothing was written")
+    if (lost := _numbers(before) - _numbers(after)) and not force:
+        example = " | ".join(next(iter(lost)))
+        raise ValueError(f"{papers} would lose {lost.total()} numbers, as {example}; --force writes it all the same")
     if after != before:
-        write(papers, after)
+        files.write(papers, after)
     return after != before
+
+
+def _numbers(text: str) -> Counter[tuple[str, str]]:
+    """The experiments in each table that have a number of ours; their notes are counted anew with every record."""
+    found: Counter[tuple[str, str]] = Counter()
+    for table in TABLE.finditer(text):
+        rows = [line.strip("| ").split(" | ") for line in table[0].splitlines() if line.startswith("|")]
+        answered = [row for row in rows if len(row) == len(HEAD) and row[3] not in (NOT_RUN, HEAD[3], "---")]
+        found.update((table[2], NOTED.sub("", row[0])) for row in answered)
+    return found
 
 
 def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
@@ -175,7 +244,7 @@ def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
     if folded:
         text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
     if sources:
-        listed = "".join(f"{number}. {source}\n" for number, source in enumerate(sources, 1))
+        listed = "".join(f"{number}. {_plain(source)}\n" for number, source in enumerate(sources, 1))
         text += f"\n<details><summary>{NOTES}</summary>\n\n{listed}\n</details>\n"
     return text
 
@@ -190,5 +259,9 @@ def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 def _lines(rows: Iterable[Row]) -> str:
     lines = [HEAD, ("---",) * len(HEAD), *rows]
-    plain = lambda cell: " ".join(escape(cell, quote=False).replace("|", "/").split())
-    return "".join(f"| {' | '.join(map(plain, line))} |\n" for line in lines)
+    return "".join(f"| {' | '.join(_plain(cell).replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """A text on one line that holds no tag, and so no marker of a table either."""
+    return " ".join(escape(text, quote=False).split())

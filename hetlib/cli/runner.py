@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -19,10 +20,11 @@ from nbformat import NotebookNode
 import hetlib
 from hetlib import files
 from hetlib.cli.outputs import faults
+from hetlib.cli.turns import WAITING, alone
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
 from hetlib.lab.cache import Cache
-from hetlib.lab.notebooks import PRESETS
+from hetlib.parameters import PRESETS, check
 
 PATIENCE = 600
 """Seconds that a kernel may take to start, or to send what a cell printed: a busy machine is no error."""
@@ -107,15 +109,22 @@ def plan(
     Raises
     ------
     ValueError
-        If the notebook or the preset does not exist, a parameter is not declared, or a value has the wrong type.
+        If the notebook or the preset does not exist, a parameter is not declared, a value has the wrong type or is
+        none that the parameter can have, or a preset is given twice.
     """
     source = notebooks.find(name, where)
     notebook = notebooks.read(source)
-    given = ({"PRESET": preset} if preset else {}) | dict(parameters or {})
-    accepted = accept(notebook, given)
-    used = accepted.get("PRESET", notebooks.parameters(notebook).get("PRESET"))
+    given = dict(parameters or {})
+    if preset and "PRESET" in given:
+        raise ValueError(
+            f"PRESET {given['PRESET']} is given as a parameter beside --preset {preset}: give --preset alone"
+        )
+    accepted = accept(notebook, ({"PRESET": preset} if preset else {}) | given)
+    values = notebooks.parameters(notebook) | accepted
+    used = values.get("PRESET")
     if used not in PRESETS:
         raise unknown("preset", used, PRESETS)
+    check(source.stem, values)
     digest = hashlib.sha256(json.dumps(accepted, sort_keys=True).encode()).hexdigest()[:8]
     key = Cache().key({"source": source.read_text(encoding="utf-8"), "parameters": accepted}, (hetlib,))
     return Task(source, accepted, Path(runs).resolve() / f"{source.stem}-{used}-{digest}", key)
@@ -190,17 +199,31 @@ def _work(waiting: "Queue[Task]", said: "Queue[Step | Outcome]", cores: int) -> 
             task = waiting.get_nowait()
             begun = time.perf_counter()
             try:
-                error = _papermill(task, said.put, cores) or _sign(task)
+                with alone(task.folder, partial(said.put, Step(task, 0, 1, WAITING))):
+                    error = _outcome(task, said.put, cores)
             except Exception as unforeseen:  # a full disk: whatever it is, the other notebooks go on
                 error = f"{type(unforeseen).__name__}: {unforeseen}"
             said.put(Outcome(task, time.perf_counter() - begun, error))
+
+
+def _outcome(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
+    """Run a task; what went wrong also goes into the record, if the notebook got as far as to leave one."""
+    try:
+        error = _papermill(task, say, cores) or _sign(task)
+    except Exception as unforeseen:
+        error = f"{type(unforeseen).__name__}: {unforeseen}"
+    if error:
+        path = records.path(task.folder)
+        with contextlib.suppress(OSError, ValueError):  # no record, or one that no reader takes for one
+            files.write(path, replace(records.read(path), failure=error).to_json())
+    return error
 
 
 def _sign(task: Task) -> str | None:
     """Add the key and the command to the record of a run that ended well, or say what is wrong with the record."""
     path = records.path(task.folder)
     try:
-        files.write(path, replace(records.read(path), key=task.key, command=task.command).to_json())
+        files.write(path, replace(records.read(path), key=task.key, command=task.command, failure=None).to_json())
     except FileNotFoundError:
         return f"it wrote no record into {task.folder}: a notebook has to end in `run.record(...)`"
     except ValueError as error:
@@ -212,8 +235,10 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    task.folder.mkdir(parents=True, exist_ok=True)
-    for stale in (task.output, records.path(task.folder), records.note(task.folder)):
+    # Papermill writes the notebook anew after every cell; it gets its name once it is whole.
+    unfinished = task.folder / ".part" / task.output.name
+    unfinished.parent.mkdir(exist_ok=True)
+    for stale in (task.output, unfinished, records.path(task.folder), records.note(task.folder)):
         stale.unlink(missing_ok=True)
     notebook = notebooks.read(task.source)
     total, heading = len(notebook.cells) + bool(task.parameters), "starting"
@@ -228,7 +253,7 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
     try:
         ran = papermill.execute_notebook(
             notebook,
-            task.output,
+            unfinished,
             task.parameters,
             kernel_name="python3",
             kernel_manager_class=_kernel(task, cores),
@@ -238,8 +263,12 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             on_cell_start=on_cell,
         )
     except PapermillExecutionError as error:
-        failed = faults(notebooks.read(task.output))
+        failed = faults(notebooks.read(unfinished))
         return f"cell {error.exec_count} failed:\n\n{error.source}\n\n" + "\n".join(failed)
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # nothing was written, or half of it: the disk was full
+            notebooks.read(unfinished)
+            os.replace(unfinished, task.output)
     return "\n".join(f"an error was swallowed in {fault}" for fault in faults(ran)) or None
 
 
@@ -257,6 +286,7 @@ def _kernel(task: Task, cores: int) -> type:
         "HETLIB_HEADLESS": "1",
         "HETLIB_RUN_DIR": str(task.folder),
         "HETLIB_DATA": str(Path(os.environ.get("HETLIB_DATA", "data")).resolve()),
+        "HETLIB_CACHE": str(Cache().root),  # one place, though kernels run in another folder
     }
     folder = task.source.parent.parent if task.source.suffix == ".py" else task.source.parent
 

@@ -33,7 +33,9 @@ class Cache:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
-        self.root = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib").expanduser()
+        given = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib")
+        # Absolute, so that it stays one place wherever a process that is told of it runs.
+        self.root = given.expanduser().absolute()
         self.reused: list[str] = []
         self.computed: list[str] = []
 
@@ -106,7 +108,7 @@ class Cache:
         try:
             path = self.path(key)
             tensors, meta = files.load_tensors(path)
-            if meta.get("key") != key:
+            if meta.get("key") != key or not isinstance(meta.get("facts"), dict):
                 raise files.DamagedFile(f"{path} holds the result of another key")
             with suppress(OSError):
                 os.utime(path)  # when it was last used, for `gc`

@@ -14,6 +14,7 @@ from hetlib.lab.panel import BUTTONS, Panel
 from hetlib.lab.presets import SEEDS, Run, headless
 from hetlib.lab.toggles import Toggle, checked
 from hetlib.lab.train import Job, Stopped, history_of, train
+from hetlib.parameters import allowed
 from hetlib.training import History
 
 REDRAW = 0.5  # seconds between two pictures of a training that runs
@@ -46,7 +47,7 @@ class Explorer:
     TypeError
         If `toggles` is no frozen dataclass instance, a field has a type that makes no control, or `job` has no `run`.
     ValueError
-        If a default is not among its own choices.
+        If a default is not among its own choices, or a toggle's choices are not those of the notebook's parameter.
     Exception
         Whatever the view raises: the first result is computed here, outside any widget.
     """
@@ -67,6 +68,10 @@ class Explorer:
         self.toggles = {name: Toggle(toggles, name) for name in (f.name for f in fields(toggles))}
         if taken := sorted(self.toggles.keys() & BUTTONS):
             raise TypeError(f"toggles cannot be called {', '.join(taken)}: buttons are")
+        declared = allowed(run.notebook, {}) if run else {}
+        for name, toggle in self.toggles.items():
+            if declared.get(name.upper(), toggle.allowed) != toggle.allowed:
+                raise ValueError(f"toggle {name} takes {toggle.allowed}, its parameter {declared[name.upper()]}")
         self.settings = self.default = checked(toggles)
         self.panel: Panel | None = None
         self._handles: list[Any] | None = None

@@ -65,7 +65,7 @@ class Job(Shipped):
     ValueError
         If there are sources without a transfer, or a transfer without sources.
     TypeError
-        If the transfer or the objective cannot be called, or a source is no job.
+        If the transfer or the objective cannot be called, a source is no job, or the order is no whole number.
     """
 
     model: str
@@ -88,6 +88,8 @@ class Job(Shipped):
             given = getattr(self, name)
             if given is not None and (not callable(given) or isinstance(given, type)):
                 raise TypeError(f"{self.label}: {name} must be a dataclass or function that is called, got {given!r}")
+        if self.order is not None and type(self.order) is not int:
+            raise TypeError(f"{self.label}: order must be a seed, which is a whole number, got {self.order!r}")
         if bool(self.sources) != (self.transfer is not None):
             raise ValueError(f"{self.label}: sources and a transfer need each other")
 

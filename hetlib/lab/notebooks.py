@@ -1,4 +1,4 @@
-"""Notebooks as files: found by number, built from their text twins, read for parameters and faults, published."""
+"""Notebooks as files: built from their text twins, read for parameters, saved."""
 
 import ast
 import hashlib
@@ -6,49 +6,18 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetlib.errors import unknown
+from hetlib.clone import find as find
+from hetlib.clone import folder as folder
+from hetlib.clone import names as names
 from hetlib.files import write
 
 if TYPE_CHECKING:  # nbformat takes longer to import than the rest of lab, and processes that train need none of it
     from nbformat import NotebookNode
 
-PRESETS = ("smoke", "classroom", "reduced", "paper")
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-
-
-def folder(start: Path | None = None) -> Path:
-    """The project's `notebooks/`: of the current folder, of one above it, or of the clone hetlib was installed from.
-
-    Outside a clone it is a FileNotFoundError.
-    """
-    here = (start or Path.cwd()).resolve()
-    for root in (here, *here.parents, Path(__file__).resolve().parents[2]):
-        if (root / "notebooks" / "text").is_dir():
-            return root / "notebooks"
-    raise FileNotFoundError(f"no notebooks/text in {here} or above it: run hetlib inside a clone of the project")
-
-
-def names(where: Path | None = None) -> list[str]:
-    """Names of all notebooks that have a text twin, in order of number."""
-    return sorted(path.stem for path in ((where or folder()) / "text").glob("*.py"))
-
-
-def find(name: str | Path, where: Path | None = None) -> Path:
-    """The source of a notebook, by number ("3", "03"), by name with or without it, or by the path of a file.
-
-    If nothing is called so, a ValueError names the nearest.
-    """
-    if Path(name).suffix in (".py", ".ipynb") and Path(name).is_file():
-        return Path(name).resolve()
-    where, wanted = where or folder(), Path(name).stem
-    for full in names(where):
-        number, _, rest = full.partition("_")
-        if wanted in (full, rest) or (wanted.isdigit() and number.isdigit() and int(wanted) == int(number)):
-            return where / "text" / f"{full}.py"
-    raise unknown("notebook", str(name), names(where))
 
 
 def read(path: str | Path) -> "NotebookNode":
@@ -62,7 +31,7 @@ def read(path: str | Path) -> "NotebookNode":
     if Path(path).suffix == ".ipynb":
         try:
             return nbformat.read(path, as_version=4)
-        except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, nbformat.ValidationError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{path} is no notebook: {reason}") from error
     notebook = jupytext.read(path, fmt="py:percent")

@@ -1,6 +1,7 @@
 """How big a run is, on what it runs, and where what it leaves goes."""
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from hetlib.data import Images
 from hetlib.errors import unknown
 from hetlib.lab import figures, records
 from hetlib.lab.cache import Cache
-from hetlib.lab.notebooks import PRESETS
+from hetlib.parameters import PRESETS, check
 from hetlib.training import use_bf16
 
 SEEDS = {"smoke": 1, "classroom": 3, "reduced": 3, "paper": 5}
@@ -93,6 +94,7 @@ class Run:
             seconds=time.perf_counter() - self.begun,
             peak_mib=records.peak_memory(self.device),
             facts=facts | {"cache": {"computed": self.cache.computed, "reused": self.cache.reused}},
+            failure="it has not ended" if unattended() else None,  # the runner says when it has
         )
         files.write(records.path(self.folder), record.to_json())
         return record
@@ -143,12 +145,15 @@ def start(
     Raises
     ------
     ValueError
-        If the preset or precision is unknown, there is no seed, or the zoom is out of range.
+        If the preset or precision is unknown, there is no seed, the zoom is out of range, or a parameter of the
+        notebook is what it cannot be.
     """
     from IPython.display import display
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
+    # A mistake in the cell of parameters is told here, before anything is trained.
+    check(notebook, vars(sys.modules["__main__"]) | ({"SEEDS": seeds} if isinstance(seeds, int) else {}))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16" if use_bf16(precision, device) else "fp32"
     if seeds is None:

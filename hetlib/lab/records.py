@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -16,24 +16,27 @@ from typing import Annotated, Any, get_type_hints
 import torch
 
 from hetlib import files
-from hetlib.lab.notebooks import folder
+from hetlib.clone import folder
 
 PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
 LARGEST = 1e150  # larger values overflow where they are squared
+BYTES = 2**20  # the most in a file: the largest record so far has 50 kB
 
 
 def _object(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return isinstance(value, Mapping)
 
 
 def _date(value: Any) -> bool:
     try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
+        date = datetime.fromisoformat(value)
+        # A day for clocks that differ: a record from the future would be the newest for good.
+        return date.tzinfo is not None and date.astimezone(UTC) < datetime.now(UTC) + timedelta(days=1)
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -113,6 +116,8 @@ class Record:
         The command line that made it; None in a record made by a script.
     key : str or None
         Made of the notebook, its parameters and hetlib's code, once the run has ended well.
+    failure : str or None
+        What went wrong in a run that the runner began: until it ends well, that it has not ended.
     """
 
     notebook: Name
@@ -131,13 +136,14 @@ class Record:
     dirty: Annotated[bool | None, "true, false or null", (None, True, False).__contains__] = field(
         default_factory=lambda: git()[1]
     )
-    date: Annotated[str, "an ISO 8601 time with its zone", _date] = field(
+    date: Annotated[str, "an ISO 8601 time with its zone, not in the future", _date] = field(
         default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds")
     )
     facts: Plain = field(default_factory=dict)
-    # Older records do not have these two.
+    # Older records do not have these three.
     command: Annotated[str | None, "a command line or null", _name_or_null] = None
     key: Annotated[str | None, "a key or null", _name_or_null] = None
+    failure: Annotated[str | None, "a text or null", _name_or_null] = None
 
     def __post_init__(self):
         if problems := _problems(asdict(self)):
@@ -176,9 +182,10 @@ def read(path: str | os.PathLike) -> Record:
 
     If the file is no JSON, or fields are missing, unknown or wrong, a ValueError names each.
     """
+    text = files.read(path, BYTES)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = files.parse(text)
+    except ValueError as error:
         raise ValueError(f"{path} is no JSON text: {error}") from error
     if problems := _problems(content):
         raise ValueError(f"{path} is not a valid record: {'; '.join(problems)}")
@@ -194,7 +201,7 @@ def read_all(folder: str | os.PathLike) -> list[Record]:
 
 def on_record(notebook: str, preset: str, data: str) -> Record | None:
     """The newest record in `results/` that a command made of a notebook, preset and data set; None without one."""
-    kept = [record for record in read_all(folder().parent / "results") if record.command]
+    kept = [record for record in read_all(folder().parent / "results") if record.command and not record.failure]
     asked = (notebook, preset, data)
     return next((each for each in reversed(kept) if (each.notebook, each.preset, each.data["name"]) == asked), None)
 
@@ -209,18 +216,21 @@ def _problems(content: Any) -> list[str]:
     for name, field_type in get_type_hints(Record, include_extras=True).items():
         wanted, right = field_type.__metadata__
         if name in content and not right(content[name]):
-            problems.append(f"{name} must be {wanted}, got {content[name]!r}")
+            problems.append(f"{name} must be {wanted}, got {content[name]!r:.200}")
     if problems:
         return problems
+    reductions = content.get("facts", {}).get("reductions", [])
+    if not isinstance(reductions, list | tuple) or not all(map(_name, reductions)):
+        return [f"facts['reductions'] must be a list of texts, got {reductions!r:.200}"]
     return [line for name, metric in content["metrics"].items() for line in _metric(name, metric, content["seeds"])]
 
 
 def _metric(name: str, metric: Any, seeds: Sequence[int]) -> list[str]:
     if not isinstance(metric, Mapping) or set(metric) != {"unit", "values"} or not isinstance(metric["unit"], str):
-        return [f"metrics[{name!r}] must be {{'unit': text, 'values': [...]}}, got {metric!r}"]
+        return [f"metrics[{name!r}] must be {{'unit': text, 'values': [...]}}, got {metric!r:.200}"]
     values = metric["values"]
     if not isinstance(values, list | tuple) or not values or not all(map(_amount, values)):
-        return [f"metrics[{name!r}]['values'] must be finite numbers, got {values!r}"]
+        return [f"metrics[{name!r}]['values'] must be finite numbers, got {values!r:.200}"]
     if len(values) != len(seeds):
         return [f"metrics[{name!r}] has {len(values)} values for {len(seeds)} seeds"]
     return []

@@ -4,7 +4,7 @@ from dataclasses import field, fields
 from decimal import Decimal
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from hetlib.errors import unknown
+from hetlib.errors import one_of, within
 
 
 def slider(default: float, low: float, high: float, step: float, help: str = "") -> Any:
@@ -35,17 +35,18 @@ class Toggle:
                 f"toggle {name!r}: {self.type} makes no control; use Literal, bool, or a number with `slider`"
             )
 
+    @property
+    def allowed(self) -> Any:
+        """What it may be, in the form of `hetlib.parameters.allowed`."""
+        return list(self.choices) if self.choices else dict(zip(("from", "to"), self.range, strict=False))
+
     def check(self, value: Any) -> None:
         """Raise a ValueError that names the toggle unless it can take `value`."""
         if self.choices:
-            # 1 == True, so equality alone would let one pass for the other.
-            if not any(value == choice and type(value) is type(choice) for choice in self.choices):
-                raise unknown(f"value of {self.name}", value, map(repr, self.choices))
+            one_of(self.name, value, self.choices)
         else:
             low, high, _ = self.range
-            kind, kinds = ("a whole number", (int,)) if self.type is int else ("a number", (int, float))
-            if type(value) not in kinds or not low <= value <= high:
-                raise ValueError(f"{self.name} must be {kind} from {low} to {high}, got {value!r}")
+            within(self.name, value, low, high, whole=self.type is int)
 
     def widget(self, value: Any, width: str) -> Any:
         """The control, with a label `width` wide."""

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from hetlib import __version__, cli
-from hetlib.cli import commands, report, results
+from hetlib.cli import commands, report, results, turns
 from hetlib.lab import Group, Job, records, statistics, tables
 from tests.conftest import HEAD, RECORD, TAIL
 
@@ -73,7 +73,11 @@ def test_version(hetlib):
         (("reproduce", "-n", "7", "--preset", "large"), "unknown preset 'large'"),
         (("data", "get", "cifar11"), "unknown data set 'cifar11': did you mean 'cifar10'"),
         (("data", "path", "cifar11"), "unknown data set 'cifar11': did you mean 'cifar10'"),
-        (("report", "--papers", "absent.md"), "absent.md: No such file or directory"),
+        (("report", "--results", "absent"), "absent: no such folder"),
+        (("report", "--results", "notebooks"), "notebooks: holds no records"),
+        (("reproduce", "--preset", "large"), "unknown preset 'large'"),
+        (("run", "7", "-p", "N", "1", "-p", "N", "2"), "a parameter is given twice: N=1 N=2"),
+        (("run", "7", "--preset", "smoke", "-p", "PRESET", "paper"), "PRESET paper is given as a parameter beside"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(hetlib, clone, arguments, says):
@@ -214,7 +218,7 @@ def test_one_seed_gets_no_verdict():
 
 
 def test_report_writes_between_the_markers_and_nowhere_else(hetlib, clone):
-    (clone / "results").mkdir()
+    records.write(record(notebook="07_tiny", seeds=[]), clone / "results")
     (clone / "runs" / "07_tiny-smoke-x").mkdir(parents=True)
     (clone / "runs" / "07_tiny-smoke-x" / "record.json").write_text(RECORD)
     papers = clone / "papers.md"
@@ -259,6 +263,7 @@ def metric(*values, name="plainnet5/none/final"):
 def test_a_table_without_an_end_loses_nothing(tmp_path, end):
     papers = tmp_path / "papers.md"
     papers.write_text(f"<!-- table: 01_hmt -->\nprose that matters\n{end}")
+    records.write(record(), tmp_path)
     with pytest.raises(ValueError, match=r"papers.md: \d tables begin and \d end; nothing was written"):
         report.update_tables(papers, tmp_path)
     assert "prose that matters" in papers.read_text()
@@ -292,8 +297,9 @@ def test_a_run_that_cannot_be_read_is_named_and_the_page_is_built(tmp_path):
         records.path(folder).write_text(text or record(metrics=metric(1, 2, 3)).to_json())
         if notebook:
             (folder / "01_hmt.ipynb").write_text(notebook)
+    records.write(record(), tmp_path / "results")
     html = report.write_page(tmp_path / "runs", tmp_path / "results").read_text()
-    assert html.count("(on this machine): 1 metrics") == 1
+    assert html.count("(on this machine): 1 metrics") == 2, "a record is shown without the figures that cannot be"
     assert "is not a valid record: notebook is missing" in html
     assert "01_hmt.ipynb is no notebook" in html
 
@@ -412,6 +418,18 @@ def test_reproduce_runs_nothing_twice_unless_something_changed(hetlib, clone):
     with open(clone / "notebooks" / "text" / "07_tiny.py", "a") as text:
         text.write("\n# %%\n1\n")
     assert "ok " in hetlib("reproduce", "--preset", "smoke")[1]
+
+
+def test_two_reproductions_in_one_folder_take_turns(hetlib, clone, monkeypatch):
+    command = [sys.executable, "-m", "hetlib", "reproduce", "--preset", "smoke", "-n", "7"]
+    monkeypatch.setenv("PYTHONPATH", str(Path(commands.__file__).parents[2]))
+    with turns.alone(clone / "runs", pytest.fail):
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert other.stdout.readline().strip() == turns.WAITING
+        assert [path.name for path in (clone / "runs").iterdir()] == [".lock"]
+    with other:
+        assert "ok " in other.stdout.read()
+    assert hetlib("reproduce", "--preset", "smoke", "-n", "7")[1].startswith("kept")
 
 
 def test_reproduce_first_trains_what_the_experiments_name(hetlib, clone, monkeypatch):

@@ -1,6 +1,8 @@
 """The runner on tiny notebooks: what it refuses, what it notices, what it leaves behind."""
 
 import sys
+import threading
+import time
 from io import StringIO
 
 import pytest
@@ -8,6 +10,7 @@ from rich.console import Console
 
 from hetlib.cli import runner
 from hetlib.cli.follow import follow
+from hetlib.cli.turns import WAITING, alone
 from hetlib.lab import notebooks, records
 from tests.conftest import RECORD
 
@@ -79,6 +82,80 @@ def test_a_failing_cell_is_shown_with_its_source(tiny):
 def test_a_missing_record_is_a_failure_and_one_of_an_earlier_run_does_not_count(tiny):
     assert run(tiny("pass"))[0].error is None
     assert "it wrote no record" in run(tiny("pass", record=False))[0].error
+
+
+FAILING = f"""
+import os, pathlib
+pathlib.Path(os.environ["HETLIB_RUN_DIR"], "record.json").write_text({RECORD!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [("1 / 0", "ZeroDivisionError: division by zero"), ("os._exit(1)", "Kernel died")],
+)
+def test_the_record_of_a_run_that_failed_carries_the_failure(tiny, code, says):
+    where = tiny(f"{FAILING}\n{code}", record=False)
+    outcome, _ = run(where)
+    record = records.read(records.path(outcome.task.folder))
+    assert says in record.failure
+    assert record.failure == outcome.error
+    assert record.key is None
+    assert not outcome.task.done
+
+
+def test_a_run_that_has_not_ended_says_so_until_it_has(tiny):
+    code = """
+    from hetlib import lab
+    from hetlib.lab import records
+    run = lab.start("07_tiny", "smoke")
+    run.record({}, {"name": "shapes", "checksum": "none", "train": 0, "test": 0})
+    print(records.read(records.path(run.folder)).failure)
+    """
+    outcome, _ = run(tiny(code, record=False))
+    assert outcome.error is None
+    assert notebooks.read(outcome.task.output).cells[4].outputs[-1].text == "it has not ended\n"
+    assert records.read(records.path(outcome.task.folder)).failure is None
+
+
+def test_an_executed_notebook_has_its_name_once_it_is_whole(tiny):
+    code = """
+    import os, pathlib
+    folder = pathlib.Path(os.environ["HETLIB_RUN_DIR"])
+    print(sorted(path.name for path in folder.iterdir()))
+    """
+    outcome, _ = run(tiny(code))
+    assert notebooks.read(outcome.task.output).cells[4].outputs[0].text == "['.lock', '.part']\n"
+    assert [*(outcome.task.folder / ".part").iterdir()] == []
+    failed, _ = run(tiny("1 / 0"))
+    assert "ZeroDivisionError" in failed.task.output.read_text()
+
+
+def test_a_relative_cache_is_one_place(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HETLIB_CACHE", "kept")
+    where = tiny("import os; from hetlib.lab import Cache\nos.chdir('/')\nprint(Cache().root)")
+    outcome, _ = run(where)
+    assert notebooks.read(outcome.task.output).cells[4].outputs[0].text == f"{tmp_path / 'kept'}\n"
+
+
+def test_runs_in_one_folder_take_turns(tiny):
+    where = tiny("pass")
+    task = runner.plan("7", "smoke", runs=where.parent / "runs", where=where)
+    steps = []
+    with alone(task.folder, pytest.fail):
+        (waiting := threading.Thread(target=lambda: steps.extend(ended(task, steps)))).start()
+        while not steps:
+            time.sleep(0.01)
+        assert steps[0].doing == WAITING
+        assert not task.output.exists()
+    waiting.join()
+    assert steps[-1].error is None
+    assert task.output.is_file()
+
+
+def ended(task, steps):
+    return [*runner.run([task], on_step=steps.append)]
 
 
 def test_a_record_with_a_hole_is_a_failure(tiny):

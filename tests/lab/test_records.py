@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 from dataclasses import asdict, replace
 
@@ -154,6 +155,27 @@ def test_values_that_no_interval_can_be_made_of_are_refused(values):
     metrics = {"a": {"unit": "%", "values": values}}
     with pytest.raises(ValueError, match=r"metrics\['a'\]\['values'\] must be finite numbers"):
         replace(RECORD, metrics=metrics, seeds=list(range(len(values))))
+
+
+@pytest.mark.parametrize(
+    "date", ["2999-01-01T00:00:00+00:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"]
+)
+def test_a_date_that_cannot_be_is_refused(date):
+    with pytest.raises(ValueError, match="date must be an ISO 8601 time with its zone, not in the future"):
+        replace(RECORD, date=date)
+
+
+def test_a_pipe_is_no_record_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a.json is no file"):
+        records.read(tmp_path / "a.json")
+
+
+def test_what_a_run_failed_of_is_kept(tmp_path):
+    failed = replace(RECORD, failure="cell 3 failed")
+    assert records.read(records.write(failed, tmp_path)) == failed
+    with pytest.raises(ValueError, match="failure must be a text or null, got 3"):
+        replace(RECORD, failure=3)
 
 
 def test_a_text_nested_too_deep_is_no_record(tmp_path):

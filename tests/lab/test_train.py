@@ -81,6 +81,32 @@ def test_a_source_is_trained_first_and_feeds_its_heirs(cache):
     assert len(cache.computed) == 1
 
 
+@dataclass(frozen=True)
+class Reordered:
+    """A step with a list among its settings."""
+
+    order: list[int]
+
+    def __call__(self, source, target, images, seed):
+        """Do nothing."""
+
+
+def test_a_job_is_named_whatever_its_steps_hold(cache):
+    plain = {"model": "plainnet5", "data": "digits", "recipe": QUICK}
+    fed = {**plain, "sources": [Job(**plain)]}
+    listed, tupled = (Job(**fed, transfer=Transfer(ByPosition(order), (Cyclic(),))) for order in ([2, 0, 1], (2, 0, 1)))
+    assert "ByPosition(order=(2, 0, 1))" in listed.label
+    assert listed.label == tupled.label
+    assert cache.key(*asked(listed)) == cache.key(*asked(tupled))
+    assert "from plainnet5 (Reordered)" in Job(**fed, transfer=Reordered([2, 0, 1])).label
+
+
+@pytest.mark.parametrize("order", [[1, 2], True, 1.5, "chain"])
+def test_an_order_that_is_no_seed_is_refused(order):
+    with pytest.raises(TypeError, match=r"plainnet5 on digits, seed 0: order must be a seed, which is a whole number"):
+        Job(model="plainnet5", data="digits", recipe=QUICK, order=order)
+
+
 def test_a_failing_job_names_its_error(cache):
     job = Job(model="plainnet5", data="digits", recipe=QUICK, options=SMALL | {"kernel": 3})
     with pytest.raises(ValueError, match="did you mean 'kernel_size'"):
