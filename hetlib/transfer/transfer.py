@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, Network, eval_chain
+from hetlib.chain import Chain, Network, eval_chain, eval_mode
 from hetlib.chain.nested import Leaf, check, kind_of, with_weights
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
@@ -162,7 +162,9 @@ class Transfer:
             If a step cannot do its work, a pair names no layer, a weight is missing, computed or lazy, or shapes do not
             fit; the layer is named with its shapes.
         """
-        return self._plan(Context.of(source, target, images, seed))[1]
+        context = Context.of(source, target, images, seed)
+        with _reading(context):
+            return self._plan(context)[1]
 
     def __call__(self, source: Network, target: Network, images: Tensor | None = None, seed: int = 0) -> TransferReport:
         """Feed a target, in place, once everything has been planned and checked.
@@ -183,14 +185,13 @@ class Transfer:
             As `plan` does; nothing is modified then.
         """
         context = Context.of(source, target, images, seed)
-        pairs, fills = self._plan(context)
-        with torch.no_grad():
+        with _reading(context):
+            pairs, fills = self._plan(context)
             write(fills)
-        modules = context.source_modules, context.target_modules
-        partners = {pair.target: pair.source for pair in pairs}
-        return report(str(self), modules, context.with_weights, partners, fills)
+            modules = context.source_modules, context.target_modules
+            partners = {pair.target: pair.source for pair in pairs}
+            return report(str(self), modules, context.with_weights, partners, fills)
 
-    @torch.no_grad()
     def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
         pairs = list(self.match(context))
         _check_pairs(context, pairs)
@@ -201,6 +202,13 @@ class Transfer:
             kind = lambda fill: kind_of(context.target_modules.get(fill.layer))
             fills = [fill if fill.kind else replace(fill, kind=kind(fill)) for fill in fills]
         return pairs, blended(fills, self.blend)
+
+
+@contextmanager
+def _reading(context: Context) -> Iterator[None]:
+    """Networks whose weights can be read: in training, spectral norm changes what it computes them from each time."""
+    with eval_mode(context.source, context.target), torch.no_grad():
+        yield
 
 
 @contextmanager
