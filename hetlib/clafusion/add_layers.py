@@ -87,6 +87,9 @@ def _check_same(balanced: nn.Module, shallow: nn.Module, images: Tensor) -> None
     """Raise unless two networks put out the same but for rounding."""
     with evaluating(balanced, shallow):
         wanted = shallow(images)
+        if not isinstance(wanted, Tensor):
+            kind = f"{type(shallow).__name__} gives a {type(wanted).__name__}"
+            raise ValueError(f"{kind}, not logits: wrap it in a network that does")
         if not wanted.isfinite().all():
             raise ValueError("the shallow network puts out NaN or infinity: it or the images hold some")
         try:
