@@ -112,8 +112,9 @@ def _set_statistics_(balanced: nn.Module, norms: list[str], images: Tensor) -> N
         norm.weight.data.copy_((variance + norm.eps).sqrt())
 
     modules: list[Any] = [balanced.get_submodule(name) for name in norms]
-    if any(norm.weight is None for norm in modules):
-        raise ValueError(f"{norms[0]} has no gain and shift: it cannot be made to pass on what comes")
+    for name, norm in zip(norms, modules, strict=True):
+        if norm.weight is None or norm.bias is None:
+            raise ValueError(f"{name} ({norm}) has no gain or no shift: it cannot be made to pass on what comes")
     hooks = [norm.register_forward_pre_hook(set_from_inputs) for norm in modules]
     try:
         with evaluating(balanced):
@@ -200,12 +201,18 @@ def _zero_block_(balanced: nn.Module, block: Block, near: Block, width: int) -> 
 
 
 def _identity_norm(norm: Any, width: int) -> nn.Module:
-    """A batch norm of another width that, in evaluation, passes on what comes."""
-    made = type(norm)(width, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    if made.running_var is None:
+    """A copy of a batch norm, of another width, that in evaluation passes on what comes."""
+    if norm.running_var is None:
         raise ValueError(f"{norm} keeps no statistics: without them it cannot pass on what comes")
-    made.running_var.fill_(1 - norm.eps)
-    return made.to(norm.running_var).train(norm.training)
+    made = deepcopy(norm)
+    for name, value in (("weight", 1.0), ("bias", 0.0)):
+        if getattr(norm, name) is not None:
+            setattr(made, name, nn.Parameter(getattr(norm, name).new_full((width,), value)))
+    made.running_mean = norm.running_mean.new_zeros(width)
+    made.running_var = norm.running_var.new_full((width,), 1 - norm.eps)
+    made.num_batches_tracked.zero_()
+    set_sizes_(made)
+    return made
 
 
 def _check_neighbours(found: Chain, layer: Layer) -> None:

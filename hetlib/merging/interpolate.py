@@ -1,7 +1,7 @@
 """The straight line between two networks of equal shape, and how high the loss rises on it."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +32,7 @@ def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     Raises
     ------
     ValueError
-        If the networks differ in shape, see `check_alike`.
+        If the networks differ in shape, see `check_alike`, or in what is shared, see `check_sharing`.
     """
     check_alike(a, b)
     point, ends = copy.deepcopy(a), b.state_dict()
@@ -40,6 +40,7 @@ def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     mixed = {}
     for name, value in point.state_dict().items():
         mixed[name] = _mixed(value, ends[name], share)
+    check_sharing(point, mixed)
     point.load_state_dict(mixed)
     return point
 
@@ -146,6 +147,25 @@ def check_alike(a: nn.Module, b: nn.Module) -> None:
         if one.get(name) != other.get(name):
             shapes = " and ".join(str(shapes.get(name, "missing")) for shapes in (one, other))
             raise ValueError(f"the networks differ in shape: {name} is {shapes}")
+
+
+def check_sharing(model: nn.Module, values: Mapping[str, Any]) -> None:
+    """Refuse values, by the names of a network's tensors, of which it would have to hold two in one tensor.
+
+    Raises
+    ------
+    ValueError
+        Names the tensor's two names.
+    """
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        other = first.setdefault(id(tensor), name)
+        if other == name or not isinstance(tensor, Tensor) or name not in values:
+            continue
+        if not torch.allclose(values[name], values[other], rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                f"{other} and {name} are one tensor in one network and differ in another: untie them first"
+            )
 
 
 def _described(value: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from hetlib.chain import eval_chain, evaluating
-from hetlib.merging.average import update_bn
+from hetlib.merging.average import check_statistics, update_bn
 from hetlib.merging.hidden import check_layers, check_own, layers_with_norms, sharing
 
 CONSTANT = 1e-6
@@ -64,6 +64,7 @@ def repair(
         raise ValueError(f"{len(shares)} weights for {len(parents)} parents")
     if not len(images) or not images.isfinite().all():
         raise ValueError("the images hold NaN or infinity" if len(images) else "no images to repair on")
+    check_statistics(fused)
     read = eval_chain(fused)
     modules, norms = check_layers(read, "fused network"), layers_with_norms(read)
     hidden = [*norms][:-1]
