@@ -127,9 +127,9 @@ def _set_statistics_(balanced: nn.Module, norms: list[str], images: Tensor) -> N
 def _copy_layer_(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:
     if (layer.norm is None) != (donor.norm is None):
         raise ValueError(f"of {layer.name} and its partner {donor.name} only one has a batch norm: they do not balance")
-    balanced.set_submodule(layer.name, deepcopy(donor.module))
+    _put_(balanced, layer.name, deepcopy(donor.module))
     if layer.norm is not None and donor.norm is not None:
-        balanced.set_submodule(layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
+        _put_(balanced, layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
 
 
 def _copy_shortcut_(balanced: nn.Module, deep: Chain, block: Block, shallow: Chain, partner: Block) -> None:
@@ -141,7 +141,7 @@ def _copy_shortcut_(balanced: nn.Module, deep: Chain, block: Block, shallow: Cha
             f"{UNLIKE}: one shortcut has {', '.join(names) or 'nothing'}, its partner {len(donors)} modules"
         )
     for name, donor in zip(names, donors, strict=True):
-        balanced.set_submodule(name, deepcopy(shallow.model.get_submodule(donor)))
+        _put_(balanced, name, deepcopy(shallow.model.get_submodule(donor)))
 
 
 def _check_shortcut(found: Chain, block: Block) -> None:
@@ -160,7 +160,14 @@ def set_weight_(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
     if module.bias is not None:
         module.bias = nn.Parameter(weight.new_zeros(len(weight)))
     set_sizes_(module)
-    balanced.set_submodule(layer.name, module)
+    _put_(balanced, layer.name, module)
+
+
+def _put_(balanced: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in another's place, under each of that one's names."""
+    old = balanced.get_submodule(name)
+    for other in [other for other, held in balanced.named_modules(remove_duplicate=False) if held is old]:
+        balanced.set_submodule(other, module)
 
 
 def _identity_layer_(balanced: nn.Module, layer: Layer, width: int) -> list[str]:
@@ -168,7 +175,7 @@ def _identity_layer_(balanced: nn.Module, layer: Layer, width: int) -> list[str]
     set_weight_(balanced, layer, _identity_weight(layer, width))
     if layer.norm is None:
         return []
-    balanced.set_submodule(layer.norm, _identity_norm(balanced.get_submodule(layer.norm), width))
+    _put_(balanced, layer.norm, _identity_norm(balanced.get_submodule(layer.norm), width))
     return [layer.norm]
 
 
@@ -197,7 +204,7 @@ def _zero_block_(balanced: nn.Module, block: Block, near: Block, width: int) -> 
         old = layer.module.weight
         set_weight_(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
         if layer.norm is not None:
-            balanced.set_submodule(layer.norm, _identity_norm(balanced.get_submodule(layer.norm), outputs))
+            _put_(balanced, layer.norm, _identity_norm(balanced.get_submodule(layer.norm), outputs))
 
 
 def _identity_norm(norm: Any, width: int) -> nn.Module:
