@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from hetlib.chain import eval_mode
 from hetlib.chain.nested import check, flatten, leaves
 from hetlib.errors import unknown
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, unpaired
@@ -47,7 +48,8 @@ def transfer(source: nn.Module, target: nn.Module, method: str = "dpiat", seed: 
     Parameters
     ----------
     source : nn.Module
-        The network that has learned something; unchanged, and unused by "he".
+        The network that has learned something; unchanged, and unused by "he". Weights that are computed, as by weight
+        norm, are taken as they are.
     target : nn.Module
         The network to be fed. Modified in place, once everything has been computed.
     method : {"dpiat", "tli", "he"}
@@ -77,7 +79,8 @@ def transfer(source: nn.Module, target: nn.Module, method: str = "dpiat", seed: 
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    for role, model in (("target", target), ("source", source)):
-        if not list(leaves(flatten(model))) and not (method == "he" and role == "source"):
-            raise ValueError(f"the {role} ({type(model).__name__}) has no layer that carries weights")
-    return replace(METHODS[method](source, target, seed=seed), method=NAMES[method])
+    with eval_mode(source, target):  # in training, a weight with spectral norm changes when it is looked at
+        for role, model in (("target", target), ("source", source)):
+            if not list(leaves(flatten(model))) and not (method == "he" and role == "source"):
+                raise ValueError(f"the {role} ({type(model).__name__}) has no layer that carries weights")
+        return replace(METHODS[method](source, target, seed=seed), method=NAMES[method])

@@ -1,8 +1,12 @@
-"""Files that are either whole or absent: written beside, flushed, renamed; read only when their checksum holds."""
+"""Files that are either whole or absent: written beside, flushed, renamed; read only when their checksum holds.
+
+Values that are no tensors, such as the extra state of a module, are kept as the tensors in them and as JSON.
+"""
 
 import hashlib
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -103,35 +107,107 @@ def read(path: str | os.PathLike, largest: int) -> str:
         raise ValueError(f"{path} is no text: {error}") from error
 
 
-def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
     """Write tensors and JSON-able facts about them as one safetensors file with a checksum.
+
+    What stands under several names is written once.
 
     Parameters
     ----------
     path : path-like
         Where the file shall be.
     tensors : mapping of str to Tensor
-        What to keep; moved to the CPU and made contiguous.
+        What to keep; moved to the CPU and made contiguous. Numbers, text, None, and lists, tuples and dicts of these
+        and of tensors are kept as well.
     meta : mapping
         Plain facts stored in the file's header as JSON.
 
     Raises
     ------
+    ValueError
+        If something is of another kind; it is named.
     OSError
         As `write`.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    flat, coded = as_tensors(tensors)
+    first: dict[tuple, str] = {}
+    owner = {name: first.setdefault(_memory(name, tensor), name) for name, tensor in flat.items()}
+    plain = {name: _plain(flat[name]) for name in first.values()}
     text = json.dumps(dict(meta), sort_keys=True)
-    return write(path, to_bytes(plain, {"meta": text, "sha256": _digest(plain, text)}))
+    header, same = {"meta": text}, {name: other for name, other in owner.items() if name != other}
+    if coded or same:
+        header["form"] = json.dumps({"coded": coded, "same": same})
+    whole = {name: plain[other] for name, other in owner.items()}
+    return write(path, to_bytes(plain, header | {"sha256": _digest(whole, text + header.get("form", ""))}))
 
 
-def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _memory(name: str, tensor: Tensor) -> tuple:
+    """Equal for tensors that are the same memory, read in the same way."""
+    if not tensor.numel():
+        return (name,)
+    return tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    held = tensor.detach().cpu().contiguous()
+    # safetensors takes no views of one storage.
+    return held if held.untyped_storage().nbytes() == held.nbytes else held.clone()
+
+
+def as_tensors(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Values as tensors alone, and the names of those that were none: JSON's bytes, and what tensors are in them.
+
+    Raises
+    ------
+    ValueError
+        If a value is neither a tensor nor JSON's, nor made of these; it is named.
+    """
+    tensors: dict[str, Tensor] = {}
+    coded = [name for name, value in values.items() if not isinstance(value, Tensor)]
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+            continue
+        inner: list[Tensor] = []
+        text = json.dumps(_coded(name, value, inner)).encode()
+        tensors[name] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        tensors |= {f"{name}[{number}]": tensor for number, tensor in enumerate(inner)}
+    return tensors, coded
+
+
+def _coded(name: str, value: Any, tensors: list[Tensor]) -> Any:
+    """A value as JSON has it, each list, tuple, dict and tensor told by its kind; the tensors are put aside."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return {"tensor": len(tensors) - 1}
+    if isinstance(value, dict) and type(value) in (dict, OrderedDict) and all(type(key) is str for key in value):
+        return {"dict": {key: _coded(f"{name}[{key!r}]", each, tensors) for key, each in value.items()}}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [_coded(f"{name}[{i}]", each, tensors) for i, each in enumerate(value)]}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    kept = "tensors, numbers, text, None, and lists, tuples and dicts (with text for keys) of these"
+    raise ValueError(f"{name} is a {type(value).__name__}, which no file keeps: only {kept}")
+
+
+def _decoded(value: Any, tensors: list[Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, held),) = value.items()
+    if kind == "tensor":
+        return tensors[held]
+    if kind == "dict":
+        return {key: _decoded(each, tensors) for key, each in held.items()}
+    return {"list": list, "tuple": tuple}[kind](_decoded(each, tensors) for each in held)
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what `save_tensors` wrote, after checking that every byte is the one written.
 
     Returns
     -------
     tuple of dict
-        The tensors by name, and the facts.
+        The tensors by name, as one where they were one, and the facts.
 
     Raises
     ------
@@ -144,10 +220,16 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, ValueError, RuntimeError) as error:
+        form = parse(header.get("form", '{"coded": [], "same": {}}'))
+        tensors |= {name: tensors[other] for name, other in form["same"].items()}
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is truncated or was not written by hetlib ({error})") from error
-    if header.get("sha256") != _digest(tensors, header["meta"]):
+    if header.get("sha256") != _digest(tensors, header["meta"] + header.get("form", "")):
         raise DamagedFile(f"{path} was altered: its checksum does not match its content")
+    for name in form["coded"]:
+        count = sum(other.startswith(f"{name}[") for other in tensors)
+        inner = [tensors.pop(f"{name}[{number}]") for number in range(count)]
+        tensors[name] = _decoded(json.loads(tensors[name].numpy().tobytes()), inner)
     return tensors, meta
 
 
@@ -175,9 +257,16 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return meta, header
 
 
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of `tensors`, in order of name."""
-    return _digest(tensors, "")
+def checksum(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of `tensors`, in order of name; what no file keeps, by its `repr`."""
+    held: dict[str, Any] = {}
+    text = ""
+    for name in sorted(tensors):
+        try:
+            held |= as_tensors({name: tensors[name]})[0]
+        except ValueError:
+            text += f"{name} {tensors[name]!r}"
+    return _digest(held, text)
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -12,6 +12,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from hetlib import baselines, tlv, zoo
 from hetlib.chain.nested import blocks, flatten, leaves, only
@@ -428,3 +429,91 @@ class TestStagesOfTLV:
         with pytest.raises(ValueError, match=says):
             tlv.transfer(source, target, **how)
         assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def normed(width):
+    first, second = nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3)
+    norms = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+    model = nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1], nn.Flatten(), nn.Linear(width, 4))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+class Subclass(nn.Conv2d):
+    """Adds nothing."""
+
+
+def subclassed(model):
+    for name in "03":
+        layer = model.get_submodule(name)
+        made = Subclass(layer.in_channels, layer.out_channels, 3)
+        made.load_state_dict(layer.state_dict())
+        model.set_submodule(name, made)
+    return model
+
+
+def with_all(wrap):
+    def wrapped(model):
+        for layer in [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]:
+            wrap(layer)
+        return model
+
+    return wrapped
+
+
+KINDS_OF_SOURCES = {
+    "SyncBatchNorm": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "weight norm": with_all(parametrizations.weight_norm),
+    "subclass": subclassed,
+    "pruned": with_all(lambda layer: prune.identity(layer, "weight")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_SOURCES)
+@pytest.mark.parametrize("method", ["dpiat", "tli", "score", "blocks"])
+def test_a_source_of_another_class_feeds_as_its_plain_like(method, kind):
+    def run(source, target):
+        if method in baselines.METHODS:
+            return baselines.transfer(source, target, method)
+        return tlv.transfer(source, target, match=method, place="clip")
+
+    plain, other = normed(6), normed(8)
+    targets = [deepcopy(other), deepcopy(other)]
+    source = KINDS_OF_SOURCES[kind](deepcopy(plain))
+    reports = [run(one, target) for one, target in zip((plain, source), targets, strict=True)]
+    assert len(reports[0].matched) == (5 if method in baselines.METHODS else 2)
+    pairs = [[(row.target, row.source) for row in report] for report in reports]
+    assert pairs[0] == pairs[1]
+    for one, two in zip(*(target.parameters() for target in targets), strict=True):
+        torch.testing.assert_close(one, two)
+    if kind in ("SyncBatchNorm", "subclass"):  # as a target it is fed alike
+        back = KINDS_OF_SOURCES[kind](deepcopy(other))
+        run(plain, back)
+        assert all(torch.equal(*both) for both in zip(back.parameters(), targets[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["dpiat", "tli"])
+def test_a_source_with_spectral_norm_stays_as_it_is_in_training(method):
+    source = with_all(parametrizations.spectral_norm)(normed(6)).train()
+    before = deepcopy(source.state_dict())
+    assert len(baselines.transfer(source, normed(8), method).matched) == 5
+    assert source.training
+    assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, lambda layer: prune.identity(layer, "weight")])
+@pytest.mark.parametrize("method", ["dpiat", "tli", "he"])
+def test_a_target_s_computed_weights_are_named(method, wrap):
+    target = normed(8)
+    wrap(target[3])
+    before = deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match=r"^the target's 3 \(8, 8, 3, 3\) has a weight that is computed"):
+        baselines.transfer(normed(6), target, method)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_batch_norms_of_other_numbers_of_axes_are_not_alike():
+    source = nn.Sequential(nn.BatchNorm1d(6), nn.BatchNorm3d(6), nn.ConvTranspose2d(6, 6, 3))
+    target = nn.Sequential(nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3))
+    assert not baselines.transfer(source, target).matched

@@ -28,6 +28,79 @@ def test_tensors_and_facts_come_back(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.safetensors"]
 
 
+def test_a_tensor_of_several_names_is_kept_once_and_comes_back_as_one(tmp_path):
+    one, flat = torch.randn(40, 50), torch.randn(20)
+    values = {
+        "b": one,
+        "a": one,
+        "c": one.clone(),
+        "turned": one.T,
+        "left": flat[:8],
+        "right": flat[4:],
+        "none": one[:0],
+    }
+    path = files.save_tensors(tmp_path / "a.safetensors", values, {})
+    tensors, _ = files.load_tensors(path)
+    assert tensors.keys() == values.keys()
+    assert all(torch.equal(tensors[name], value) for name, value in values.items())
+    assert tensors["a"] is tensors["b"]
+    assert tensors["a"] is not tensors["c"]
+    assert 3 * one.nbytes < path.stat().st_size < 3.5 * one.nbytes
+
+
+EXTRA = {
+    "_extra_state": {
+        "version": (1, [2.5, None]),
+        "mean": torch.arange(3.0),
+        "deep": {"on": True, "": "é", "t": (torch.ones(2),)},
+    },
+    "a._extra_state": None,
+    "b._extra_state": torch.tensor([3]),
+    "c._extra_state": [],
+    "d._extra_state": float("inf"),
+}
+
+
+def alike(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return type(b) is dict and a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(alike, a, b))
+    return type(a) is type(b) and a == b
+
+
+def test_values_of_other_kinds_come_back_as_they_were(tmp_path):
+    tensors, _ = files.load_tensors(files.save_tensors(tmp_path / "a.safetensors", TENSORS | EXTRA, {}))
+    assert alike(TENSORS | EXTRA, tensors)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ({1: 2}, r"x is a dict"),
+        ({"a": {2}}, r"x\['a'\] is a set"),
+        ([1, {"b": (object(),)}], r"x\[1\]\['b'\]\[0\] is a object"),
+        (torch.Size([1]), "x is a Size"),
+        (b"pickled", "x is a bytes"),
+    ],
+)
+def test_values_that_no_file_keeps_are_named(tmp_path, value, named):
+    with pytest.raises(ValueError, match=named):
+        files.save_tensors(tmp_path / "a.safetensors", TENSORS | {"x": value}, {})
+    assert not [*tmp_path.iterdir()]
+    assert files.checksum({"x": value})
+
+
+def test_the_checksum_is_of_all_values():
+    state = {"x": {"a": torch.zeros(5000)}, "y": torch.ones(2)}
+    other = {"x": {"a": torch.zeros(5000)}, "y": torch.ones(2)}
+    assert files.checksum(state) == files.checksum(other)
+    other["x"]["a"][2500] = 1
+    assert files.checksum(state) != files.checksum(other)
+
+
 def test_every_truncation_is_detected(tmp_path):
     path = files.save_tensors(tmp_path / "a.safetensors", TENSORS, {})
     whole = path.read_bytes()
@@ -37,8 +110,9 @@ def test_every_truncation_is_detected(tmp_path):
             files.load_tensors(path)
 
 
-def test_every_altered_byte_is_detected(tmp_path):
-    path = files.save_tensors(tmp_path / "a.safetensors", TENSORS, {"epoch": 3})
+@pytest.mark.parametrize("more", [{}, {"again": TENSORS["one"], "x": {"a": 1, "t": TENSORS["weight"][:1]}}])
+def test_every_altered_byte_is_detected(tmp_path, more):
+    path = files.save_tensors(tmp_path / "a.safetensors", TENSORS | more, {"epoch": 3})
     whole = path.read_bytes()
     for place in range(len(whole)):
         altered = bytearray(whole)
@@ -50,7 +124,7 @@ def test_every_altered_byte_is_detected(tmp_path):
             continue
         # A blank of the header's padding may change without changing what is read.
         assert facts == {"epoch": 3}
-        assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+        assert alike(TENSORS | more, tensors)
 
 
 def test_missing_is_not_damaged(tmp_path):

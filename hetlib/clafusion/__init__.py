@@ -152,7 +152,7 @@ def transfer(
     sources : sequence of nn.Module
         As `fuse` takes them. A single one is balanced to the target's depth, and does what it did.
     target : nn.Module
-        Written in place.
+        Written in place, but for extra state that is no tensor.
     data : Images or Tensor of shape (N, ...)
         The training images, of which `sample` draws; or normalised images, which are taken as they are.
     samples, activation_seed : int
@@ -208,7 +208,10 @@ def _write_(
     `taken` names the source's module of each of the target's that has one; `done` and `rest` say in the report what
     happened to these and to the others.
     """
-    state, own = made.state_dict(), target.state_dict(keep_vars=True)
+    state, own = (
+        {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+        for model in (made, target)
+    )
     for name in {**state, **own}:
         there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
         if there != here:
@@ -217,7 +220,7 @@ def _write_(
     for name, out in own.items():
         layer = name.rpartition(".")[0]
         note = done if layer in taken else rest
-        fills.append(Fill(layer, out, state[name], note=note, source=taken.get(layer)))
+        fills.append(Fill(layer, out, state[name].detach(), note=note, source=taken.get(layer)))
     pairs = [Pair(mine, theirs) for mine, theirs in taken.items()]
     return Transfer(lambda context: pairs, (lambda context, pairs: fills,))(source, target)
 
@@ -274,15 +277,18 @@ def _check(networks: Sequence[Network], images: Tensor) -> None:
     dtypes = [parameter.dtype for model in models for parameter in model.parameters()]
     for number, model in enumerate(models, 1):
         for name, tensor in model.state_dict().items():
-            if not tensor.isfinite().all():
+            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
                 raise ValueError(f"{name} of network {number} holds NaN or infinity")
         for name, parameter in model.named_parameters():
             if parameter.dtype != dtypes[0]:
                 raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
         try:
             with evaluating(model):
-                model(images[:1])
-        except (RuntimeError, ValueError) as error:
+                given = model(images[:1])
+        except (RuntimeError, ValueError, TypeError) as error:
             raise ValueError(
                 f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"
             ) from error
+        if not isinstance(given, Tensor):
+            kind = f"{type(model).__name__}, gives a {type(given).__name__}"
+            raise ValueError(f"network {number}, a {kind}, not logits: wrap it in a network that does")

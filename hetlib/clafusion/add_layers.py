@@ -87,6 +87,9 @@ def _check_same(balanced: nn.Module, shallow: nn.Module, images: Tensor) -> None
     """Raise unless two networks put out the same but for rounding."""
     with evaluating(balanced, shallow):
         wanted = shallow(images)
+        if not isinstance(wanted, Tensor):
+            kind = f"{type(shallow).__name__} gives a {type(wanted).__name__}"
+            raise ValueError(f"{kind}, not logits: wrap it in a network that does")
         if not wanted.isfinite().all():
             raise ValueError("the shallow network puts out NaN or infinity: it or the images hold some")
         try:
@@ -109,8 +112,9 @@ def _set_statistics_(balanced: nn.Module, norms: list[str], images: Tensor) -> N
         norm.weight.data.copy_((variance + norm.eps).sqrt())
 
     modules: list[Any] = [balanced.get_submodule(name) for name in norms]
-    if any(norm.weight is None for norm in modules):
-        raise ValueError(f"{norms[0]} has no gain and shift: it cannot be made to pass on what comes")
+    for name, norm in zip(norms, modules, strict=True):
+        if norm.weight is None or norm.bias is None:
+            raise ValueError(f"{name} ({norm}) has no gain or no shift: it cannot be made to pass on what comes")
     hooks = [norm.register_forward_pre_hook(set_from_inputs) for norm in modules]
     try:
         with evaluating(balanced):
@@ -123,9 +127,9 @@ def _set_statistics_(balanced: nn.Module, norms: list[str], images: Tensor) -> N
 def _copy_layer_(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:
     if (layer.norm is None) != (donor.norm is None):
         raise ValueError(f"of {layer.name} and its partner {donor.name} only one has a batch norm: they do not balance")
-    balanced.set_submodule(layer.name, deepcopy(donor.module))
+    _put_(balanced, layer.name, deepcopy(donor.module))
     if layer.norm is not None and donor.norm is not None:
-        balanced.set_submodule(layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
+        _put_(balanced, layer.norm, deepcopy(shallow.get_submodule(donor.norm)))
 
 
 def _copy_shortcut_(balanced: nn.Module, deep: Chain, block: Block, shallow: Chain, partner: Block) -> None:
@@ -137,7 +141,7 @@ def _copy_shortcut_(balanced: nn.Module, deep: Chain, block: Block, shallow: Cha
             f"{UNLIKE}: one shortcut has {', '.join(names) or 'nothing'}, its partner {len(donors)} modules"
         )
     for name, donor in zip(names, donors, strict=True):
-        balanced.set_submodule(name, deepcopy(shallow.model.get_submodule(donor)))
+        _put_(balanced, name, deepcopy(shallow.model.get_submodule(donor)))
 
 
 def _check_shortcut(found: Chain, block: Block) -> None:
@@ -156,7 +160,14 @@ def set_weight_(balanced: nn.Module, layer: Layer, weight: Tensor) -> None:
     if module.bias is not None:
         module.bias = nn.Parameter(weight.new_zeros(len(weight)))
     set_sizes_(module)
-    balanced.set_submodule(layer.name, module)
+    _put_(balanced, layer.name, module)
+
+
+def _put_(balanced: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in another's place, under each of that one's names."""
+    old = balanced.get_submodule(name)
+    for other in [other for other, held in balanced.named_modules(remove_duplicate=False) if held is old]:
+        balanced.set_submodule(other, module)
 
 
 def _identity_layer_(balanced: nn.Module, layer: Layer, width: int) -> list[str]:
@@ -164,7 +175,7 @@ def _identity_layer_(balanced: nn.Module, layer: Layer, width: int) -> list[str]
     set_weight_(balanced, layer, _identity_weight(layer, width))
     if layer.norm is None:
         return []
-    balanced.set_submodule(layer.norm, _identity_norm(balanced.get_submodule(layer.norm), width))
+    _put_(balanced, layer.norm, _identity_norm(balanced.get_submodule(layer.norm), width))
     return [layer.norm]
 
 
@@ -193,16 +204,22 @@ def _zero_block_(balanced: nn.Module, block: Block, near: Block, width: int) -> 
         old = layer.module.weight
         set_weight_(balanced, layer, old.new_zeros(outputs, 1 if layer.kind == "depthwise" else inputs, *old.shape[2:]))
         if layer.norm is not None:
-            balanced.set_submodule(layer.norm, _identity_norm(balanced.get_submodule(layer.norm), outputs))
+            _put_(balanced, layer.norm, _identity_norm(balanced.get_submodule(layer.norm), outputs))
 
 
 def _identity_norm(norm: Any, width: int) -> nn.Module:
-    """A batch norm of another width that, in evaluation, passes on what comes."""
-    made = type(norm)(width, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    if made.running_var is None:
+    """A copy of a batch norm, of another width, that in evaluation passes on what comes."""
+    if norm.running_var is None:
         raise ValueError(f"{norm} keeps no statistics: without them it cannot pass on what comes")
-    made.running_var.fill_(1 - norm.eps)
-    return made.to(norm.running_var).train(norm.training)
+    made = deepcopy(norm)
+    for name, value in (("weight", 1.0), ("bias", 0.0)):
+        if getattr(norm, name) is not None:
+            setattr(made, name, nn.Parameter(getattr(norm, name).new_full((width,), value)))
+    made.running_mean = norm.running_mean.new_zeros(width)
+    made.running_var = norm.running_var.new_full((width,), 1 - norm.eps)
+    made.num_batches_tracked.zero_()
+    set_sizes_(made)
+    return made
 
 
 def _check_neighbours(found: Chain, layer: Layer) -> None:

@@ -6,6 +6,7 @@ from itertools import groupby
 from torch.nn.modules import activation
 
 from hetlib.chain import Call, Chain, Layer
+from hetlib.merging.average import check_statistics
 
 POOLS = ("maxpool2d", "avgpool2d", "lppool2d")
 MIXING = ("groupnorm", "layernorm", "channelshuffle", "pixelshuffle", "pixelunshuffle", "softmax")
@@ -114,6 +115,7 @@ def check_modules(found: Chain) -> None:
 
     What moves are the layers of a chain, with the batch norm directly behind each.
     """
+    check_statistics(found.model)
     moved = {f"{layer.name}.{what}" for layer in found.layers for what in ("weight", "bias")}
     norms = {f"{layer.norm}." for layer in found.layers if layer.norm is not None}
     held = [name for name, _ in (*found.model.named_parameters(), *found.model.named_buffers())]

@@ -1,5 +1,6 @@
 """A deep multilayer perceptron made as shallow as another one, by multiplying layers together."""
 
+from collections import Counter
 from copy import deepcopy
 from typing import Any
 
@@ -39,7 +40,7 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     ------
     ValueError
         If a layer without a partner is not Linear, lies in a block or is not followed by a ReLU, if there are batch
-        norms, or the name is unknown.
+        norms or layers that run more than once, or the name is unknown.
 
     References
     ----------
@@ -47,6 +48,10 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     """
     if relu not in RELUS:
         raise unknown("ReLU approximation", relu, RELUS)
+    for side in (found.deep, found.shallow):
+        calls = Counter(str(node.target) for node in side.graph.nodes if node.op == "call_module")
+        if again := [layer.name for layer in side.layers if calls[layer.name] > 1]:
+            raise ValueError(f"{', '.join(again)} run more than once: only layers that run once merge")
     idle = [layer for layer in found.deep.layers if layer.name not in found.pairs]
     if wrong := [layer.name for layer in idle if layer.kind != "linear" or layer.block is not None]:
         raise ValueError(f"only linear layers merge, not {', '.join(wrong)}; balance by adding layers")

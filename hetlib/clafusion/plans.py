@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
 from hetlib.clafusion.blocks import check_modules
+from hetlib.clafusion.streams import streams
 from hetlib.clafusion.weights import transport_inputs
 from hetlib.errors import unknown
 from hetlib.kernels import transport_plan
@@ -53,7 +54,8 @@ def neuron_plans(
     tie : bool
         One plan for all layers whose channels are coupled (`hetlib.chain.Chain.axes`), as those of a residual stream,
         from the mean of their costs. Otherwise each layer has its own, as in the released code, and a shortcut may join
-        neurons that moved differently.
+        neurons that moved differently; layers that meet elsewhere (a module called twice, a shared tensor, a gate, a
+        sum of equal branches) have one plan all the same.
     last : bool
         Match the outputs of the last layer as well, as the released code does, which may exchange classes.
     reg : float, optional
@@ -87,46 +89,24 @@ def neuron_plans(
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
         raise ValueError("plans need two networks with the same layers: balance them first")
     count = len(chains[0].layers) - (not last)
-    streams = _streams(chains[0], tie)[:count]
+    moving = streams(*chains, tie)[:count]
     if by == "weights":
-        return _by_weights(*chains, streams, metric, reg)
+        return _by_weights(*chains, moving, metric, reg)
     if images is None:
         raise ValueError("activations are compared on images, and none are given; by='weights' needs none")
-    costs = _by_activations(*chains, images, streams, metric, after_relu)
+    costs = _by_activations(*chains, images, moving, metric, after_relu)
     solved = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
-    return [solved[stream] for stream in streams]
+    return [solved[stream] for stream in moving]
 
 
 def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
     return transport_plans(costs) if reg is None else [found.plan for found in sinkhorns(costs, reg)]
 
 
-def _streams(found: Chain, tie: bool) -> list[int]:
-    """For every layer, a number that it shares with those whose outputs move by the same plan.
-
-    Tied, that is the number of the group of channels that the layer writes. Untied, each layer has its own, but for a
-    depthwise one, whose channels are those of the layer that feeds it.
-    """
-    if tie:
-        group = {member.name: i for i, group in enumerate(found.axes) for member in group.writes}
-        names = [f"{layer.name}.weight" for layer in found.layers]
-        counts = Counter(member.name for group in found.axes for member in group.writes)
-        if split := [name for name in names if counts[name] != 1]:
-            raise ValueError(f"the channels of {', '.join(split)} belong to different streams: they cannot be tied")
-        return [group[name] for name in names]
-    feeds, streams = found.feeds(), list(range(len(found.layers)))
-    for i, layer in enumerate(found.layers):
-        if layer.kind == "depthwise":  # its channels are those that come in
-            if not feeds[i]:
-                raise ValueError(f"{layer.name} is depthwise on the network's input, whose channels do not move")
-            streams[i] = streams[feeds[i][0]]
-    return streams
-
-
 def _by_activations(
-    source: Chain, target: Chain, images: Tensor, streams: list[int], metric: str, after_relu: bool
+    source: Chain, target: Chain, images: Tensor, moving: list[int], metric: str, after_relu: bool
 ) -> dict[int, Tensor]:
-    stream = {layer.name: number for layer, number in zip(source.layers, streams, strict=False)}
+    stream = {layer.name: number for layer, number in zip(source.layers, moving, strict=False)}
     final = source.layers[-1].name
     sums: dict[int, Tensor] = {}
     squared = metric in ("euclidean", "squared")  # distances over batches of images add up only if they are squared
@@ -145,15 +125,15 @@ def _by_activations(
                 if not cost.isfinite().all():
                     raise ValueError(f"{layer.name} puts out NaN or infinity: its neurons cannot be matched")
                 sums[stream[layer.name]] = sums.get(stream[layer.name], 0) + cost
-    shares = Counter(streams)
+    shares = Counter(moving)
     means = {number: total / shares[number] for number, total in sums.items()}
     return {number: cost.sqrt() if metric == "euclidean" else cost for number, cost in means.items()}
 
 
-def _by_weights(source: Chain, target: Chain, streams: list[int], metric: str, reg: float | None) -> list[Tensor]:
+def _by_weights(source: Chain, target: Chain, moving: list[int], metric: str, reg: float | None) -> list[Tensor]:
     feeds = source.feeds()
     plans: list[Tensor] = []
-    for i, stream in enumerate(streams):
+    for i, stream in enumerate(moving):
         if stream != i:
             plans.append(plans[stream])
             continue

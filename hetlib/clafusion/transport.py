@@ -74,7 +74,7 @@ class Transport:
 def _vectors(context: Context, layer: Layer, plan: Tensor | None) -> Iterator[Fill]:
     """The bias of a layer, and gain and shift of its batch norm, moved like the layer's outputs."""
     keys = [(layer.name, "bias")] + ([] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")])
-    ours, theirs = (dict(model.named_parameters()) for model in (context.source, context.target))
+    ours, theirs = (dict(net.named_parameters(remove_duplicate=False)) for net in (context.source, context.target))
     for owner, key in keys:
         name = f"{owner}.{key}"
         if (name in ours) != (name in theirs):

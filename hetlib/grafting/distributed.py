@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetlib.files import DamagedFile, load_tensors
+from hetlib.files import DamagedFile, as_tensors, load_tensors
 from hetlib.grafting.checks import check_finite, check_same, described, tensors_of
 from hetlib.grafting.exchange import Exchange
 from hetlib.grafting.flat import dense
@@ -141,9 +141,13 @@ def resume(ring: Lockstep, exchange: Exchange, folder: Path) -> None:
     Raises
     ------
     ValueError
-        On every rank, if a checkpoint is of another training or another ring.
+        On every rank, if a checkpoint is of another training or another ring, or cannot keep a network's extra state.
     """
     found, problem = {}, ""
+    try:
+        as_tensors(ring.state()[0])
+    except ValueError as error:
+        problem = str(error)
     for epoch, path in checkpoints(exchange.rank, folder).items():
         try:
             found[epoch] = load_tensors(path)

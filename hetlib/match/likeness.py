@@ -5,9 +5,13 @@ from math import sqrt
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hetlib.match.ratio import check_lengths
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+KINDS = (*CONVOLUTIONS, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def shape_score(a: Sequence[int], b: Sequence[int]) -> float:
@@ -101,7 +105,17 @@ def by_blocks(sources: Sequence, targets: Sequence, score: Callable[[Any, Any], 
 
 def likeness(a: tuple[str, Any], b: tuple[str, Any]) -> float:
     """`shape_score` of the weights of two layers, each a name and a module; 0 for layers of different kinds."""
-    return shape_score(a[1].weight.shape, b[1].weight.shape) if type(a[1]) is type(b[1]) else 0.0
+    return shape_score(a[1].weight.shape, b[1].weight.shape) if _of_one_kind(a[1], b[1]) else 0.0
+
+
+def _of_one_kind(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two layers are of one class, or derive from one of `KINDS`, as one with weight norm does from its own.
+
+    A batch norm over several GPUs is told no number of axes, so it is like any.
+    """
+    if any(isinstance(layer, nn.SyncBatchNorm) for layer in (a, b)):
+        return all(isinstance(layer, _BatchNorm) for layer in (a, b))
+    return type(a) is type(b) or any(isinstance(a, kind) and isinstance(b, kind) for kind in KINDS)
 
 
 def pair_by_score(sources: Sequence, targets: Sequence) -> list[tuple[Any, Any]]:

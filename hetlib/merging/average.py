@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
+from hetlib.merging.interpolate import check_sharing
 
 
 def average(models: Sequence[nn.Module], images: Tensor, weights: Sequence[float] | None = None) -> nn.Module:
@@ -24,8 +25,9 @@ def average(models: Sequence[nn.Module], images: Tensor, weights: Sequence[float
     Raises
     ------
     ValueError
-        If two shapes differ; the parameter is named with both.
+        If two shapes differ, the parameter is named with both; or as `check_statistics` and `check_sharing` do.
     """
+    check_statistics(models[0])
     shares = [1 / len(models)] * len(models) if weights is None else weights
     fused = deepcopy(models[0]).requires_grad_()
     _average_(fused, list(zip(models, shares, strict=True)))
@@ -40,15 +42,34 @@ def _average_(fused: nn.Module, parts: list[tuple[nn.Module, float]]) -> None:
     Raises
     ------
     ValueError
-        If a parameter has no partner of its shape; it is named with both shapes.
+        If a parameter has no partner of its shape, it is named with both shapes; or as `check_sharing` does.
     """
-    states = [(dict(model.named_parameters()), weight) for model, weight in parts]
-    for name, parameter in fused.named_parameters():
+    states = [(dict(model.named_parameters(remove_duplicate=False)), weight) for model, weight in parts]
+    parameters = dict(fused.named_parameters(remove_duplicate=False))
+    means: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
         for state, _ in states:
             if name not in state or state[name].shape != parameter.shape:
                 there = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(f"{name}: {tuple(parameter.shape)} and {there} have no average")
-        parameter.copy_(torch.stack([state[name] * weight for state, weight in states]).sum(0))
+        means[name] = torch.stack([state[name] * weight for state, weight in states]).sum(0)
+    check_sharing(fused, means)
+    for name, parameter in parameters.items():
+        parameter.copy_(means[name])
+
+
+def check_statistics(model: nn.Module) -> None:
+    """Refuse norms whose running statistics `update_bn` cannot take anew: instance norms that keep some.
+
+    Raises
+    ------
+    ValueError
+        Names the norm.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
+            kind = f"{name} ({type(module).__name__}) keeps running statistics of single images"
+            raise ValueError(f"{kind}, which cannot be taken anew: make it one with track_running_stats=False")
 
 
 @torch.no_grad()

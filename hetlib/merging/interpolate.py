@@ -1,8 +1,8 @@
 """The straight line between two networks of equal shape, and how high the loss rises on it."""
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,24 +26,29 @@ def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     -------
     nn.Module
         A copy of `a`, its mode, dtype and device, with real and complex parameters and buffers interpolated; where both
-        hold one infinity it stays. Other buffers are b's, such as the number of batches that a batch norm has seen.
+        hold one infinity it stays. Other buffers and extra state are b's, such as the number of batches that a batch
+        norm has seen; with a share of 0 a's.
 
     Raises
     ------
     ValueError
-        If the networks differ in shape, see `check_alike`.
+        If the networks differ in shape, see `check_alike`, or in what is shared, see `check_sharing`.
     """
     check_alike(a, b)
     point, ends = copy.deepcopy(a), b.state_dict()
     # Everything is mixed before anything is written: a shared tensor stands under several names.
     mixed = {}
     for name, value in point.state_dict().items():
-        mixed[name] = _mixed(value, ends[name].to(value), share)
+        mixed[name] = _mixed(value, ends[name], share)
+    check_sharing(point, mixed)
     point.load_state_dict(mixed)
     return point
 
 
-def _mixed(a: Tensor, b: Tensor, share: float) -> Tensor:
+def _mixed(a: Any, b: Any, share: float) -> Any:
+    if not isinstance(a, Tensor):  # extra state of a module, which only this knows how to read
+        return a if share == 0 else copy.deepcopy(b)
+    b = b.to(a)
     if share in (0, 1) or not (a.is_floating_point() or a.is_complex()):
         return a if share == 0 else b
     mixed = torch.lerp(a, b, share)
@@ -130,15 +135,38 @@ def barrier(losses: Sequence[float], at: Sequence[float] | None = None) -> float
 
 
 def check_alike(a: nn.Module, b: nn.Module) -> None:
-    """Refuse networks whose state dicts differ in a name or a shape.
+    """Refuse networks whose state dicts differ in a name or a shape, or for extra state that is no tensor in its type.
 
     Raises
     ------
     ValueError
         Names the first entry that differs and both shapes.
     """
-    one, other = ({name: tuple(value.shape) for name, value in model.state_dict().items()} for model in (a, b))
+    one, other = ({name: _described(value) for name, value in model.state_dict().items()} for model in (a, b))
     for name in [*one, *other]:
         if one.get(name) != other.get(name):
             shapes = " and ".join(str(shapes.get(name, "missing")) for shapes in (one, other))
             raise ValueError(f"the networks differ in shape: {name} is {shapes}")
+
+
+def check_sharing(model: nn.Module, values: Mapping[str, Any]) -> None:
+    """Refuse values, by the names of a network's tensors, of which it would have to hold two in one tensor.
+
+    Raises
+    ------
+    ValueError
+        Names the tensor's two names.
+    """
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        other = first.setdefault(id(tensor), name)
+        if other == name or not isinstance(tensor, Tensor) or name not in values:
+            continue
+        if not torch.allclose(values[name], values[other], rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                f"{other} and {name} are one tensor in one network and differ in another: untie them first"
+            )
+
+
+def _described(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -10,9 +10,21 @@ from hetlib.data import Images, normalise
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
-    """What a network gives; one that views its feature maps as vectors takes images in their plain layout."""
+    """What a network gives; one that views its feature maps as vectors takes images in their plain layout.
+
+    Raises
+    ------
+    ValueError
+        If it takes something else than one batch of images.
+    """
     try:
         return model(images)
+    except TypeError as error:
+        if ".forward() " not in str(error):
+            raise
+        raise ValueError(
+            f"{type(model).__name__} does not take one batch of images alone ({error}): wrap it in a network that does"
+        ) from error
     except RuntimeError as error:
         if "view size is not compatible" not in str(error):
             raise

@@ -21,7 +21,7 @@ OTHERS = {
 """What is wrong where a part of the identity differs."""
 
 
-def read(path: str | PathLike) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read(path: str | PathLike) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Tensors and facts of a checkpoint; None where there is none, and where it is damaged, which a warning says."""
     try:
         return load_tensors(path)
@@ -87,8 +87,8 @@ def flat(name: str, tensors: Mapping[Any, Any]) -> dict[str, Tensor]:
     return found
 
 
-def under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose key begins with a name and a dot, without these."""
+def under(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose key begins with a name and a dot, without these."""
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 

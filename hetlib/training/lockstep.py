@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hetlib.files import save_tensors
+from hetlib.files import as_tensors, save_tensors
 from hetlib.training import checkpoint as checkpoints
 from hetlib.training.loop import Loop
 from hetlib.training.progress import progress_bar
@@ -106,11 +106,15 @@ class Lockstep:
 
     def save(self, path: str | PathLike) -> None:
         """Write one checkpoint of all, so that after an interruption none is an epoch ahead of the others."""
+        save_tensors(path, *self.state())
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that the next epoch depends on: tensors and extra state by name, and facts that JSON can hold."""
         states = [loop.state() for loop in self.loops]
         tensors = {f"loop {k}.{name}": value for k, (part, _) in enumerate(states) for name, value in part.items()}
         tensors |= {f"memory.{name}": value for name, value in self.memory.items()}
         meta = {"between": checkpoints.describe(self.between), "facts": self.facts, "loops": [f for _, f in states]}
-        save_tensors(path, tensors, meta)
+        return tensors, meta
 
     def resume(self, path: str | PathLike) -> None:
         """Go on from a checkpoint if there is one; a damaged one is named in a warning and not used.
@@ -118,12 +122,14 @@ class Lockstep:
         Raises
         ------
         ValueError
-            If it is of other trainings, or of another step between them; nothing is changed then.
+            If it is of other trainings, or of another step between them, or these hold extra state that no checkpoint
+            keeps; nothing is changed then.
         """
+        as_tensors(self.state()[0])
         if (found := checkpoints.read(path)) is not None:
             self.restore(*found, path)
 
-    def restore(self, tensors: dict[str, Tensor], meta: Mapping[str, Any], path: str | PathLike) -> None:
+    def restore(self, tensors: dict[str, Any], meta: Mapping[str, Any], path: str | PathLike) -> None:
         """Go on from the content of a checkpoint; raises as `resume`."""
         self.check(path, meta)
         for k, (loop, facts) in enumerate(zip(self.loops, meta["loops"], strict=True)):

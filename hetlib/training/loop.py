@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.data import Images, normalise
-from hetlib.files import checksum, save_tensors
+from hetlib.files import as_tensors, checksum, save_tensors
 from hetlib.training import checkpoint as checkpoints
 from hetlib.training.check import check, memory_format, parameter_of
 from hetlib.training.evaluate import evaluate, use_bf16
@@ -71,7 +71,8 @@ def fit(
     Raises
     ------
     ValueError
-        For an unknown setting, a label without an output, another number of `rows`, or another training's `checkpoint`.
+        For an unknown setting, a label without an output, another number of `rows`, another training's `checkpoint`, or
+        one to keep extra state that is neither tensors nor JSON's.
     OSError
         If the checkpoint cannot be written; the previous one is intact.
     """
@@ -246,18 +247,19 @@ class Loop:
             for device in cuda:
                 self._drawn["cuda"] = torch.cuda.get_rng_state(device)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next epoch depends on: tensors by name, and facts that JSON can hold.
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that the next epoch depends on: tensors and extra state by name, and facts that JSON can hold.
 
         Trainings in lock step keep theirs in one file, so that after an interruption none is an epoch ahead.
         """
         own = self.objective.state_dict() if isinstance(self.objective, nn.Module) else {}
-        tensors = checkpoints.flat("model", self.model.state_dict()) | checkpoints.flat("objective", own)
+        held = {"model": self.model.state_dict(), "objective": own}
+        tensors = {f"{part}.{name}": value for part, state in held.items() for name, value in state.items()}
         tensors |= checkpoints.flat("optimiser", self.optimiser.state_dict()["state"])
         tensors |= checkpoints.flat("generator", self._drawn | {"own": self.generator.get_state()})
         return tensors, {"identity": self.identity, "history": asdict(self.history)}
 
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], path: str | PathLike = "") -> None:
+    def restore(self, tensors: dict[str, Any], facts: dict[str, Any], path: str | PathLike = "") -> None:
         """Go on from what `state` gave, maybe in another process; `path` says where it was kept.
 
         Raises
@@ -282,6 +284,13 @@ class Loop:
         save_tensors(path, *self.state())
 
     def resume(self, path: str | PathLike) -> None:
-        """Go on from a checkpoint if there is one; a damaged one is named in a warning and not used."""
+        """Go on from a checkpoint if there is one; a damaged one is named in a warning and not used.
+
+        Raises
+        ------
+        ValueError
+            If it is another training's, or this one holds extra state that no checkpoint keeps; nothing is changed.
+        """
+        as_tensors(self.state()[0])
         if (found := checkpoints.read(path)) is not None:
             self.restore(*found, path)

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from hetlib.chain import Chain, Network, eval_chain
+from hetlib.chain import Chain, Network, eval_chain, eval_mode
 from hetlib.chain.nested import Leaf, check, kind_of, with_weights
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
+from hetlib.transfer.fills import check_fills, once
 from hetlib.transfer.report import TransferReport, described, report
 
 
@@ -119,7 +119,7 @@ class Transfer:
         ``match(context) -> list[Pair]``.
     fits : tuple of callables
         ``fit(context, pairs) -> iterable of Fill``, each given all pairs, one after the other. Of two fills for one
-        tensor the last counts.
+        tensor the last counts, and stands in the report of every layer that holds it.
     blend : float or callable
         How much the target keeps of its own, from 0 (nothing) to 1: one number for all, or
         ``blend(fills) -> sequence`` with one number, or tensor, for each fill that writes.
@@ -162,7 +162,9 @@ class Transfer:
             If a step cannot do its work, a pair names no layer, a weight is missing, computed or lazy, or shapes do not
             fit; the layer is named with its shapes.
         """
-        return self._plan(Context.of(source, target, images, seed))[1]
+        context = Context.of(source, target, images, seed)
+        with _reading(context):
+            return self._plan(context)[1]
 
     def __call__(self, source: Network, target: Network, images: Tensor | None = None, seed: int = 0) -> TransferReport:
         """Feed a target, in place, once everything has been planned and checked.
@@ -183,23 +185,30 @@ class Transfer:
             As `plan` does; nothing is modified then.
         """
         context = Context.of(source, target, images, seed)
-        pairs, fills = self._plan(context)
-        with torch.no_grad():
+        with _reading(context):
+            pairs, fills = self._plan(context)
             write(fills)
-        modules = context.source_modules, context.target_modules
-        partners = {pair.target: pair.source for pair in pairs}
-        return report(str(self), modules, context.with_weights, partners, fills)
+            modules = context.source_modules, context.target_modules
+            partners = {pair.target: pair.source for pair in pairs}
+            return report(str(self), modules, context.with_weights, partners, fills)
 
-    @torch.no_grad()
     def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
         pairs = list(self.match(context))
         _check_pairs(context, pairs)
         fills = [fill for fit in self.fits for fill in fit(context, pairs)]
-        _check_fills(context, fills)
+        check_fills(context.target_modules, fills)
+        fills = once(context.with_weights[1], fills)
         if callable(self.blend):
             kind = lambda fill: kind_of(context.target_modules.get(fill.layer))
             fills = [fill if fill.kind else replace(fill, kind=kind(fill)) for fill in fills]
         return pairs, blended(fills, self.blend)
+
+
+@contextmanager
+def _reading(context: Context) -> Iterator[None]:
+    """Networks whose weights can be read: in training, spectral norm changes what it computes them from each time."""
+    with eval_mode(context.source, context.target), torch.no_grad():
+        yield
 
 
 @contextmanager
@@ -222,40 +231,6 @@ def _check_pairs(context: Context, pairs: list[Pair]) -> None:
                 raise unknown(f"layer of the {role} ({type(modules['']).__name__})", name, modules)
             if isinstance(getattr(modules[name], "weight", None), Tensor):
                 check([(name, modules[name])], role)
-
-
-def _check_fills(context: Context, fills: list[Fill]) -> None:
-    """Refuse fills of what is not a tensor of the target in real memory, and kernels resampled to a wrong size."""
-    probed: set[tuple[object, ...]] = set()
-    for fill in fills:
-        if fill.keeps:
-            continue
-        if is_lazy(fill.out) or fill.out.is_meta:
-            raise ValueError(f"the target's {fill.layer} has no values yet: run it on an image, or move it off meta")
-        if not _is_own(context, fill):
-            how = "if it is computed (weight norm, pruning), make it a parameter first"
-            raise ValueError(f"{fill.layer} {tuple(fill.out.shape)} is not a tensor of the target's own: {how}")
-        if fill.resample is None:
-            continue
-        # Many layers share one way to resample: it is tried once for slices of a kind, on one of them.
-        wanted, weight = fill.out.shape[2:], fill.weight
-        trial = (id(fill.resample), weight.shape[2:], wanted, weight.dtype, weight.device)
-        if trial not in probed:
-            probed.add(trial)
-            found = fill.resample(weight[:1, :1]).shape[2:]
-            if found != wanted:
-                raise ValueError(f"{fill.layer}: kernels are resampled to {tuple(found)}, not {tuple(wanted)}")
-
-
-def _is_own(context: Context, fill: Fill) -> bool:
-    """Whether a fill is of a parameter or buffer of the target; the layer that it names is looked at first."""
-    named = context.target_modules.get(fill.layer)
-    modules = context.target_modules.values()
-    return any(
-        tensor is fill.out
-        for module in ([named, *modules] if named is not None else modules)
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-    )
 
 
 def blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:

@@ -13,6 +13,8 @@ from hetlib.clafusion import (
     add_layers,
     fuse,
     map_layers,
+    merge_layers,
+    transport_neurons,
 )
 from hetlib.clafusion.hmt_variants import stack
 from hetlib.merging import update_bn
@@ -162,3 +164,71 @@ def test_balancing_refuses_images_that_hold_nothing():
     found = map_layers(mlp(9, 8, 7), mlp(8, 7, seed=1), digits(30))
     with pytest.raises(ValueError, match="the shallow network puts out NaN or infinity"):
         add_layers(found, digits(30) * torch.nan)
+
+
+@pytest.mark.parametrize("how", [{"momentum": 0.3, "eps": 0.01}, {"bias": False}])
+def test_an_inserted_norm_has_the_attributes_of_the_one_it_copies(how):
+    def net(count):
+        layers = [nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6, **how), nn.ReLU()]
+        for _ in range(count):
+            layers += [nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, **how), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)).eval()
+
+    torch.manual_seed(0)
+    deep, shallow, images = net(3), net(1), pictures(40, 3, 8, 8)
+    deep.double(), shallow.double()
+    for module in deep.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.flavour = "own"
+    found = map_layers(deep, shallow, images.double())
+    balanced = add_layers(found)
+    assert gap(balanced, shallow, images.double()) < 1e-6
+    inserted = [layer.norm for layer in found.deep.layers if layer.name not in found.pairs]
+    assert len(inserted) == 2
+    for name in inserted:
+        made, own = balanced.get_submodule(name), deep.get_submodule(name)
+        assert (made.flavour, made.eps, made.momentum) == ("own", own.eps, own.momentum)
+        assert made.state_dict().keys() == own.state_dict().keys()
+        assert made.running_var.dtype == torch.float64
+        assert not made.num_batches_tracked
+    if "bias" in how:  # what it takes from the images it cannot give back
+        with pytest.raises(ValueError, match=r"^\d+ \(BatchNorm2d\(6, .*\)\) has no gain or no shift"):
+            fuse([deep, shallow], images.double())
+        assert fuse([deep, net(3).double()], images.double())(images.double()).shape == (40, 4)
+
+
+def repeated(count, *, seed=0):
+    """A perceptron whose last two hidden layers are one module, under two names."""
+    torch.manual_seed(seed)
+    layers = [nn.Linear(16, 8), *[nn.Linear(8, 8) for _ in range(count)]]
+    hidden = [each for layer in (*layers, layers[-1]) for each in (layer, nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(8, 10))
+
+
+def test_a_module_under_several_names_is_balanced_under_each():
+    deep, shallow = repeated(4), repeated(2, seed=1)
+    found = map_layers(deep, shallow, digits())
+    balanced = add_layers(found, digits())
+    assert gap(balanced, shallow, digits()) == 0
+    assert balanced[9] is balanced[11]
+    moved = transport_neurons(deep, balanced, digits(), 0.0)
+    assert gap(moved, deep, digits()) < 1e-5
+    with pytest.raises(ValueError, match=r"^9 run more than once"):
+        merge_layers(found, digits())
+    with pytest.raises(ValueError, match=r"^5 run more than once"):
+        merge_layers(map_layers(mlp(8, 8, 8, 8, 8), shallow, digits()), digits())
+
+
+def test_a_network_that_gives_no_tensor_is_named():
+    class Given(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = repeated(2)
+
+        def forward(self, x):
+            return {"logits": self.net(x)}
+
+    with pytest.raises(ValueError, match=r"^Given gives a dict, not logits"):
+        add_layers(map_layers(Given(), Given(), digits()), digits())
+    with pytest.raises(ValueError, match=r"^network 1, a Given, gives a dict, not logits"):
+        fuse([Given(), Given()], digits())

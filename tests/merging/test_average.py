@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hetlib.merging import update_bn
+from hetlib.merging import average, repair, update_bn
 from tests.clafusion.networks import pictures, settled
 
 
@@ -42,3 +42,11 @@ def test_statistics_that_cannot_be_taken_stay():
     with pytest.raises(ValueError, match="from 1 images"):
         update_bn(model, pictures(1, 3, 8, 8))
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+def test_statistics_of_single_images_are_refused_by_name():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True))
+    with pytest.raises(ValueError, match=r"^1 \(InstanceNorm2d\) keeps running statistics"):
+        average([model, model], torch.randn(4, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"^1 \(InstanceNorm2d\) keeps running statistics"):
+        repair(model, [model], torch.randn(4, 3, 8, 8))

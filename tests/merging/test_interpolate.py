@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hetlib.merging import barrier, between, curve
+from hetlib.merging import average, barrier, between, curve, match_weights
 
 
 def network(seed, width=3):
@@ -165,3 +165,66 @@ def test_towards_an_infinity_the_line_is_infinite():
     a, b = Odd(1), Odd(2)
     b.mask[0] = -torch.inf
     assert between(a, b, 0.5).mask[:2].tolist() == [-torch.inf, -torch.inf]
+
+
+class WithState(nn.Sequential):
+    """Holds extra state that is no tensor."""
+
+    def __init__(self, seen):
+        super().__init__(nn.Linear(2, 2))
+        self.seen = seen
+
+    def get_extra_state(self):
+        return self.seen
+
+    def set_extra_state(self, state):
+        self.seen = state
+
+
+class TestExtraState:
+    def test_it_is_that_of_the_end_and_copied(self):
+        a, b = WithState({"seen": [1]}), WithState({"seen": [2]})
+        assert [between(a, b, share).seen for share in (0, 0.5, 1)] == [a.seen, b.seen, b.seen]
+        between(a, b, 0.5).seen["seen"].append(3)
+        assert b.seen == {"seen": [2]}
+        torch.testing.assert_close(between(a, b, 0.5)[0].weight, (a[0].weight + b[0].weight) / 2)
+
+    def test_another_kind_is_named(self):
+        with pytest.raises(ValueError, match=r"_extra_state is dict and int"):
+            between(WithState({}), WithState(1), 0.5)
+
+    def test_a_network_with_it_is_matched_and_averaged(self):
+        def net(seed):
+            torch.manual_seed(seed)
+            model = WithState({"version": seed})
+            model.append(nn.ReLU()).append(nn.Linear(2, 3))
+            return model
+
+        a, b, images = net(0), net(1), torch.randn(5, 2)
+        found = match_weights(a, b)
+        assert found.model.seen == {"version": 0}
+        torch.testing.assert_close(found.model(images), a(images))
+        assert average([a, b], images).seen == {"version": 0}
+
+
+def tied(share):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    if share:
+        model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("merge", [lambda a, b: between(a, b, 0.5), lambda a, b: average([a, b], torch.randn(4, 3))])
+def test_what_one_network_shares_and_the_other_does_not(merge):
+    a, b, apart = tied(True), tied(True), tied(False)
+    merged = merge(a, b)
+    assert merged[0].weight is merged[1].weight
+    torch.testing.assert_close(merged[1].weight, (a[0].weight + b[0].weight) / 2)
+    with pytest.raises(ValueError, match=r"^0\.weight and 1\.weight are one tensor in one network"):
+        merge(a, apart)
+    merged = merge(apart, a)
+    for one, other in zip(merged, apart, strict=True):
+        torch.testing.assert_close(one.weight, (other.weight + a[0].weight) / 2)
+    apart[1].weight.data.copy_(apart[0].weight)
+    merged = merge(a, apart)
+    torch.testing.assert_close(merged[1].weight, (a[0].weight + apart[0].weight) / 2)

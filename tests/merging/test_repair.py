@@ -1,13 +1,17 @@
 """REPAIR gives a fused network its parents' statistics, and changes nothing that it is given."""
 
+import copy
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from hetlib import zoo
 from hetlib.chain import chain, evaluating
 from hetlib.clafusion import add_layers, fuse, map_layers, transport_neurons
-from hetlib.merging import average, repair, variances
+from hetlib.merging import average, between, repair, variances
 
 
 def build(name, seed, **options):
@@ -176,3 +180,180 @@ def test_repair_needs_parents_and_images():
     for parents, given, says in (([], images, "0 weights for 0 parents"), ([model], images[:0], "no images")):
         with pytest.raises(ValueError, match=says):
             repair(model, parents, given)
+
+
+LAYERS = {
+    "Conv1d": (lambda: nn.Conv1d(4, 6, 3, groups=2), (20, 4, 9)),
+    "Conv3d": (lambda: nn.Conv3d(4, 6, 2), (20, 4, 4, 4, 3)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(4, 6, 3), (20, 4, 7)),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), (20, 4, 5, 5)),
+    "Linear over tokens": (lambda: nn.Linear(4, 6), (20, 5, 4)),
+    "Linear over as many tokens as channels": (lambda: nn.Linear(4, 6), (20, 6, 4)),
+    "Linear over a grid": (lambda: nn.Linear(4, 6), (20, 2, 3, 4)),
+}
+
+
+class OneLayer(nn.Module):
+    """A layer of any kind, and a classifier of the means of its channels."""
+
+    def __init__(self, layer, axis=1):
+        super().__init__()
+        self.layer, self.axis, self.head = layer, axis, nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x).relu().movedim(self.axis, 1).flatten(2).mean(2))
+
+
+def channels(value, axis):
+    rows = value.detach().movedim(axis, 0).flatten(1).double()
+    return rows.mean(1), rows.std(1, correction=0)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_channels_are_on_the_axis_of_the_layer(kind):
+    make, shape = LAYERS[kind]
+    axis = -1 if "Linear" in kind else 1
+    torch.manual_seed(0)
+    a, b = OneLayer(make(), axis), OneLayer(make(), axis)
+    images = pictures(*shape) + torch.arange(shape[1]).view(-1, *[1] * (len(shape) - 2))
+    after = repair(between(a, b, 0.5), [a, b], images)
+    one, other, now = (channels(model.layer(images), axis) for model in (a, b, after))
+    torch.testing.assert_close(now[1], (one[1] + other[1]) / 2, rtol=1e-4, atol=1e-5)
+    if a.layer.bias is not None:
+        torch.testing.assert_close(now[0], (one[0] + other[0]) / 2, rtol=1e-4, atol=1e-5)
+    assert variances(a, images) == {"layer": pytest.approx(one[1].square().mean().item(), rel=1e-4)}
+
+
+def test_a_norm_over_tokens_is_none_over_channels():
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(6, 3)) for _ in range(2))
+    images = pictures(20, 5, 4)
+    after = repair(between(a, b, 0.5), [a, b], images)
+    one, other, now = (channels(model[0](images), -1)[1] for model in (a, b, after))
+    torch.testing.assert_close(now, (one + other) / 2, rtol=1e-4, atol=1e-5)
+
+
+def convolutions(wrap=lambda layer: layer, norm=nn.Identity):
+    first, second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3)
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    return nn.Sequential(first, norm(), nn.ReLU(), wrap(second), nn.ReLU(), *pooled)
+
+
+COMPUTED = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm, old": weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+    "a computed bias": lambda layer: parametrizations.weight_norm(layer, "bias", dim=None),
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("how", COMPUTED)
+def test_computed_weights_are_refused_in_the_fused_network_and_read_in_parents(how):
+    computed, plain, images = convolutions(COMPUTED[how]), convolutions(), pictures(8, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"^3\.(weight|bias) .* is computed"):
+        repair(computed, [plain, plain], images)
+    computed.eval()
+    after = repair(plain, [computed, computed], images)
+    wanted, now = (channels(model[:4](images), 1) for model in (computed, after))
+    torch.testing.assert_close(now, wanted, rtol=1e-4, atol=1e-5)
+    assert variances(computed, images)["3"] == pytest.approx(wanted[1].square().mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("role", ["fused network", "parent"])
+@pytest.mark.parametrize(
+    "lacking", [lambda: convolutions().to("meta"), lambda: convolutions(lambda _: nn.LazyConv2d(6, 3))]
+)
+def test_weights_that_are_not_there_are_refused(role, lacking):
+    plain, images = convolutions(), pictures(8, 3, 8, 8)
+    fused, parent = (lacking(), plain) if role == "fused network" else (plain, lacking())
+    with pytest.raises(ValueError, match=rf"^the {role}'s \d .* has no weights"):
+        repair(fused, [parent, parent], images)
+    with pytest.raises(ValueError, match="has no weights"):
+        variances(lacking(), images)
+
+
+@pytest.mark.parametrize("key", ["weight", "bias"])
+def test_one_tensor_of_two_layers_is_not_reset_twice(key):
+    def tied():
+        model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+        setattr(model[2], key, getattr(model[0], key))
+        return model
+
+    with pytest.raises(ValueError, match=rf"^0\.{key} and 2\.{key} are one tensor"):
+        repair(tied(), [tied(), tied()], pictures(20, 6))
+
+
+class Own(nn.Module):
+    """A layer of a repository's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        return F.linear(x, self.weight)
+
+
+@pytest.mark.parametrize("layer", [Own(), nn.RNN(6, 6)])
+def test_layers_of_other_kinds_are_named_unless_a_norm_follows(layer):
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), layer, nn.Linear(6, 3))
+    for run in (lambda: repair(model, [model], pictures(20, 6)), lambda: variances(model, pictures(20, 6))):
+        with pytest.raises(ValueError, match=rf"^2 \({type(layer).__name__}\) has weights of its own"):
+            run()
+    if isinstance(layer, Own):
+        normed = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), layer, nn.BatchNorm1d(6), nn.Linear(6, 3))
+        assert [*variances(repair(normed, [normed], pictures(20, 6)), pictures(20, 6))] == ["0"]
+
+
+class Standardised(nn.Linear):
+    """Its own weight is scaled back when it runs."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight / self.weight.std(1, keepdim=True), self.bias)
+
+
+def test_a_subclass_whose_weight_is_scaled_back_is_named():
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), Standardised(6, 6), nn.Linear(6, 3)) for _ in range(2))
+    with pytest.raises(ValueError, match=r"^2 \(Standardised\)"):
+        repair(between(a, b, 0.5), [a, b], pictures(20, 6))
+
+
+def test_scales_and_shifts_are_no_layers():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.scale, self.place = (
+                nn.Linear(4, 6),
+                nn.Parameter(torch.rand(6)),
+                nn.Parameter(torch.rand(5, 6)),
+            )
+            self.act, self.norm, self.head = nn.PReLU(6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(self.norm(self.act((self.a(x) + self.place).transpose(1, 2)).transpose(1, 2) * self.scale))
+
+    torch.manual_seed(0)
+    a, b, images = Scaled(), Scaled(), pictures(20, 5, 4)
+    after = repair(between(a, b, 0.5), [a, b], images)
+    one, other, now = (channels(model.a(images), -1)[1] for model in (a, b, after))
+    torch.testing.assert_close(now, (one + other) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_is_repaired_as_it_runs_in_evaluation():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.spare = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return (self.b(x), self.spare(x)) if self.training else self.b(x)
+
+    torch.manual_seed(0)
+    model, images = Auxiliary(), pictures(20, 4)
+    after = repair(model, [copy.deepcopy(model)], images)
+    assert [*variances(model, images)] == ["a"]
+    assert torch.equal(after.b.weight, model.b.weight)

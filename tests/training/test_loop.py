@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from hetlib import data, zoo
 from hetlib.data import few_shot, load
@@ -77,6 +78,119 @@ def test_an_interrupted_run_ends_in_the_same_bits(digits, tmp_path, changes):
     resumed = net()
     assert fit(resumed, *digits, QUICK, epochs=4, augment=True, checkpoint=path, **changes) == expected
     assert same(resumed, whole)
+
+
+class Counting(nn.Module):
+    """Its extra state decides what it puts out in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.mean = 0, torch.zeros(16)
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return (x - self.mean) / (1 + 0.1 * self.steps)
+
+    def get_extra_state(self):
+        return {"steps": self.steps, "mean": self.mean, "shape": (16,)}
+
+    def set_extra_state(self, state):
+        assert state["shape"] == (16,)
+        self.steps, self.mean = state["steps"], state["mean"]
+
+
+def special(kind):
+    """A perceptron with a shared weight, a module that stands twice, or extra state."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 10)]
+    if kind == "weight":
+        layers[2].weight = layers[1].weight
+    elif kind == "module":
+        layers[2] = layers[1]
+    else:
+        layers.insert(2, Counting())
+    return nn.Sequential(nn.Flatten(), *[each for layer in layers[:-1] for each in (layer, nn.ReLU())], layers[-1])
+
+
+@pytest.mark.parametrize("changes", [{"optimiser": "adamw", "lr": 1e-3}, {}], ids=str)
+@pytest.mark.parametrize("kind", ["weight", "module", "extra state"])
+def test_what_is_shared_or_extra_state_resumes_to_the_same_bits(tmp_path, kind, changes):
+    digits = few_shot(load("digits"), 20), load("digits", "test")
+    whole, resumed, path = special(kind), special(kind), tmp_path / "run.safetensors"
+    expected = fit(whole, *digits, QUICK, **changes)
+    fit(special(kind), *digits, QUICK, checkpoint=path, on_epoch=lambda h: h.epochs == 2, **changes)
+    assert fit(resumed, *digits, QUICK, checkpoint=path, **changes) == expected
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        if isinstance(one, dict):
+            assert one["steps"] == other["steps"] > 0
+            assert torch.equal(one["mean"], other["mean"])
+        else:
+            assert torch.equal(one, other), name
+    if kind == "weight":
+        assert resumed[5].weight is resumed[3].weight
+
+
+def test_another_extra_state_is_another_start(digits, tmp_path):
+    fit(special("extra state"), *digits, QUICK, epochs=1, checkpoint=tmp_path / "run")
+    other = special("extra state")
+    other[5].steps = 3
+    with pytest.raises(ValueError, match="started from other weights"):
+        fit(other, *digits, QUICK, epochs=1, checkpoint=tmp_path / "run")
+
+
+def test_extra_state_that_no_file_keeps_is_named_before_the_first_step(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(Counting, "get_extra_state", lambda self: {"seen": {self.steps}})
+    model = special("extra state")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(ValueError, match=r"^model\.5\._extra_state\['seen'\] is a set"):
+        fit(model, *digits, QUICK, epochs=1, checkpoint=tmp_path / "run")
+    assert all(map(torch.equal, before, model.parameters()))
+    assert model[5].steps == 0
+    assert fit(model, *digits, QUICK, epochs=1).epochs == 1  # without a checkpoint nothing need be kept
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x, y):
+        return self.fc((x + y).flatten(1))
+
+
+class Given(nn.Module):
+    """Hands on its logits in some form."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.fc, self.form = nn.Linear(64, 10), form
+
+    def forward(self, x):
+        return self.form(self.fc(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (Two(), r"^Two does not take one batch of images alone .*missing 1 .*'y'"),
+        (nn.Sequential(Two()), r"^Sequential does not take one batch of images alone .*'y'"),
+        (Given(lambda logits: (logits, logits)), "^Given gives a tuple for .* not logits"),
+        (Given(lambda logits: {"logits": logits}), "^Given gives a dict for .* not logits"),
+        (Given(lambda logits: logits.unsqueeze(1)), r"^Given gives shape \(\d+, 1, 10\) for .* not logits"),
+    ],
+)
+def test_what_a_network_takes_and_gives_is_said_by_fit_and_evaluate(digits, model, says):
+    for run in (lambda: fit(model, *digits, QUICK), lambda: evaluate(model, digits[1])):
+        with pytest.raises(ValueError, match=says):
+            run()
+
+
+def test_a_type_error_of_a_network_s_own_stays(digits):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        evaluate(Given(lambda logits: logits + "1"), digits[1])
 
 
 def test_held_out_images_choose_the_epoch_whose_test_score_counts(digits):

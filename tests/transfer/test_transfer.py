@@ -155,6 +155,64 @@ def test_of_two_fills_for_one_tensor_the_last_counts():
     assert same(twice, target)
 
 
+def tied(key="weight"):
+    model = small(6, 6, 6)
+    setattr(model[2], key, getattr(model[1], key))
+    return model
+
+
+@pytest.mark.parametrize("order", ["chain", (0, 1), (0, 2, 1)])
+def test_a_tensor_of_two_layers_is_written_once_and_both_rows_name_its_donor(order):
+    source, target = small(8, 8, 8), tied()
+    report = Transfer(hmt.ByPosition(order), (Cyclic(correct_gain=True),))(source, target)
+    donor = {"chain": "2", (0, 1): "1", (0, 2, 1): "1"}[order]
+    assert [(row.target, row.source, row.fed) for row in report] == [
+        ("0", "0", True),
+        ("1", donor, True),
+        ("2", donor, True),
+    ]
+    wanted = hmt.resize(source.get_submodule(donor).weight, (6, 6, 3, 3)) * (8 / 6)
+    torch.testing.assert_close(target[2].weight, wanted)
+    assert target[2].weight is target[1].weight
+
+
+@pytest.mark.parametrize("fit", [Cyclic(correct_gain=True, noise=0.5), tlv.ByVariance(), Overlay()])
+def test_what_a_tied_tensor_becomes_is_what_its_last_layer_alone_would(fit):
+    source, target, alone = small(8, 8, 8), tied(), tied()
+    pairs = [Pair("1", "1"), Pair("2", "2")]
+    alone[1].weight = nn.Parameter(alone[1].weight.detach().clone())
+    alone.load_state_dict(target.state_dict())
+    for model in (target, alone):
+        Transfer(lambda context: pairs, (fit,), blend=0.25)(source, model)
+    assert torch.equal(target[2].weight, alone[2].weight)
+    assert not torch.equal(target[2].weight, alone[1].weight)
+
+
+def test_a_row_names_the_donor_of_what_stands():
+    source, target = small(6, 6, 6), small(6, 6, 6)
+    first, second = (
+        lambda context, pairs, i=i: [Fill("1", target[1].weight, source[i].weight, source=str(i))] for i in (1, 2)
+    )
+    assert Transfer(SameName(), (first, second))(source, target).rows[1].source == "2"
+
+
+def test_tensors_that_overlap_in_part_are_refused():
+    source, target = small(6, 6, 6), small(6, 6, 6)
+    target[2].weight = nn.Parameter(target[1].weight.detach().transpose(0, 1))
+    before = deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match=r"^1 and 2 overlap in memory"):
+        HMT(source, target)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+    flat = torch.zeros(target[0].weight.numel() + target[1].weight.numel())
+    apart = small(6, 6)
+    at = 0
+    for layer in apart:  # beside one another in one storage is no overlap
+        layer.weight = nn.Parameter(flat[at : at + layer.weight.numel()].view_as(layer.weight))
+        at += layer.weight.numel()
+    HMT(source, apart)
+    assert torch.equal(apart[1].weight, source[1].weight)
+
+
 def test_each_network_is_traced_once_and_only_when_asked(monkeypatch):
     import hetlib.transfer.transfer as mechanism
 
