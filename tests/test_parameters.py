@@ -13,6 +13,7 @@ from hetlib.cli import runner
 from hetlib.errors import within
 from hetlib.experiments import clafusion, clafusion_one_shot
 from hetlib.lab import notebooks
+from hetlib.lab.panel import Panel
 from hetlib.lab.toggles import Toggle
 from hetlib.parameters import allowed, check
 
@@ -31,10 +32,17 @@ def test_every_parameter_is_in_the_schema_and_its_default_can_be(name):
 
 def controls(name):
     """The controls that stand in a notebook as literals: parameter, and what it may be."""
-    code = clone.find(name).read_text()
-    for node in ast.walk(ast.parse(code)):
+    nodes = [*ast.walk(ast.parse(clone.find(name).read_text()))]
+    tables = [
+        each for each in nodes if isinstance(each, ast.Assign | ast.AugAssign) and isinstance(each.value, ast.Dict)
+    ]
+    for node in nodes:
         if isinstance(node, ast.AnnAssign) and isinstance(node.annotation, ast.Subscript):
-            if isinstance(node.annotation.slice, ast.Constant | ast.Tuple):
+            if isinstance(node.annotation.slice, ast.Call):  # tuple(NAME): the keys of a table
+                table = node.annotation.slice.args[0].id
+                found = [each.value.keys for each in tables if table in ast.unparse(each).split(" ", 1)[0]]
+                yield node.target.id.upper(), [key.value for keys in found for key in keys]
+            else:
                 yield node.target.id.upper(), list(ast.literal_eval(node.annotation.slice))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "slider":
             yield node.args[0].id, dict(zip(("from", "to"), map(ast.literal_eval, node.args[1:3]), strict=True))
@@ -47,14 +55,24 @@ def test_controls_and_schema_say_the_same(name):
     assert [(each, what) for each, what in found if allowed(name, {})[each] != what] == []
 
 
-def test_an_explorer_whose_control_differs_is_refused(tmp_path):
-    @dataclass(frozen=True)
-    class Pairing:
-        order: Literal["chain", "random"] = "chain"
+@dataclass(frozen=True)
+class Pairing:
+    """A toggle with a choice that its parameter has not."""
 
-    run = lab.start("01_hmt", "smoke", cache=tmp_path)
-    with pytest.raises(ValueError, match=r"toggle order takes \['chain', 'random'\], its parameter \['chain', 'shuf"):
-        lab.Explorer(lambda settings: settings, Pairing(), run)
+    order: Literal["chain", "random"] = "chain"
+
+
+def test_no_command_is_offered_that_the_command_line_would_refuse(tmp_path):
+    made = lab.Explorer(lambda settings: settings.order, Pairing(), lab.start("01_hmt", "smoke", cache=tmp_path))
+    panel = made.panel = Panel(made)
+    assert made.command == "hetlib run 01_hmt --preset smoke"
+    assert "hetlib run 01_hmt" in panel.controls["copy"].value
+    made.set(order="random")
+    with pytest.raises(ValueError, match="unknown value of ORDER 'random'"):
+        _ = made.command
+    assert panel.controls["copy"].value == ""
+    made.reset()
+    assert "hetlib run 01_hmt" in panel.controls["copy"].value
 
 
 def test_what_is_chosen_by_name_exists():
@@ -63,7 +81,9 @@ def test_what_is_chosen_by_name_exists():
     settings = clafusion_one_shot.Switches()
     declared = allowed("02_clafusion", {})
     for field in vars(settings):
-        assert Toggle(settings, field).allowed == declared[field.upper()]
+        toggle = Toggle(settings, field)
+        can = list(toggle.choices) or dict(zip(("from", "to"), toggle.range, strict=False))
+        assert can == declared[field.upper()]
 
 
 @pytest.mark.parametrize(

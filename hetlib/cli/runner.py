@@ -231,15 +231,23 @@ def _sign(task: Task) -> str | None:
     return None
 
 
-def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+def _prepared(task: Task) -> Path:
+    """Remove what an earlier run left, and say where papermill writes the notebook, anew after every cell.
 
-    # Papermill writes the notebook anew after every cell; it gets its name once it is whole.
+    It gets its name once it is whole.
+    """
     unfinished = task.folder / ".part" / task.output.name
     unfinished.parent.mkdir(exist_ok=True)
     for stale in (task.output, unfinished, records.path(task.folder), records.note(task.folder)):
         stale.unlink(missing_ok=True)
+    return unfinished
+
+
+def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    unfinished = _prepared(task)
     notebook = notebooks.read(task.source)
     total, heading = len(notebook.cells) + bool(task.parameters), "starting"
 

@@ -14,7 +14,7 @@ from hetlib.lab.panel import BUTTONS, Panel
 from hetlib.lab.presets import SEEDS, Run, headless
 from hetlib.lab.toggles import Toggle, checked
 from hetlib.lab.train import Job, Stopped, history_of, train
-from hetlib.parameters import allowed
+from hetlib.parameters import check
 from hetlib.training import History
 
 REDRAW = 0.5  # seconds between two pictures of a training that runs
@@ -47,7 +47,7 @@ class Explorer:
     TypeError
         If `toggles` is no frozen dataclass instance, a field has a type that makes no control, or `job` has no `run`.
     ValueError
-        If a default is not among its own choices, or a toggle's choices are not those of the notebook's parameter.
+        If a default is not among its own choices.
     Exception
         Whatever the view raises: the first result is computed here, outside any widget.
     """
@@ -68,10 +68,6 @@ class Explorer:
         self.toggles = {name: Toggle(toggles, name) for name in (f.name for f in fields(toggles))}
         if taken := sorted(self.toggles.keys() & BUTTONS):
             raise TypeError(f"toggles cannot be called {', '.join(taken)}: buttons are")
-        declared = allowed(run.notebook, {}) if run else {}
-        for name, toggle in self.toggles.items():
-            if declared.get(name.upper(), toggle.allowed) != toggle.allowed:
-                raise ValueError(f"toggle {name} takes {toggle.allowed}, its parameter {declared[name.upper()]}")
         self.settings = self.default = checked(toggles)
         self.panel: Panel | None = None
         self._handles: list[Any] | None = None
@@ -146,8 +142,8 @@ class Explorer:
     def command(self) -> str:
         """The command line that runs the notebook with these settings: it names what differs from the defaults.
 
-        Without a run it is a TypeError; if the notebook does not declare a toggle, or the run's seeds are not the first
-        ones, a ValueError; outside a clone of the project a FileNotFoundError.
+        Without a run it is a TypeError; if the notebook does not declare a toggle, its parameter cannot be so, or the
+        run's seeds are not the first ones, a ValueError; outside a clone of the project a FileNotFoundError.
         """
         if self.run is None:
             raise TypeError("an explorer without a run has no command: Explorer(..., run=run)")
@@ -157,7 +153,8 @@ class Explorer:
             raise ValueError(f"seeds {self.run.seeds} cannot be asked for by number")
         seeds = len(self.run.seeds) if len(self.run.seeds) != SEEDS[self.run.preset] else 0
         given = {"DATA": self.run.data or "", "SEEDS": seeds} | self.run.parameters
-        given |= {name: getattr(self.settings, name) for name in self.toggles}
+        given |= {name.upper(): getattr(self.settings, name) for name in self.toggles}
+        check(self.run.notebook, given | {"PRESET": self.run.preset})
         words = ["hetlib", "run", self.run.notebook, "--preset", self.run.preset]
         for name, value in given.items():
             if self._declared.get(name.upper(), value) != value:

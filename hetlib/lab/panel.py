@@ -4,7 +4,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from html import escape
 from typing import Any
@@ -50,8 +49,8 @@ class Panel:
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self._do(lambda: explorer.set(**{name: change["new"]})), "value")
         self._button("reset", "Back to the first settings", explorer.reset)
-        with suppress(TypeError, ValueError, FileNotFoundError):  # no run, no such parameter, no clone
-            self.controls["copy"] = widgets.HTML(_copy_button(explorer.command))
+        if copy := self._copy_button():
+            self.controls["copy"] = widgets.HTML(copy)
         self.bar = widgets.IntProgress(bar_style="info", layout={"width": "12em", "display": "none"})
         if explorer.job is not None:
             self._button("run", "Train with these settings", self._start)
@@ -71,9 +70,19 @@ class Panel:
             for name in self.explorer.toggles:
                 self.controls[name].value = getattr(self.explorer.settings, name)
             if "copy" in self.controls:
-                self.controls["copy"].value = _copy_button(self.explorer.command)
+                self.controls["copy"].value = self._copy_button()
         finally:
             self._syncing = False
+
+    def _copy_button(self) -> str:
+        try:
+            text = escape(self.explorer.command)
+        except (TypeError, ValueError, FileNotFoundError):  # no run, no such parameter, no clone
+            return ""
+        return (
+            f"<button type='button' class='jupyter-widgets jupyter-button widget-button' style='width:auto' "
+            f'title="{text}" data-command="{text}" onclick="{escape(COPY)}">Copy as command</button>'
+        )
 
     def _button(self, name: str, tooltip: str, action: Callable[[], Any]) -> Any:
         import ipywidgets as widgets
@@ -135,14 +144,6 @@ class Panel:
         for name, control in self.controls.items():
             control.disabled = training != (name == "stop")
         self.bar.layout.display = "" if training else "none"
-
-
-def _copy_button(command: str) -> str:
-    text = escape(command)
-    return (
-        f"<button type='button' class='jupyter-widgets jupyter-button widget-button' style='width:auto' "
-        f'title="{text}" data-command="{text}" onclick="{escape(COPY)}">Copy as command</button>'
-    )
 
 
 def _red(error: Exception) -> str:

@@ -35,11 +35,6 @@ class Toggle:
                 f"toggle {name!r}: {self.type} makes no control; use Literal, bool, or a number with `slider`"
             )
 
-    @property
-    def allowed(self) -> Any:
-        """What it may be, in the form of `hetlib.parameters.allowed`."""
-        return list(self.choices) if self.choices else dict(zip(("from", "to"), self.range, strict=False))
-
     def check(self, value: Any) -> None:
         """Raise a ValueError that names the toggle unless it can take `value`."""
         if self.choices:
