@@ -32,7 +32,7 @@ from hetlib.clafusion.transport import Transport, transport_neurons
 from hetlib.clafusion.weights import SIDES, fuse_weights
 from hetlib.data import Images, sample
 from hetlib.errors import unknown
-from hetlib.merging import average
+from hetlib.merging import average, check_sharing
 from hetlib.transfer import Fill, Pair, Transfer, TransferReport
 
 __all__ = [
@@ -216,6 +216,7 @@ def _write_(
         there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
         if there != here:
             raise ValueError(f"{name}: the result has {there}, the target {here}")
+    check_sharing(target, state)
     fills = []
     for name, out in own.items():
         layer = name.rpartition(".")[0]

@@ -3,7 +3,7 @@
 from hetlib.merging.average import average, update_bn
 from hetlib.merging.ensemble import Ensemble
 from hetlib.merging.git_rebasin import Matching, match_weights
-from hetlib.merging.interpolate import barrier, between, check_alike, curve
+from hetlib.merging.interpolate import barrier, between, check_alike, check_sharing, curve
 from hetlib.merging.repair import repair, variances
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "barrier",
     "between",
     "check_alike",
+    "check_sharing",
     "curve",
     "match_weights",
     "repair",

@@ -70,20 +70,19 @@ def once(layers: Mapping[str, Any], fills: list[Fill]) -> list[Fill]:
     for (_, end, before), (start, _, layer) in pairwise(spans):
         if start < end:
             raise ValueError(f"{before} and {layer} overlap in memory: what is written to one would change the other")
-    settled = [fill if fill.keeps else _for(fill.layer, last.get(place(fill.out), fill)) for fill in fills]
-    told = {(fill.layer, id(fill.out)) for fill in settled if not fill.keeps}
+    told = {(fill.layer, id(fill.out)) for fill in fills if not fill.keeps}
     holders: dict[int, list[str]] = {}
     for name, layer in layers.items():
         for tensor in layer.parameters(recurse=False):
             holders.setdefault(id(tensor), []).append(name)
-    for fill in last.values():
+    settled: list[Fill] = []
+    for fill in fills:
         others = holders.get(id(fill.out), [])
-        settled += [_for(name, fill) for name in others if len(others) > 1 and (name, id(fill.out)) not in told]
+        stands = fill if fill.keeps else last.get(place(fill.out), fill)
+        if stands is fill and not fill.keeps and len(others) > 1:  # before it, so that it is the last of them
+            settled += [replace(fill, layer=name) for name in others if (name, id(fill.out)) not in told]
+        settled.append(stands if stands.layer == fill.layer else replace(stands, layer=fill.layer))
     return settled
-
-
-def _for(layer: str, fill: Fill) -> Fill:
-    return fill if fill.layer == layer else replace(fill, layer=layer, kind="")
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

@@ -7,10 +7,11 @@ import torch
 
 from hetlib import data, zoo
 from hetlib.clafusion import (
+    fuse,
     transfer,
 )
 from hetlib.data import load
-from tests.clafusion.networks import build
+from tests.clafusion.networks import build, digits, gap, mlp
 
 
 def test_a_target_of_another_shape():
@@ -58,6 +59,25 @@ def test_a_refused_target_stays_as_it_was():
         with pytest.raises(ValueError, match=r": the result has .*nothing"):
             transfer(sources, target, train, samples=20)
         assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_a_target_that_shares_a_tensor():
+    def net(seed, tied):
+        model = mlp(8, 8, 8, seed=seed)
+        if tied:
+            model.fc3.weight = model.fc2.weight
+        return model
+
+    target, before = net(0, True), copy.deepcopy(net(0, True).state_dict())
+    with pytest.raises(ValueError, match=r"^fc2\.weight and fc3\.weight are one tensor in one network"):
+        transfer([net(1, False), net(2, False)], target, digits())
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+    sources = [net(1, True), net(2, True)]
+    report = transfer(sources, target, digits())
+    fused = fuse(sources, digits())
+    assert gap(target, fused, digits()) == 0
+    assert target.fc2.weight is target.fc3.weight
+    assert len({row.source for row in report if row.target in ("fc2", "fc3")}) == 1
 
 
 def test_one_network_is_checked_like_many():

@@ -317,3 +317,15 @@ class TestRefusals:
     def test_no_images_no_activations(self):
         with pytest.raises(ValueError, match="compared on images, and none were given"):
             graft(nets(2), criterion="activation")
+
+
+def test_a_tensor_that_two_layers_share_is_grafted_once():
+    def net(seed, tied):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3))
+        model[2].weight = model[1].weight if tied else nn.Parameter(model[1].weight.detach().clone())
+        return model
+
+    tied, apart = (graft([net(seed, share) for seed in (0, 1)]) for share in (True, False))
+    for one, other in zip(tied, apart, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)

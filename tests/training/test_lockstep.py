@@ -266,3 +266,38 @@ class TestAmalgamation:
             cast[1].ours[0][0].weight.add_(1)
         with pytest.raises(ValueError, match="minimised another objective"):
             self.fit(digits, cast, checkpoint=tmp_path / "run")
+
+
+class WithState(nn.Sequential):
+    """Its extra state decides what it puts out."""
+
+    def __init__(self, state):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.state = state
+
+    def forward(self, x):
+        if self.training:
+            self.state["steps"] += 1
+        return super().forward(x) / (1 + 0.1 * self.state["steps"])
+
+    def get_extra_state(self):
+        return self.state
+
+    def set_extra_state(self, state):
+        self.state = state
+
+
+def test_extra_state_is_kept_of_every_network(digits, tmp_path):
+    def ring(**more):
+        torch.manual_seed(0)
+        return Lockstep([Loop(WithState({"steps": k} | more), *digits, RECIPE, seed=k) for k in range(2)], mix)
+
+    whole, resumed, path = ring(), ring(), tmp_path / "ring"
+    whole.run()
+    ring().run(path, on_epoch=lambda ring: ring.epochs == 2)
+    assert resumed.run(path) == whole.histories
+    steps = [loop.model.state["steps"] for loop in resumed.loops]
+    assert steps == [loop.model.state["steps"] for loop in whole.loops]
+    assert steps[1] == steps[0] + 1
+    with pytest.raises(ValueError, match=r"^loop 0\.model\._extra_state\['seen'\] is a set"):
+        ring(seen={1}).run(tmp_path / "other")

@@ -344,3 +344,14 @@ def test_settings_are_checked_when_a_step_is_made():
     ):
         with pytest.raises(ValueError, match=says):
             make()
+
+
+@pytest.mark.parametrize("sentence", [HMT, Transfer(tlv.ByRatio(), (tlv.ByVariance(), tlv.LinearStatistics()))])
+def test_a_source_with_spectral_norm_stays_as_it_is_in_training(sentence):
+    source, target = small(8, 8, 8).train(), small(6, 6, 6)
+    for layer in source:
+        nn.utils.parametrizations.spectral_norm(layer)
+    before = deepcopy(source.state_dict())
+    sentence(source, target)
+    assert source.training
+    assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
