@@ -117,7 +117,7 @@ class Chain:
         Channels are numbered group by group, in the order of `axes`. It is -1 where the data does not pass, and where
         a channel has several places on the axis.
         """
-        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items() if isinstance(tensor, Tensor)}
         numbers: dict[tuple[str, int], Tensor] = {}
         first = 0
         for group in self.axes:

@@ -115,7 +115,8 @@ class _Tracer(fx.Tracer):
             return torch.empty_like(held[name], device="meta")
         if node.op == "call_module":
             module = self.root.get_submodule(str(node.target))
-            state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+            held = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
+            state = {name: torch.empty_like(tensor, device="meta") for name, tensor in held.items()}
             return functional_call(module, state, args, kwargs)
         target: Any = getattr(type(args[0]), str(node.target)) if node.op == "call_method" else node.target
         return target(*args, **kwargs)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hetlib import __version__, clone
-from hetlib.cli import amalgamate, graft
+from hetlib.cli import amalgamate, data_sets, graft
 from hetlib.errors import unknown
 from hetlib.parameters import PRESETS
 
@@ -20,9 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Get, list and find data sets.", no_args_is_help=True)
 cache_app = typer.Typer(help="See and clean what runs keep for the next: trained networks.", no_args_is_help=True)
-for name, part in {"data": data_app, "cache": cache_app, "amalgamate": amalgamate.app}.items():
+for name, part in {"data": data_sets.app, "cache": cache_app, "amalgamate": amalgamate.app}.items():
     app.add_typer(part, name=name)
 app.command(help=graft.EXAMPLES)(graft.graft)
 console = Console()
@@ -195,48 +194,18 @@ def report(
         console.print(f"updated {papers}")
 
 
-@app.command()
-def doctor() -> None:
+@app.command("doctor")
+def examine() -> None:
     """Say what this machine has, what it lacks, and how to get it."""
-    from hetlib.cli.doctor import data_sets, examine
+    from hetlib.cli import doctor
 
     table = Table("", "what", "found", "to get it", box=None)
-    findings = [*examine(), *data_sets()]
+    findings = [*doctor.examine(), *doctor.data_sets()]
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.needed else "[yellow]without[/]"
         table.add_row(mark, escape(finding.what), escape(finding.found), "" if finding.ok else escape(finding.remedy))
     console.print(table)
     raise typer.Exit(any(finding.needed and not finding.ok for finding in findings))
-
-
-@data_app.command("list")
-def list_data() -> None:
-    """Name the data sets, and say which are here and whole."""
-    from hetlib.cli.doctor import data_sets
-
-    for finding in data_sets():
-        console.print(
-            f"{finding.what:14} {finding.found if finding.ok else 'missing: ' + finding.remedy}", highlight=False
-        )
-
-
-@data_app.command()
-def get(name: Annotated[str, typer.Argument(help="Name of a data set: see `hetlib data list`.")]) -> None:
-    """Download a data set, unless it is here."""
-    from hetlib import data
-
-    for split in data.splits(name):
-        console.print(f"{name} {split}: {len(data.load(name, split, download=True)):,} images", highlight=False)
-
-
-@data_app.command()
-def path(name: Annotated[str, typer.Argument(help="Name of a data set.")]) -> None:
-    """Print the folder a data set is read from, in torchvision's layout: $HETLIB_DATA, else data."""
-    from hetlib import data
-
-    if name not in data.names():
-        raise unknown("data set", name, data.names())
-    typer.echo(data.folder().resolve())
 
 
 @cache_app.command("ls")

@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 
 import hetlib
 from hetlib import files
+from hetlib.cli.kernel import manager
 from hetlib.cli.outputs import faults
 from hetlib.cli.turns import WAITING, alone
 from hetlib.errors import unknown
@@ -264,7 +265,7 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             unfinished,
             task.parameters,
             kernel_name="python3",
-            kernel_manager_class=_kernel(task, cores),
+            kernel_manager_class=manager(task.source, task.folder, cores),
             progress_bar=False,
             start_timeout=PATIENCE,
             iopub_timeout=PATIENCE,
@@ -278,31 +279,3 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
             notebooks.read(unfinished)
             os.replace(unfinished, task.output)
     return "\n".join(f"an error was swallowed in {fault}" for fault in faults(ran)) or None
-
-
-def _kernel(task: Task, cores: int) -> type:
-    """A kernel manager that starts this interpreter, whichever kernels are installed, where the task needs it."""
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec
-
-    spec = get_kernel_dict()
-    # Its notes on unencrypted TCP, within one machine, and on being interrupted at the end would only stand in the way.
-    spec["argv"].append("--log-level=CRITICAL")
-    defaults = {"OMP_NUM_THREADS": "1", "HETLIB_PROCESSES": str(cores)}
-    fixed = {
-        "HETLIB_HEADLESS": "1",
-        "HETLIB_RUN_DIR": str(task.folder),
-        "HETLIB_DATA": str(Path(os.environ.get("HETLIB_DATA", "data")).resolve()),
-        "HETLIB_CACHE": str(Cache().root),  # one place, though kernels run in another folder
-    }
-    folder = task.source.parent.parent if task.source.suffix == ".py" else task.source.parent
-
-    class ThisPython(AsyncKernelManager):
-        kernel_spec = KernelSpec(resource_dir="", **spec)
-
-        def start_kernel(self, **options: Any) -> Any:
-            # Of the kernel alone: other notebooks run in this process at the same time.
-            return super().start_kernel(**options | {"cwd": str(folder), "env": defaults | os.environ | fixed})
-
-    return ThisPython

@@ -113,3 +113,18 @@ def test_two_inputs_wrappers_and_weights_to_come_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             chain(model)
+
+
+def test_extra_state_that_is_no_tensor_is_passed_over():
+    class Extra(nn.Sequential):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    images = torch.randn(2, 3, 8, 8)
+    for example in (None, images):
+        found = chain(Extra(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), example)
+        assert [group.size for group in found.axes if not group.fixed] == [4]
+        assert ("0.weight", 0) in found.channel_numbers
