@@ -8,7 +8,7 @@ from hetlib.lab.cache import Cache
 
 
 def manager(source: Path, run: Path, cores: int) -> type:
-    """A kernel manager that starts this interpreter, whichever kernels are installed, for a notebook and a run's folder."""
+    """A kernel manager that starts this interpreter, whichever kernels are installed, for a run of a notebook."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
