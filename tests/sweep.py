@@ -1,0 +1,143 @@
+"""Which published network can do what: `python -m tests.sweep [NAME ...]` measures it and writes docs/networks.md.
+
+Weights and statistics are drawn anew, in double precision, so that nothing is hidden by what training made small.
+"""
+
+import sys
+import warnings
+from copy import deepcopy
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision import models
+
+from hetlib.chain import chain, eval_mode
+from hetlib.clafusion import fuse
+from hetlib.files import write
+from hetlib.merging import update_bn
+from tests.chain.networks import torchvision_model
+from tests.conftest import redraw
+
+NAMES = (
+    "alexnet", "vgg11", "vgg11_bn", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "mobilenet_v2",
+    "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5", "squeezenet1_0",
+    "squeezenet1_1", "googlenet", "inception_v3", "densenet121", "shufflenet_v2_x0_5", "regnet_x_400mf",
+    "regnet_y_400mf", "convnext_tiny",
+)  # fmt: skip
+SIZES = {"inception_v3": 299}
+TABLE = Path(__file__).parents[1] / "docs" / "networks.md"
+HEAD = """# Which network can do what
+
+torchvision's convolutional networks with drawn weights, by `python -m tests.sweep`. *Read*: every convolution and
+linear layer that runs is in the chain, in order. *Unchanged*: reading leaves parameters and buffers as they are.
+*Free*: the share of channels between input and output that can be moved. *Exact*: the largest relative error of the
+outputs after all free channels were permuted. *Fused*: `clafusion.fuse` of the network and its permuted twin; it should
+give the network, with statistics of its batch norms taken anew: the largest relative error, or the refusal.
+
+| network | read | unchanged | free | exact | fused |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of one network."""
+
+    network: str
+    read: str
+    unchanged: str
+    free: str
+    exact: str
+    fused: str
+
+
+def measure(name: str) -> Row:
+    """Build a network, draw its weights, and try everything."""
+    model = redraw(build(name).double(), torch.Generator().manual_seed(0)).eval()
+    size = SIZES.get(name, 64)
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ran = layers_that_run(model, images)
+    before = deepcopy(model.train().state_dict())
+    chain(model, images)
+    unchanged = all(torch.equal(value, before[key]) for key, value in model.eval().state_dict().items())
+    found = chain(model, images)
+    read = [layer.name for layer in found.layers] == ran
+    inner = [group for group in found.axes if group.fixed not in ("network input", "network output")]
+    free = [group for group in inner if not group.fixed]
+    share = sum(group.size for group in free) / max(1, sum(group.size for group in inner))
+    twin = permuted(model, free)
+    with torch.no_grad():
+        exact = relative(twin(images), model(images))
+    return Row(name, yes(read), yes(unchanged), f"{100 * share:.0f} %", exact, fused(model, twin, images))
+
+
+def build(name: str) -> nn.Module:
+    """A network of ten classes; a VGG with a small classifier."""
+    if name.startswith("vgg"):
+        return torchvision_model(name)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, num_classes=10, **options)
+
+
+def yes(right: bool) -> str:
+    """A word for a truth."""
+    return "yes" if right else "NO"
+
+
+def layers_that_run(model: nn.Module, images: torch.Tensor) -> list[str]:
+    """Convolutions and linear layers in the order of their first calls."""
+    seen: dict[str, None] = {}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: seen.setdefault(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad(), eval_mode(model):
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return list(seen)
+
+
+def permuted(model: nn.Module, free: list) -> nn.Module:
+    """A twin of the network that computes the same: every free group of its channels was permuted."""
+    twin, state = deepcopy(model), model.state_dict()
+    for group in free:
+        group.permute_(state, torch.arange(group.size).roll(1))
+    twin.load_state_dict(state)
+    return twin
+
+
+@torch.no_grad()
+def fused(model: nn.Module, twin: nn.Module, images: torch.Tensor) -> str:
+    """The relative error of a network fused with its twin, or why it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = fuse([model, twin], images)
+    except ValueError as error:
+        return f"refused: {error}"
+    expected = deepcopy(model)
+    update_bn(expected, images)
+    return relative(found.eval()(images), expected.eval()(images))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> str:
+    """The largest difference as a part of the largest value."""
+    return f"{(found - expected).abs().max().item() / expected.abs().max().item():.0e}"
+
+
+def main(names: list[str]) -> None:
+    """Print a row for each network; with all of them, write the table."""
+    lines = []
+    for name in names or NAMES:
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in astuple(measure(name)))} |\n")
+        print(lines[-1], end="", flush=True)
+    if not names:
+        write(TABLE, HEAD + "".join(lines))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
