@@ -123,6 +123,7 @@ def plain_ratio(n_source, n_target):
 
 
 assert all(plain_ratio(s, t) == match.by_ratio(s, t) for s in range(1, 40) for t in range(1, 40))
+torch.manual_seed(0)
 tlv.transfer(zoo.build("vgg11", width=0.25), zoo.build("resnet8", width=0.25))
 
 # %% [markdown]
@@ -318,6 +319,7 @@ def plain_statistics(weights):
 
 heads = [layer.weight.detach() for layer in learned.model.modules() if isinstance(layer, torch.nn.Linear)]
 torch.testing.assert_close(plain_statistics(heads), tlv.statistics(heads), atol=1e-6, rtol=1e-5)
+torch.manual_seed(0)
 born = torch.nn.Linear(64, 12).weight.std()
 print(f"{len(heads)} linear layer: deviation {tlv.statistics(heads)[1]:.3f}; as PyTorch draws 64 to 12: {born:.3f}")
 
