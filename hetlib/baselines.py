@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from hetlib.chain import eval_mode
+from hetlib.chain import reading
 from hetlib.chain.nested import check, flatten, leaves
 from hetlib.errors import unknown
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, unpaired
@@ -79,7 +79,7 @@ def transfer(source: nn.Module, target: nn.Module, method: str = "dpiat", seed: 
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    with eval_mode(source, target):  # in training, a weight with spectral norm changes when it is looked at
+    with reading(*source.modules(), *target.modules()):
         for role, model in (("target", target), ("source", source)):
             if not list(leaves(flatten(model))) and not (method == "he" and role == "source"):
                 raise ValueError(f"the {role} ({type(model).__name__}) has no layer that carries weights")

@@ -2,7 +2,16 @@
 
 from hetlib.chain.channels import Group, Member
 from hetlib.chain.layers import Chain, Layer, convolutions, main_path
-from hetlib.chain.outputs import Network, eval_chain, eval_mode, evaluating, full_precision, layer_outputs, neurons
+from hetlib.chain.outputs import (
+    Network,
+    eval_chain,
+    eval_mode,
+    evaluating,
+    full_precision,
+    layer_outputs,
+    neurons,
+    reading,
+)
 from hetlib.chain.read import chain
 from hetlib.chain.residuals import Shortcut
 from hetlib.chain.resized import resized, set_sizes_
@@ -25,6 +34,7 @@ __all__ = [
     "layer_outputs",
     "main_path",
     "neurons",
+    "reading",
     "resized",
     "set_sizes_",
 ]

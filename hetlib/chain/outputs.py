@@ -29,6 +29,13 @@ def eval_mode(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def reading(*modules: nn.Module) -> Iterator[None]:
+    """Modules whose weights can be looked at: in training, a look at spectral norm changes what it computes them from."""
+    with eval_mode(*(module for module in modules if "parametrizations" in module._modules)):
+        yield
+
+
+@contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """As `eval_mode`, without gradients or autocast."""
     with eval_mode(*models), torch.no_grad(), full_precision():

@@ -73,7 +73,7 @@ def once(layers: Mapping[str, Any], fills: list[Fill]) -> list[Fill]:
     told = {(fill.layer, id(fill.out)) for fill in fills if not fill.keeps}
     holders: dict[int, list[str]] = {}
     for name, layer in layers.items():
-        for tensor in layer.parameters(recurse=False):
+        for tensor in layer._parameters.values():
             holders.setdefault(id(tensor), []).append(name)
     settled: list[Fill] = []
     for fill in fills:

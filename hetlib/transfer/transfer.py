@@ -10,7 +10,7 @@ A *match* says which source layer feeds which target layer. A *fit* says what ea
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, Network, eval_chain, eval_mode
+from hetlib.chain import Chain, Network, eval_chain, reading
 from hetlib.chain.nested import Leaf, check, kind_of, with_weights
 from hetlib.errors import unknown
 from hetlib.kernels.fill import Fill
@@ -88,6 +88,10 @@ class Context:
     def target_modules(self) -> dict[str, Any]:
         """Those of the target, likewise."""
         return dict(self.target.named_modules(remove_duplicate=False))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Both networks, with weights that can be looked at: see `hetlib.chain.reading`."""
+        return reading(*self.source_modules.values(), *self.target_modules.values())
 
     @cached_property
     def with_weights(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -163,7 +167,7 @@ class Transfer:
             fit; the layer is named with its shapes.
         """
         context = Context.of(source, target, images, seed)
-        with _reading(context):
+        with context.reading(), torch.no_grad():
             return self._plan(context)[1]
 
     def __call__(self, source: Network, target: Network, images: Tensor | None = None, seed: int = 0) -> TransferReport:
@@ -185,7 +189,7 @@ class Transfer:
             As `plan` does; nothing is modified then.
         """
         context = Context.of(source, target, images, seed)
-        with _reading(context):
+        with context.reading(), torch.no_grad():
             pairs, fills = self._plan(context)
             write(fills)
             modules = context.source_modules, context.target_modules
@@ -202,13 +206,6 @@ class Transfer:
             kind = lambda fill: kind_of(context.target_modules.get(fill.layer))
             fills = [fill if fill.kind else replace(fill, kind=kind(fill)) for fill in fills]
         return pairs, blended(fills, self.blend)
-
-
-@contextmanager
-def _reading(context: Context) -> Iterator[None]:
-    """Networks whose weights can be read: in training, spectral norm changes what it computes them from each time."""
-    with eval_mode(context.source, context.target), torch.no_grad():
-        yield
 
 
 @contextmanager
