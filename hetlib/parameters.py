@@ -3,9 +3,11 @@
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from hetlib import clone
 from hetlib.errors import one_of, within
 
 PRESETS = ("smoke", "classroom", "reduced", "paper")
@@ -48,5 +50,13 @@ def check(notebook: str, values: Mapping[str, Any]) -> None:
             one_of(name, value, what)
         elif isinstance(what, dict):
             within(name, value, what["from"], what["to"], whole=isinstance(what["from"], int))
-        elif value and not Path(value).is_dir():
+        elif value and not place(value).is_dir():
             raise ValueError(f"{name} must be a folder that exists, got {value!r}")
+
+
+def place(folder: str | PathLike) -> Path:
+    """Where a folder is that a parameter names: below the project's own, unless its path is absolute.
+
+    A command line and the notebook that it runs have current folders of their own.
+    """
+    return clone.folder().parent / folder

@@ -150,3 +150,14 @@ def test_an_unknown_notebook_is_told_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stderr.count("unknown notebook 'nope'") == 2
+
+
+def test_a_folder_is_below_the_projects_wherever_one_stands(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "text").mkdir(parents=True)
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    for here in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(here)
+        check("03_grafting", {"PUBLISHED": "data/weights"})
+        check("03_grafting", {"PUBLISHED": str(tmp_path / "data")})
+        with pytest.raises(ValueError, match="PUBLISHED must be a folder that exists"):
+            check("03_grafting", {"PUBLISHED": "../data"})

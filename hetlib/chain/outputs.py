@@ -30,7 +30,7 @@ def eval_mode(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def reading(*modules: nn.Module) -> Iterator[None]:
-    """Modules whose weights can be looked at: in training, a look at spectral norm changes what it computes them from."""
+    """Modules whose weights can be looked at: in training, spectral norm changes at every look."""
     with eval_mode(*(module for module in modules if "parametrizations" in module._modules)):
         yield
 

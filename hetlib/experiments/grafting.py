@@ -8,7 +8,6 @@ long as all of a ring together.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from hetlib.chain import convolutions
 from hetlib.grafting import AfterEpoch, Averaging, Grafting, Voting, initial_rates, invalid_filters
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.lab import Group, Job, presets
+from hetlib.parameters import place
 from hetlib.training import Recipe
 
 RELEASED = (0.3, 0.6, 0.9)
@@ -223,7 +223,8 @@ def published(folder: str | PathLike) -> dict[str, dict[str, float]]:
     Parameters
     ----------
     folder : path-like
-        Holds `cifar10_resnet20.pt` and `cifar10_resnet32.pt` as published by chenyaofo/pytorch-cifar-models.
+        Holds `cifar10_resnet20.pt` and `cifar10_resnet32.pt` as published by chenyaofo/pytorch-cifar-models; below the
+        project's folder, unless absolute.
 
     Returns
     -------
@@ -238,7 +239,7 @@ def published(folder: str | PathLike) -> dict[str, dict[str, float]]:
     found = {}
     for name in ("resnet20", "resnet32"):
         model = zoo.build(name)
-        kept = torch.load(Path(folder) / f"cifar10_{name}.pt", weights_only=True)
+        kept = torch.load(place(folder) / f"cifar10_{name}.pt", weights_only=True)
         model.load_state_dict(model.state_dict() | kept)  # counts of batches are not kept there
         invalid, filters = invalid_filters(model)
         entropies = weight_entropy([layer.weight.detach() for _, layer in convolutions(model)])
