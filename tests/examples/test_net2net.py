@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -50,11 +50,19 @@ def same(a, b):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def padded(model):
+    """How many zero channels the shortcuts of a ResNet-20 add: of rounded widths, fewer in a wider network."""
+    first, *others = (stage[0].conv2.out_channels for stage in (model.layer1, model.layer2, model.layer3))
+    return [after - before for before, after in zip([first, *others], others, strict=False)]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=4)
+@example(narrow=0.140625, factor=1.125, seed=0)
 @given(narrow=st.floats(0.125, 0.2), factor=st.floats(1, 2.5), seed=st.integers(0, 9))
 def test_the_function_is_kept(family, narrow, factor, seed):
     source, target = net(family, narrow), net(family, narrow * factor, seed=1)
+    assume(not family.startswith("resnet20") or all(new >= old for old, new in zip(padded(source), padded(target), strict=True)))
     untouched = deepcopy(source)
     report = WIDER(source, target, seed=seed)
     assert distance(source, target, family) < 1e-9
