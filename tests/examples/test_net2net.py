@@ -62,7 +62,10 @@ def padded(model):
 @given(narrow=st.floats(0.125, 0.2), factor=st.floats(1, 2.5), seed=st.integers(0, 9))
 def test_the_function_is_kept(family, narrow, factor, seed):
     source, target = net(family, narrow), net(family, narrow * factor, seed=1)
-    assume(not family.startswith("resnet20") or all(new >= old for old, new in zip(padded(source), padded(target), strict=True)))
+    assume(
+        not family.startswith("resnet20")
+        or all(new >= old for old, new in zip(padded(source), padded(target), strict=True))
+    )
     untouched = deepcopy(source)
     report = WIDER(source, target, seed=seed)
     assert distance(source, target, family) < 1e-9
