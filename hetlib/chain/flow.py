@@ -33,6 +33,8 @@ class Flow:
         "whole" row of channels over and over, as of tokens.
     single : bool
         Whether images and channels are the only axes longer than 1.
+    images : bool
+        Whether the first axis is still that of all images.
     """
 
     slots: Slots
@@ -40,6 +42,7 @@ class Flow:
     rank: int | None
     spread: Literal["", "each", "whole"] = ""
     single: bool = False
+    images: bool = True
 
     def over(self, length: int) -> Slots | None:
         """The slots along an axis of this length; None if they do not fit."""
@@ -106,6 +109,8 @@ def _parted(call: Call, inputs: list[Known]) -> Known:
     if isinstance(sizes, int):
         step = -(-count // sizes) if call.name == "chunk" else sizes
         sizes = [step] * (-(-count // step))
+    if not isinstance(sizes, tuple | list) or not all(isinstance(size, int) for size in sizes):
+        return None
     return [replace(flow, slots=part) for part in np.split(flow.slots, np.cumsum(sizes)[:-1])]
 
 
@@ -123,7 +128,8 @@ def _picked(call: Call, inputs: list[Known]) -> Known:
         return None
     taken = [at for at, other in enumerate(cuts) if isinstance(other, int)]
     axis, rank = known.axis + sum(at > place for at in taken), known.rank - len(taken)
-    return replace(known, slots=known.slots[cut], axis=axis, rank=rank)
+    images = known.images and (place == 0 or cuts[0] == slice(None))
+    return replace(known, slots=known.slots[cut], axis=axis, rank=rank, images=images)
 
 
 def _reduced(call: Call, inputs: list[Known]) -> Known:
@@ -135,11 +141,11 @@ def _reduced(call: Call, inputs: list[Known]) -> Known:
     if not gone or None in gone or flow.axis in gone:
         return None
     over_all = flow.rank is not None and len(gone) == flow.rank - 2 and -flow.rank not in gone
-    single = flow.single or over_all
+    single, images = flow.single or over_all, flow.images and flow.rank is not None and -flow.rank not in gone
     if call.given(2, "keepdim", False):
-        return replace(flow, single=single)
+        return replace(flow, single=single, images=images)
     axis = flow.axis + sum(dim > flow.axis for dim in gone if dim is not None)
-    return replace(flow, axis=axis, rank=flow.rank and flow.rank - len(gone), single=single)
+    return replace(flow, axis=axis, rank=flow.rank and flow.rank - len(gone), single=single, images=images)
 
 
 def _flattened(call: Call, inputs: list[Known]) -> Known:
@@ -159,7 +165,8 @@ def _flat(flow: Flow, start: int, end: int) -> Known:
     first, last, place = start % flow.rank, end % flow.rank, flow.rank + flow.axis
     rank = flow.rank - (last - first)
     if not first <= place <= last:
-        return replace(flow, rank=rank, axis=flow.axis + (last - first if place < first else 0))
+        axis = flow.axis + (last - first if place < first else 0)
+        return replace(flow, rank=rank, axis=axis, images=flow.images and (first > 0 or first == last))
     if first == last or (flow.single and first > 0):
         return replace(flow, rank=rank, axis=first - rank)
     if last < flow.rank - 1 or first == 0 or first < place < last:
@@ -180,9 +187,9 @@ def _reshaped(call: Call, inputs: list[Known]) -> Known:
         return _squeezed(flow, [flow.from_end(dim) for dim in (dims if isinstance(dims, tuple) else [dims])])
     sizes = list(call.node.args[1:])
     sizes = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
-    if flow.single and sizes == [-1, len(flow.slots)]:
+    if flow.single and flow.images and sizes == [-1, len(flow.slots)]:
         return replace(flow, axis=-1, rank=2)
-    if not sizes or not _is_batch_size(sizes[0]):
+    if not sizes or not flow.images or not _is_batch_size(sizes[0]):
         return None
     if len(sizes) == 2:
         return _flat(flow, 1, -1)
@@ -217,21 +224,23 @@ def _by_shapes(flow: Flow, old: Sequence[int], new: Sequence[int]) -> Known:
 
 
 def _is_batch_size(size: Any) -> bool:
-    """Whether a number in a graph is how many images there are: `x.size(0)` or `x.shape[0]`."""
-    if not isinstance(size, fx.Node):
+    """Whether a number of a graph counts the images: `x.size(0)` or `x.shape[0]` where that axis is theirs."""
+    if not isinstance(size, fx.Node) or size.args[1:] != (0,):
         return False
     if size.target == "size":
-        return size.args[1:] == (0,)
-    shape = size.args[0] if len(size.args) == 2 and size.args[1] == 0 else None
-    return isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:] == ("shape",))
+        return bool(size.all_input_nodes[0].meta.get("images"))
+    shape = size.args[0]
+    whole = isinstance(shape, fx.Node) and (shape.target, shape.args[1:]) in (("size", ()), (getattr, ("shape",)))
+    return whole and bool(shape.all_input_nodes[0].meta.get("images"))  # type: ignore[union-attr]
 
 
 def _unsqueezed(call: Call, inputs: list[Known]) -> Known:
     flow, dim = inputs[0], call.given(1, "dim", None)
     if not isinstance(flow, Flow) or flow.spread or flow.rank is None or not isinstance(dim, int):
         return None
-    behind = dim % (flow.rank + 1) > flow.rank + flow.axis
-    return replace(flow, axis=flow.axis - behind, rank=flow.rank + 1)
+    at = dim % (flow.rank + 1)
+    behind = at > flow.rank + flow.axis
+    return replace(flow, axis=flow.axis - behind, rank=flow.rank + 1, images=flow.images and at > 0)
 
 
 def _permuted(call: Call, inputs: list[Known]) -> Known:
@@ -244,7 +253,9 @@ def _permuted(call: Call, inputs: list[Known]) -> Known:
         order[swapped[0]], order[swapped[1]] = order[swapped[1]], order[swapped[0]]
     if sorted(dim % flow.rank for dim in order) != list(range(flow.rank)):
         return None
-    return replace(flow, axis=[dim % flow.rank for dim in order].index(flow.rank + flow.axis) - flow.rank)
+    places = [dim % flow.rank for dim in order]
+    axis = places.index(flow.rank + flow.axis) - flow.rank
+    return replace(flow, axis=axis, images=flow.images and places[0] == 0)
 
 
 def _numbers(dims: Any) -> Iterator[int]:

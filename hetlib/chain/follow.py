@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from hetlib.chain.channels import Group, GroupBuilder, Slots
 from hetlib.chain.flow import JOINS, Flow, Held, Known, Unknown, moves
-from hetlib.chain.inherited import NORMS, per_output
+from hetlib.chain.inherited import NORMS, has_own_forward, per_output
 from hetlib.chain.trace import Call
 
 
@@ -38,7 +38,8 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
     """
     reader = _Reader(model)
     for node in graph.nodes:
-        reader.flows[node] = reader.visit(node)
+        reader.flows[node] = known = reader.visit(node)
+        node.meta["images"] = node.op == "placeholder" or (isinstance(known, Flow) and known.images)
     return reader.builder.groups()
 
 
@@ -49,15 +50,16 @@ _CHANNELWISE = re.compile(
     "|(alpha|featurealpha|feature)?dropout2?d?"
 )
 _PIXELWISE = re.compile("(adaptive)?(max|avg)pool2d|lppool2d|zeropad2d|upsample|interpolate")
+_SCALES = (*NORMS, nn.PReLU)
 _NO_TENSOR = ("shape", "dtype", "device", "ndim")
 
 
 class _Reader:
     """Follows channels from node to node.
 
-    `flows` says for every node what channels its value has; nodes come in the order of execution, so those of its
-    operands are there. An operation with weights ties the channels that come in to the weight's input axis, and puts
-    out those of the output axis. An operation that is not understood pins what comes in; behind it nothing is known.
+    `flows` has the channels of every node's value, in order of execution. An operation with weights ties the channels
+    that come in to the weight's input axis, and puts out those of the output axis. One that is not understood pins what
+    comes in; behind it nothing is known.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,9 +80,8 @@ class _Reader:
             return self.stop(node, "network output")
         call = Call.of(self.model, node)
         inputs = [self.flows[source] for source in node.all_input_nodes]
-        if all(known is None for known in inputs) or call.name in ("size", "dim"):
-            return None
-        if call.name == "getattr" and node.args[1] in _NO_TENSOR:
+        no_tensor = call.name in ("size", "dim") or (call.name == "getattr" and node.args[1] in _NO_TENSOR)
+        if no_tensor or all(known is None for known in inputs):
             return None
         rule = self.rule(call, [known for known in inputs if known is not None])
         known = rule(call, inputs) if rule else None
@@ -101,25 +102,25 @@ class _Reader:
         if isinstance(known, Unknown):
             return known
         if value.ndim < -known.axis or known.over(value.shape[known.axis]) is None:
-            self.builder.pin(known.slots, f"{node.name} has another number of channels")
-            return Unknown(f"{node.name} has another number of channels", value.ndim)
+            self.pin(known, why := f"{node.name} has another number of channels")
+            return Unknown(why, value.ndim)
         return replace(known, single=value.numel() == value.shape[0] * value.shape[known.axis] > 0)
 
     def stop(self, node: fx.Node, why: str) -> Unknown:
         """Fix whatever flows into `node`; nothing behind it is known."""
         inputs = [self.flows[source] for source in node.all_input_nodes]
         for known in inputs:
-            for flow in known if isinstance(known, list) else [known]:
-                self.pin(flow, why)
+            self.pin(known, why)
         return Unknown(next((known.why for known in inputs if isinstance(known, Unknown)), why))
 
-    def pin(self, known: Flow | Unknown | None, why: str) -> None:
+    def pin(self, known: Known, why: str) -> None:
         """Fix the channels of a value, and of a tensor that takes part directly the places on its axes."""
-        if isinstance(known, Flow):
-            self.builder.pin(known.slots, why)
-        elif isinstance(known, Held) and known.tensor is not None and id(known.tensor) in self.names:
-            for axis in range(min(known.tensor.ndim, 2)):
-                self.builder.pin(self.axis(known.tensor, axis), known.why)
+        for flow in known if isinstance(known, list) else [known]:
+            if isinstance(flow, Flow):
+                self.builder.pin(flow.slots, why)
+            elif isinstance(flow, Held) and flow.tensor is not None and id(flow.tensor) in self.names:
+                for axis in range(min(flow.tensor.ndim, 2)):
+                    self.builder.pin(self.axis(flow.tensor, axis), flow.why)
 
     def axis(self, tensor: Tensor, axis: int) -> Slots:
         names = self.names.get(id(tensor), [])
@@ -139,16 +140,12 @@ class _Reader:
             self.builder.tie(over, slots)
         else:
             self.builder.pin(slots, known.why if isinstance(known, Unknown) else why)
-            if not isinstance(known, list):
-                self.pin(known, why)
+            self.pin(known, why)
 
     def rule(self, call: Call, inputs: list[Any]) -> Callable[[Call, list[Known]], Known] | None:
-        if isinstance(call.module, nn.Conv2d):
-            return self.convolution
-        if isinstance(call.module, nn.Linear):
-            return self.linear
-        if isinstance(call.module, (*NORMS, nn.PReLU)):
-            return self.scale
+        for kind, rule in ((nn.Conv2d, self.convolution), (nn.Linear, self.linear), (_SCALES, self.scale)):
+            if isinstance(call.module, kind):
+                return rule
         if _BINARY.fullmatch(call.name) or (_CHANNELWISE.fullmatch(call.name) and len(inputs) > 1):
             return self.binary
         if call.name in JOINS:
@@ -174,14 +171,23 @@ class _Reader:
             self.builder.pin(out, "grouped convolution")
             self.stop(call.node, "grouped convolution")
         single = isinstance(known, Flow) and known.single and not any(module.padding) and set(module.kernel_size) == {1}
-        return Flow(out, -3, (known.rank if isinstance(known, Flow | Unknown) else None) or 4, single=single)
+        made = Flow(out, -3, (known.rank if isinstance(known, Flow | Unknown) else None) or 4, single=single)
+        self.together(call, known, made)
+        return made
 
     def linear(self, call: Call, inputs: list[Known]) -> Known:
         module: Any = call.module
         known = inputs[0]
         self.feed(known, self.axis(module.weight, 1), -1, "what a Linear takes in has no channels on its last axis")
-        single = isinstance(known, Flow) and known.single
-        return Flow(self.outputs(module), -1, known.rank if isinstance(known, Flow | Unknown) else None, single=single)
+        out = Flow(self.outputs(module), -1, known.rank if isinstance(known, Flow | Unknown) else None)
+        self.together(call, known, out)
+        return replace(out, single=isinstance(known, Flow) and known.single)
+
+    def together(self, call: Call, *sides: Known) -> None:
+        """A layer with a forward of its own may look at all channels, as weight standardisation does."""
+        for flow in sides if has_own_forward(call.module) else ():  # type: ignore[arg-type]
+            if isinstance(flow, Flow):
+                self.builder.act(flow.slots, call.node.name)
 
     def outputs(self, module: nn.Conv2d | nn.Linear) -> Slots:
         out = self.axis(module.weight, 0)
@@ -208,8 +214,8 @@ class _Reader:
             return self.aside(tensors, known, why)
         if isinstance(known, Flow):
             single = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
-            apart = isinstance(module, nn.PReLU) or (known.axis == at and (single or isinstance(module, _NormBase)))
-            self.builder.act(known.slots, "" if apart else call.node.name)
+            alone = known.axis == at and (single or isinstance(module, _NormBase)) and not has_own_forward(module)
+            self.builder.act(known.slots, "" if alone or isinstance(module, nn.PReLU) else call.node.name)
             if known.axis != at:  # channels stand on another axis, and each is treated alike
                 return self.aside(tensors, known, f"{call.node.name} acts on another axis than that of the channels")
         for tensor in tensors:
@@ -227,17 +233,14 @@ class _Reader:
         flow = inputs[0]
         if isinstance(flow, Flow):
             dim = flow.from_end(call.given(1, "dim", None)) if call.name.endswith("softmax") else 0
-            together = dim is None or dim == flow.axis
-            self.builder.act(flow.slots, call.node.name if together else "")
+            self.builder.act(flow.slots, call.node.name if dim in (None, flow.axis) else "")
         return None if isinstance(flow, list) else flow
 
     def pixelwise(self, call: Call, inputs: list[Known]) -> Known:
         """An operation on every map by itself."""
         flow = inputs[0]
-        if isinstance(flow, Unknown):
-            return flow
         if not isinstance(flow, Flow) or flow.axis != -3:
-            return None
+            return flow if isinstance(flow, Unknown) else None
         self.builder.act(flow.slots)
         to_one = call.name.startswith("adaptive") and call.given(1, "output_size", None) in (1, (1, 1))
         return replace(flow, single=to_one)

@@ -22,12 +22,17 @@ def torch_class(module: nn.Module) -> type:
     return next((kind for kind, name in names if name.startswith("torch.nn.modules")), type(module))
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module's class brings a forward that is not torch's."""
+    forward: Any = type(module).forward
+    return not forward.__module__.startswith(("torch.nn", "torch.ao.nn"))
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one operation of the graph; else its forward is read."""
     if isinstance(module, nn.Sequential):
         return False
-    forward: Any = type(module).forward
-    if forward.__module__.startswith(("torch.nn", "torch.ao.nn")):
+    if not has_own_forward(module):
         return True
     known = isinstance(module, (nn.Linear, *NORMS)) or (isinstance(module, _ConvNd) and not module.transposed)
     return known and _as_inherited(module)
@@ -45,10 +50,9 @@ def per_output(module: nn.Module) -> dict[str, Tensor]:
 def _as_inherited(module: Any) -> bool:
     """Whether channels in another order, on both sides, give what the module gives, in that order."""
     generator = torch.Generator().manual_seed(0)
-    tried = deepcopy(module)
-    tried = (
-        (tried.to_empty(device="cpu") if any(p.is_meta for p in tried.parameters()) else tried.cpu()).double().eval()
-    )
+    unreal = any(tensor.is_meta for tensor in module.parameters())
+    tried = deepcopy(module).to_empty(device="cpu") if unreal else deepcopy(module).cpu()
+    tried = tried.double().eval()
     for tensor in (*tried.parameters(), *tried.buffers()):
         if tensor.is_floating_point():
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)

@@ -269,7 +269,7 @@ def _check_alike(chains: Sequence[Chain]) -> None:
 
 
 def _check(networks: Sequence[Network], images: Tensor) -> None:
-    """Raise ValueError unless all are finite, of one dtype, and take the images."""
+    """Raise ValueError unless all are finite, of one dtype, take the images and give logits."""
     models = [network.model if isinstance(network, Chain) else network for network in networks]
     if not len(images):
         raise ValueError("no images to compare layers or neurons on")

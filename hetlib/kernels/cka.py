@@ -112,7 +112,7 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     whole, rows = x.new_empty(len(x), len(x), dtype=_dtype(layers)), _rows(x)
     strips = [whole[top:bottom, top:] for top, bottom in rows]
     _gram_(strips, x, debiased, bf16)
-    if not _squarable(torch.stack([torch.linalg.vector_norm(strip) for strip in strips])).any():
+    if not _squarable(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(strip) for strip in strips]))):
         _gram_(strips, _near_one(x, whole.dtype), debiased, bf16)
     for top, bottom in rows:
         whole[bottom:, top:bottom] = whole[top:bottom, bottom:].T

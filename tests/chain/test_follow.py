@@ -165,6 +165,9 @@ def test_channels_last_with_a_layer_norm_and_a_layer_scale_are_followed():
 
 
 RULES = {
+    "rows of another batch": lambda m, x: m.fc(
+        m.conv(x).flatten(2).transpose(1, 2).flatten(0, 1).view(x.size(0), 4, -1).mean(2)
+    ),
     "rows of a channel's pixels": lambda m, x: m.sixteen(m.conv(x).reshape(-1, 16)).reshape(-1, 20),
     "power of a tensor": lambda m, x: m.fc((m.conv(x).sigmoid() ** m.p).mean((2, 3))),
     "tensor to a power": lambda m, x: m.fc(torch.pow(m.p, m.conv(x)).mean((2, 3))),
@@ -199,3 +202,12 @@ def test_one_number_of_the_network_moves_nothing():
     model = Net(lambda m, x: m.fc((m.conv(x).relu() ** m.p).mean((2, 3))), conv=conv(3, 4), fc=nn.Linear(4, 3))
     model.p = nn.Parameter(torch.tensor([2.0]))
     assert "conv.weight" in free_members(model, torch.randn(6, 3, 4, 4, dtype=torch.float64))
+
+
+def test_the_size_of_another_axis_counts_no_images():
+    def rule(m, x):
+        means = m.conv(x).mean((2, 3))
+        return m.fc(means.view(means.transpose(0, 1).size(0), -1))  # of eight images, rows hold two
+
+    model = Net(rule, conv=conv(3, 4), fc=nn.Linear(8, 3))
+    assert "conv.weight" not in free_members(model, torch.randn(8, 3, 4, 4, dtype=torch.float64))

@@ -70,6 +70,15 @@ def test_subclasses_are_what_they_inherit(kind, norm):
         torch.testing.assert_close(outputs(model, state, images), model(images))
 
 
+@pytest.mark.parametrize(("kind", "norm", "joint"), [(Standardised, nn.BatchNorm2d, "one"), (Plain, NormAct, "norm")])
+def test_what_a_forward_of_its_own_looks_at_is_not_copied(kind, norm, joint):
+    groups = [group for group in chain(network(kind, norm)).axes if not group.fixed]
+    named = [group.joint for group in groups]
+    assert joint in named
+    with pytest.raises(ValueError, match=rf"{joint} takes the channels of .* together"):
+        groups[named.index(joint)].gather(network(kind, norm).state_dict(), [0, 1, 2, 3, 4, 5, 0])
+
+
 def test_a_forward_that_treats_channels_each_its_own_way_is_read_instead():
     found = chain(Net(lambda m, x: m.fc(m.one(x).mean((2, 3))), one=Shuffling(3, 4, 3), fc=nn.Linear(4, 2)))
     assert [layer.name for layer in found.layers] == ["fc"]

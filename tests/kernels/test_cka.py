@@ -186,6 +186,8 @@ class TestLinearCKA:
         spoilt[2, 1] = large
         found = linear_cka([x.float()], [spoilt.float()], debiased)
         torch.testing.assert_close(found.double(), linear_cka([x], [spoilt], debiased), rtol=0, atol=1e-5)
+        of_grams = compare([gram(x.float(), debiased)], [gram(spoilt.float(), debiased)])
+        torch.testing.assert_close(of_grams, found)
 
     @pytest.mark.parametrize(
         ("xs", "ys", "debiased", "message"),
