@@ -2,6 +2,7 @@
 
 from hetlib.chain.channels import Group, Member
 from hetlib.chain.layers import Chain, Layer, convolutions, main_path
+from hetlib.chain.origins import Value
 from hetlib.chain.outputs import (
     Network,
     eval_chain,
@@ -25,6 +26,7 @@ __all__ = [
     "Member",
     "Network",
     "Shortcut",
+    "Value",
     "chain",
     "convolutions",
     "eval_chain",

@@ -31,28 +31,45 @@ class Member:
     index : Tensor, int64, shape (size, repeat)
         Where channel j of the group stands on that axis. `repeat` is 1 except where a channel has several places: h*w
         columns after a flatten, say.
+    filters : slice or None
+        The filters whose axis 1 it is, in a grouped convolution: those of one of its groups. None means all.
     """
 
     name: str
     axis: int
     index: Tensor = field(repr=False)
+    filters: slice | None = None
 
     def channels(self, tensor: Tensor) -> Tensor:
         """What the tensor holds of each channel, (size, numbers per channel), a copy."""
         places = self.index.flatten().to(tensor.device)
-        return tensor.index_select(self.axis, places).movedim(self.axis, 0).reshape(len(self.index), -1)
+        return self._own(tensor).index_select(self.axis, places).movedim(self.axis, 0).reshape(len(self.index), -1)
 
     def scaled(self, tensor: Tensor, factors: Tensor) -> Tensor:
         """The tensor with each channel multiplied by its factor, (size,), at all its places."""
         every = factors.new_ones(tensor.shape[self.axis])
         every[self.index] = factors.unsqueeze(1)
         shape = [-1 if axis == self.axis else 1 for axis in range(tensor.ndim)]
-        return tensor * every.to(tensor).view(shape)
+        return self._with(tensor, self._own(tensor) * every.to(tensor).view(shape))
 
     def gathered(self, tensor: Tensor, index: Tensor) -> Tensor:
         """The tensor with the group's channel index[j] as channel j, see `Group.gather`."""
+        if self.filters is not None and len(index) != len(self.index):
+            kind = f"{self.name} is of a grouped convolution, and these channels are of one of its groups"
+            raise ValueError(f"{kind}: their order can change, their number cannot")
         places = self._places(index, tensor.shape[self.axis])
-        return tensor.index_select(self.axis, places.to(tensor.device))
+        return self._with(tensor, self._own(tensor).index_select(self.axis, places.to(tensor.device)))
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        return tensor if self.filters is None else tensor[self.filters]
+
+    def _with(self, tensor: Tensor, own: Tensor) -> Tensor:
+        """The tensor with other values for these filters."""
+        if self.filters is None:
+            return own
+        made = tensor.clone()
+        made[self.filters] = own
+        return made
 
     def _places(self, index: Tensor, length: int) -> Tensor:
         """For each place of the new axis, the place of the old one that it is filled from."""
@@ -211,15 +228,16 @@ class GroupBuilder:
     """Numbers the channels of tensor axes and keeps what ties and what pins them."""
 
     def __init__(self) -> None:
-        self.blocks: list[tuple[Sequence[str], int]] = []  # names of the tensor (none for padding, operations), axis
+        # Of each block the names of the tensor (none for padding and operations), the axis, and which filters it is of.
+        self.blocks: list[tuple[Sequence[str], int, slice | None]] = []
         self.joint: dict[int, str] = {}  # of blocks, the operations on all channels together
         self.starts: list[int] = [0]
         self.ties: list[Slots] = [np.empty((2, 0), int)]
         self.pinned: dict[int, str] = {}
 
-    def block(self, names: Sequence[str], axis: int, size: int) -> Slots:
+    def block(self, names: Sequence[str], axis: int, size: int, filters: slice | None = None) -> Slots:
         """Number the channels of one axis of some tensors (of none, for padding and operations)."""
-        self.blocks.append((names, axis))
+        self.blocks.append((names, axis, filters))
         self.starts.append(self.starts[-1] + size)
         return np.arange(self.starts[-2], self.starts[-1])
 
@@ -229,15 +247,15 @@ class GroupBuilder:
         # eight channels, and an exchange across the two halves would change the function.
         if joint:
             self.joint[len(self.blocks)] = joint
-        self.tie(self.block((), 0, len(slots)), slots)
+        self.tie(self.block((), 0, slots.size), slots)
 
     def tie(self, one: Slots, other: Slots) -> None:
         """Say that slots are pairwise the same channels."""
-        self.ties.append(np.stack([one, other]))
+        self.ties.append(np.stack([one.ravel(), other.ravel()]))
 
     def pin(self, slots: Slots, why: str) -> None:
         """Say that slots must stay where they are, and why."""
-        for slot in slots.tolist():
+        for slot in slots.ravel().tolist():
             self.pinned.setdefault(slot, why)
 
     def groups(self) -> tuple[Group, ...]:
@@ -264,8 +282,8 @@ class GroupBuilder:
         # a member, the first place of one channel standing for the first of every other.
         members, joint = [], None
         for block in np.unique(block_of[channels[0]]):
-            names, axis = self.blocks[block]
+            names, axis, filters = self.blocks[block]
             joint = joint or self.joint.get(block)
             places = channels[:, block_of[channels[0]] == block] - self.starts[block]
-            members += [Member(name, axis, torch.from_numpy(places)) for name in names]
+            members += [Member(name, axis, torch.from_numpy(places), filters) for name in names]
         return Group(len(channels), tuple(members), why, joint)

@@ -23,14 +23,15 @@ class Flow:
     Attributes
     ----------
     slots : array
-        A number for each channel.
+        A number for each channel; a table where the channels stand on two axes.
     axis : int
         Where they stand, counted from the last axis, as broadcasting does: -3 in (n, c, h, w), -1 in (n, tokens, c).
     rank : int or None
         How many axes there are; None if no example says so.
-    spread : {"", "each", "whole"}
+    spread : {"", "each", "whole", "table"}
         After a flatten, a channel has several places on the last axis: "each" channel's in a row, as of a map, or the
-        "whole" row of channels over and over, as of tokens.
+        "whole" row of channels over and over, as of tokens. In a "table" the channels stand on the axis and the next
+        one, as in the midst of a channel shuffle.
     single : bool
         Whether images and channels are the only axes longer than 1.
     images : bool
@@ -40,14 +41,14 @@ class Flow:
     slots: Slots
     axis: int
     rank: int | None
-    spread: Literal["", "each", "whole"] = ""
+    spread: Literal["", "each", "whole", "table"] = ""
     single: bool = False
     images: bool = True
 
     def over(self, length: int) -> Slots | None:
         """The slots along an axis of this length; None if they do not fit."""
         times, left = divmod(length, len(self.slots))
-        if left or (times != 1 and not self.spread):
+        if left or (times != 1 and not self.spread) or self.spread == "table":
             return None
         return np.tile(self.slots, times) if self.spread == "whole" else np.repeat(self.slots, times)
 
@@ -87,10 +88,13 @@ def moves(name: str) -> Callable[[Call, list[Known]], Known] | None:
 
 def _joined(call: Call, inputs: list[Known]) -> Known:
     """Channels side by side."""
-    flows = [known for known in inputs if isinstance(known, Flow)]
-    # A tensor joined with itself is one input node only, but stands twice among the operands.
     operands: Any = call.given(0, "tensors", ())
-    if not isinstance(operands, tuple | list) or not len(operands) == len(inputs) == len(flows):
+    if not isinstance(operands, tuple | list):
+        return None
+    # A tensor joined with itself is one input node only, but stands twice among the operands.
+    known_of = dict(zip(call.node.all_input_nodes, inputs, strict=True))
+    flows = [known for known in map(known_of.get, operands) if isinstance(known, Flow)]
+    if not flows or len(flows) < len(operands):
         return None
     first = flows[0]
     alike = all((flow.axis, flow.rank, flow.spread) == (first.axis, first.rank, "") for flow in flows)
@@ -159,7 +163,7 @@ def _flattened(call: Call, inputs: list[Known]) -> Known:
 def _flat(flow: Flow, start: int, end: int) -> Known:
     """Axes from `start` to `end` become one."""
     if flow.spread:
-        return flow if (start, end) == (1, -1) else None
+        return flow if (start, end) == (1, -1) and flow.spread != "table" else None
     if flow.rank is None:  # channels stand on the last axis
         return replace(flow, rank=start + 1, spread="whole") if start >= 1 and end == -1 else None
     first, last, place = start % flow.rank, end % flow.rank, flow.rank + flow.axis
@@ -207,14 +211,18 @@ def _squeezed(flow: Flow, dims: Sequence[int | None]) -> Known:
 
 def _by_shapes(flow: Flow, old: Sequence[int], new: Sequence[int]) -> Known:
     """Find the axis that now holds the channels: numbers keep their order, so what lies before and behind says it."""
-    if flow.spread:
+    if flow.spread in ("each", "whole"):
         return flow if tuple(old) == tuple(new) else None
-    place, count = len(old) + flow.axis, len(flow.slots)
-    before, behind = prod(old[:place]), prod(old[place + 1 :])
+    place, count = len(old) + flow.axis, flow.slots.size
+    before, behind = prod(old[:place]), prod(old[place + flow.slots.ndim :])
     for at, size in enumerate(new):
         ahead, rest = prod(new[:at]), prod(new[at + 1 :])
         if size == count and (ahead, rest) == (before, behind):
-            return replace(flow, axis=at - len(new), rank=len(new))
+            return replace(flow, slots=flow.slots.ravel(), spread="", axis=at - len(new), rank=len(new))
+        if 1 < size < count and ahead == before and at + 1 < len(new) and size * new[at + 1] == count:
+            return replace(flow, slots=flow.slots.reshape(size, -1), spread="table", axis=at - len(new), rank=len(new))
+        if flow.spread:
+            continue
         last = at == len(new) - 1 and at > 0 and new[0] == old[0]
         if last and ahead == before and size == count * behind:
             return replace(flow, axis=-1, rank=len(new), spread="each")
@@ -245,7 +253,7 @@ def _unsqueezed(call: Call, inputs: list[Known]) -> Known:
 
 def _permuted(call: Call, inputs: list[Known]) -> Known:
     flow, dims = inputs[0], list(call.node.args[1:]) or [call.node.kwargs.get("dims")]
-    if not isinstance(flow, Flow) or flow.spread or flow.rank is None:
+    if not isinstance(flow, Flow) or flow.spread in ("each", "whole") or flow.rank is None:
         return None
     order = list(_numbers(dims))
     if call.name != "permute" and len(order) == 2:  # of transpose, the two axes that change places
@@ -254,8 +262,20 @@ def _permuted(call: Call, inputs: list[Known]) -> Known:
     if sorted(dim % flow.rank for dim in order) != list(range(flow.rank)):
         return None
     places = [dim % flow.rank for dim in order]
-    axis = places.index(flow.rank + flow.axis) - flow.rank
-    return replace(flow, axis=axis, images=flow.images and places[0] == 0)
+    at, images = places.index(flow.rank + flow.axis), flow.images and places[0] == 0
+    if not flow.spread:
+        return replace(flow, axis=at - flow.rank, images=images)
+    other = places.index(flow.rank + flow.axis + 1)  # the two axes of a table must stay side by side
+    slots = flow.slots if at < other else flow.slots.T
+    return replace(flow, slots=slots, axis=min(at, other) - flow.rank, images=images) if abs(at - other) == 1 else None
+
+
+def _shuffled(call: Call, inputs: list[Known]) -> Known:
+    """A channel shuffle by torch: the channels in groups, of which the firsts come first, then the seconds."""
+    flow, groups = inputs[0], call.given(1, "groups", 1)
+    if not isinstance(flow, Flow) or flow.spread or flow.axis != 1 - (flow.rank or 0) or not isinstance(groups, int):
+        return None
+    return replace(flow, slots=flow.slots.reshape(groups, -1).T.ravel())
 
 
 def _numbers(dims: Any) -> Iterator[int]:
@@ -272,6 +292,7 @@ _MOVES: dict[str, Callable[[Call, list[Known]], Known]] = {
     **dict.fromkeys(("view", "reshape", "squeeze"), _reshaped),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduced),
     **dict.fromkeys(("transpose", "swapaxes", "permute"), _permuted),
+    "channelshuffle": _shuffled,
     "getitem": _picked,
     "flatten": _flattened,
     "unsqueeze": _unsqueezed,

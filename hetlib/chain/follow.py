@@ -1,9 +1,9 @@
 """Following channels through a traced network, operation by operation, to find which axes carry the same channels.
 
-What is understood: convolutions (plain and depthwise), Linear, batch, instance, layer and one-group norms, whatever
-acts on each channel alone, sums, products, concatenation, splitting, slicing, zero channels, means, flattening and
-other moves of axes (`hetlib.chain.flow`). Anything else (grouped convolutions, channel shuffles, attention) fixes the
-channels that enter it, and says so; so does what depends on shapes, unless an example gave them.
+What is understood: convolutions (plain, grouped, depthwise), Linear, batch, instance, layer and one-group norms,
+whatever acts on each channel alone, sums, products, concatenation, splitting, slicing, zero channels, means, flattening
+and other moves of axes (`hetlib.chain.flow`). Anything else (gathers, attention) fixes the channels that enter
+it, and says so; so does what depends on shapes, as channel shuffles do, unless an example gave them.
 """
 
 import re
@@ -15,13 +15,14 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from hetlib.chain.channels import Group, GroupBuilder, Slots
+from hetlib.chain.channels import Group, Slots
 from hetlib.chain.flow import JOINS, Flow, Held, Known, Unknown, moves
 from hetlib.chain.inherited import NORMS, has_own_forward, per_output
 from hetlib.chain.trace import Call
+from hetlib.chain.visitor import Visitor
 
 
-def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
+def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[tuple[Group, ...], dict[fx.Node, Known]]:
     """Group the channels of all tensors of `model` that move together.
 
     Parameters
@@ -33,14 +34,16 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[Group, ...]:
 
     Returns
     -------
-    tuple of Group
+    groups : tuple of Group
         In execution order. Each channel of each axis that the data passes is in exactly one group.
+    flows : dict of Node to Known
+        What is known of the channels of each node's value.
     """
-    reader = _Reader(model)
+    reader = _Rules(model)
     for node in graph.nodes:
         reader.flows[node] = known = reader.visit(node)
         node.meta["images"] = node.op == "placeholder" or (isinstance(known, Flow) and known.images)
-    return reader.builder.groups()
+    return reader.builder.groups(), reader.flows
 
 
 _BINARY = re.compile("i?(add|sub|mul|truediv)|div|maximum|minimum")
@@ -51,98 +54,17 @@ _CHANNELWISE = re.compile(
 )
 _PIXELWISE = re.compile("(adaptive)?(max|avg)pool2d|lppool2d|zeropad2d|upsample|interpolate")
 _SCALES = (*NORMS, nn.PReLU)
-_NO_TENSOR = ("shape", "dtype", "device", "ndim")
 
 
-class _Reader:
-    """Follows channels from node to node.
+class _Rules(Visitor):
+    """What each operation does with the channels that come into it.
 
-    `flows` has the channels of every node's value, in order of execution. An operation with weights ties the channels
-    that come in to the weight's input axis, and puts out those of the output axis. One that is not understood pins what
-    comes in; behind it nothing is known.
+    One with weights ties the channels that come in to the weight's input axis, and puts out those of the output axis.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.builder = GroupBuilder()
-        self.flows: dict[fx.Node, Known] = {}
-        self.axes: dict[tuple[str, int], Slots] = {}
-        self.names: dict[int, list[str]] = {}  # a shared tensor has several
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            self.names.setdefault(id(tensor), []).append(name)
-
-    def visit(self, node: fx.Node) -> Known:
-        if node.op == "placeholder":
-            return self.sized(node, Unknown("network input"))
-        if node.op == "get_attr":
-            return self.held(str(node.target))
-        if node.op == "output":
-            return self.stop(node, "network output")
-        call = Call.of(self.model, node)
-        inputs = [self.flows[source] for source in node.all_input_nodes]
-        no_tensor = call.name in ("size", "dim") or (call.name == "getattr" and node.args[1] in _NO_TENSOR)
-        if no_tensor or all(known is None for known in inputs):
-            return None
-        rule = self.rule(call, [known for known in inputs if known is not None])
-        known = rule(call, inputs) if rule else None
-        return self.sized(node, self.stop(node, f"{node.name} is not followed") if known is None else known)
-
-    def held(self, target: str) -> Held:
-        """A tensor of the model; one that is only the trace's has no name, and nothing to pin."""
-        owner, _, name = target.rpartition(".")
-        tensor = getattr(self.model.get_submodule(owner), name, None)
-        return Held(f"the tensor {target} takes part directly", getattr(tensor, "ndim", None), tensor)
-
-    def sized(self, node: fx.Node, known: Known) -> Known:
-        """What is known of a value, and what the example says of its shape."""
-        value = node.meta.get("value")
-        if not isinstance(value, Tensor) or not isinstance(known, Flow | Unknown):
-            return known
-        known = replace(known, rank=value.ndim)
-        if isinstance(known, Unknown):
-            return known
-        if value.ndim < -known.axis or known.over(value.shape[known.axis]) is None:
-            self.pin(known, why := f"{node.name} has another number of channels")
-            return Unknown(why, value.ndim)
-        return replace(known, single=value.numel() == value.shape[0] * value.shape[known.axis] > 0)
-
-    def stop(self, node: fx.Node, why: str) -> Unknown:
-        """Fix whatever flows into `node`; nothing behind it is known."""
-        inputs = [self.flows[source] for source in node.all_input_nodes]
-        for known in inputs:
-            self.pin(known, why)
-        return Unknown(next((known.why for known in inputs if isinstance(known, Unknown)), why))
-
-    def pin(self, known: Known, why: str) -> None:
-        """Fix the channels of a value, and of a tensor that takes part directly the places on its axes."""
-        for flow in known if isinstance(known, list) else [known]:
-            if isinstance(flow, Flow):
-                self.builder.pin(flow.slots, why)
-            elif isinstance(flow, Held) and flow.tensor is not None and id(flow.tensor) in self.names:
-                for axis in range(min(flow.tensor.ndim, 2)):
-                    self.builder.pin(self.axis(flow.tensor, axis), flow.why)
-
-    def axis(self, tensor: Tensor, axis: int) -> Slots:
-        names = self.names.get(id(tensor), [])
-        if not names:
-            slots = self.builder.block(names, axis, tensor.shape[axis])
-            self.builder.pin(slots, "a weight is computed from other tensors")
-            return slots
-        key = (names[0], axis)
-        if key not in self.axes:
-            self.axes[key] = self.builder.block(names, axis, tensor.shape[axis])
-        return self.axes[key]
-
-    def feed(self, known: Known, slots: Slots, axis: int, why: str) -> None:
-        """Let the values on an axis enter the parameter axis `slots`; `why` is the reason should they not fit."""
-        over = known.over(len(slots)) if isinstance(known, Flow) and known.axis == axis else None
-        if over is not None:
-            self.builder.tie(over, slots)
-        else:
-            self.builder.pin(slots, known.why if isinstance(known, Unknown) else why)
-            self.pin(known, why)
-
     def rule(self, call: Call, inputs: list[Any]) -> Callable[[Call, list[Known]], Known] | None:
+        if any(isinstance(known, Flow) and known.spread == "table" for known in inputs):  # in a channel shuffle
+            return self.channelwise if call.name == "contiguous" else moves(call.name)
         for kind, rule in ((nn.Conv2d, self.convolution), (nn.Linear, self.linear), (_SCALES, self.scale)):
             if isinstance(call.module, kind):
                 return rule
@@ -150,6 +72,8 @@ class _Reader:
             return self.binary
         if call.name in JOINS:
             return self.joined
+        if call.name == "layernorm":
+            return self.layer_norm
         if len(inputs) > 1 or isinstance(inputs[0], Held):
             return None
         if _CHANNELWISE.fullmatch(call.name):
@@ -168,12 +92,20 @@ class _Reader:
                 known = replace(known, slots=np.repeat(known.slots, len(out) // module.in_channels))
             self.feed(known, out, -3, no_map)
         else:
-            self.builder.pin(out, "grouped convolution")
-            self.stop(call.node, "grouped convolution")
+            self.grouped(module, known, out)
         single = isinstance(known, Flow) and known.single and not any(module.padding) and set(module.kernel_size) == {1}
         made = Flow(out, -3, (known.rank if isinstance(known, Flow | Unknown) else None) or 4, single=single)
         self.together(call, known, made)
         return made
+
+    def grouped(self, module: Any, known: Known, out: Slots) -> None:
+        """A convolution in groups: groups stay where they are, within each the channels are free on both sides."""
+        each = len(out) // module.groups
+        rows = [slice(start, start + each) for start in range(0, len(out), each)]
+        own = [self.axis(module.weight, 1, filters) for filters in rows]
+        self.feed(known, np.concatenate(own), -3, "what a convolution takes in is no map")
+        for filters in rows:
+            self.builder.act(out[filters])
 
     def linear(self, call: Call, inputs: list[Known]) -> Known:
         module: Any = call.module
@@ -206,21 +138,39 @@ class _Reader:
         at = -1 if isinstance(module, nn.LayerNorm) else None if rank is None else 1 - rank
         grouped = getattr(module, "num_groups", 1) not in (1, getattr(module, "num_channels", 1))
         several = len(getattr(module, "normalized_shape", (1,))) > 1
-        why = "normalised in groups" if grouped else "normalised over several axes" if several else ""
+        why = "normalised over several axes" if several else ""
         if at is None and isinstance(known, Flow):
             why = f"how many axes {call.node.name} takes in is not known: pass example="
+        elif grouped and isinstance(known, Flow) and known.spread:
+            why = "normalised in groups of channels and pixels"
         if why:
             self.stop(call.node, why)
             return self.aside(tensors, known, why)
         if isinstance(known, Flow):
             single = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
             alone = known.axis == at and (single or isinstance(module, _NormBase)) and not has_own_forward(module)
-            self.builder.act(known.slots, "" if alone or isinstance(module, nn.PReLU) else call.node.name)
+            parts = np.split(known.slots, module.num_groups) if grouped and known.axis == at else [known.slots]
+            for part in parts:  # of a norm in groups, channels can be exchanged within each
+                self.builder.act(part, "" if alone or isinstance(module, nn.PReLU) else call.node.name)
             if known.axis != at:  # channels stand on another axis, and each is treated alike
                 return self.aside(tensors, known, f"{call.node.name} acts on another axis than that of the channels")
         for tensor in tensors:
             self.feed(known, self.axis(tensor, 0), at or 0, "")
         return known
+
+    def layer_norm(self, call: Call, inputs: list[Known]) -> Known:
+        """A layer norm over the channels, called as a function: its gain and shift are tensors of the model."""
+        flow, shape = inputs[0], call.given(1, "normalized_shape", ())
+        held = [known for known in inputs[1:] if known is not None]
+        axes = len(shape) if isinstance(shape, tuple | list) else None
+        if not isinstance(flow, Flow) or flow.spread or flow.axis != -1 or axes != 1:
+            return None
+        for known in held:
+            if not isinstance(known, Held) or known.tensor is None:
+                return None
+            self.builder.tie(flow.slots, self.axis(known.tensor, 0))
+        self.builder.act(flow.slots, call.node.name)
+        return flow
 
     def aside(self, tensors: list[Tensor], known: Known, why: str) -> Known:
         """Fix the tensors of a module that has nothing to do with the channels."""

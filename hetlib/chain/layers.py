@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from hetlib.chain.channels import Group
+from hetlib.chain.flow import Known
 from hetlib.chain.follow import coupled_axes
+from hetlib.chain.origins import Value, origins
 from hetlib.chain.residuals import Shortcut
-from hetlib.chain.trace import Call
 
 
 @dataclass(frozen=True)
@@ -108,21 +109,30 @@ class Chain:
     @cached_property
     def axes(self) -> tuple[Group, ...]:
         """Groups of channel axes that must be permuted together, fixed ones included."""
+        return self._followed[0]
+
+    @cached_property
+    def _followed(self) -> tuple[tuple[Group, ...], dict[fx.Node, Known]]:
         return coupled_axes(self.model, self.graph)
+
+    def channel_axis(self, node: fx.Node) -> int | None:
+        """The axis, counted from the last, on which a node's value has its channels; None if that is not known."""
+        return getattr(self._followed[1].get(node), "axis", None)
 
     @cached_property
     def channel_numbers(self) -> dict[tuple[str, int], Tensor]:
         """For every tensor axis, by name and axis, the number of the network's channel at each of its places.
 
         Channels are numbered group by group, in the order of `axes`. It is -1 where the data does not pass, and where
-        a channel has several places on the axis.
+        a channel has several places on the axis. Axes that differ from filter to filter, in grouped convolutions, are
+        left out.
         """
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items() if isinstance(tensor, Tensor)}
         numbers: dict[tuple[str, int], Tensor] = {}
         first = 0
         for group in self.axes:
             for member in group.members:
-                if member.index.shape[1] == 1:
+                if member.index.shape[1] == 1 and member.filters is None:
                     unknown = torch.full((shapes[member.name][member.axis],), -1)
                     own = numbers.setdefault((member.name, member.axis), unknown)
                     own[member.index[:, 0]] = torch.arange(group.size) + first
@@ -145,7 +155,7 @@ class Chain:
         for here in self.nodes[shortcut.end].all_input_nodes:
             names: dict[str, None] = {}
             while here.name != shortcut.start and len(here.all_input_nodes) == 1:
-                names[next(reversed(here.meta["nn_module_stack"]), "")] = None
+                names[next(reversed(here.meta.get("nn_module_stack", {})), "")] = None
                 here = here.all_input_nodes[0]
             if not any([*self.model.get_submodule(name).parameters()] for name in names):
                 return tuple(names)
@@ -162,6 +172,31 @@ class Chain:
             ends |= {name: shortcut.end for name in last if name != start}
         return ends
 
+    @cached_property
+    def values(self) -> dict[fx.Node, Value]:
+        """For every node of the graph whose channels come from layers, from which they come."""
+        outputs = {layer.name: len(layer.module.weight) for layer in self.layers}
+        return origins(self.model, self._followed[1], outputs, self.shortcuts)
+
+    def inputs(self) -> list[Value | None]:
+        """For every layer what it takes in at its first call; None for what comes from no layer.
+
+        Raises
+        ------
+        ValueError
+            If channels come in that could not be followed; the layer and the reason are named.
+        """
+        first = {str(node.target): node for node in reversed(self.graph.nodes) if self._is_layer(node)}
+        found: list[Value | None] = []
+        for layer in self.layers:
+            node = first[layer.name].all_input_nodes[0]
+            known = self.values.get(node)
+            why = getattr(self._followed[1][node], "why", "network input")
+            if known is None and why != "network input":
+                raise ValueError(f"{layer.name} takes in channels that are not followed: {why}")
+            found.append(known)
+        return found
+
     def feeds(self) -> list[tuple[int, ...]]:
         """For every layer, the numbers of the layers whose neurons it takes in; none for the network's input.
 
@@ -171,39 +206,13 @@ class Chain:
         Raises
         ------
         ValueError
-            If a layer is grouped, or takes in several layers' channels side by side; it is named.
+            As `inputs` does, or if a layer takes in channels of several layers side by side; it is named.
         """
-        calls = {str(node.target): node for node in reversed(self.graph.nodes) if self._is_layer(node)}
-        return [self._feeding(calls[layer.name]) for layer in self.layers]
-
-    def _feeding(self, node: fx.Node) -> tuple[int, ...]:
-        """The numbers of the layers that one layer takes in.
-
-        Search upwards from the layer's input, breadth first, and stop on every branch at the first layer. At an
-        addition, the operand that comes straight from where a shortcut without layers starts is left out.
-        """
-        module: Any = self.model.get_submodule(str(node.target))
-        groups = getattr(module, "groups", 1)
-        if groups > 1 and not groups == module.in_channels == module.out_channels:
-            raise ValueError(f"{node.target} is a grouped convolution, {module}: its channels cannot be moved singly")
-        starts = {shortcut.end: shortcut.start for shortcut in self.shortcuts if shortcut.kind != "projection"}
-        found: list[int] = []
-        waiting = list(node.all_input_nodes)
-        while waiting:
-            here = waiting.pop(0)
-            if self._is_layer(here):
-                found.append(self._numbers[str(here.target)])
-                continue
-            call = Call.of(self.model, here)
-            if call.name in ("cat", "concat", "stack", "chunk", "split"):
-                raise ValueError(
-                    f"{node.target} takes in channels from {here.name} ({call.name}), which is not followed"
-                )
-            above = list(here.all_input_nodes)
-            if here.name in starts and len(above) > 1:
-                above = [source for source in above if not self._is_shortcut(source, starts[here.name])] or above[:1]
-            waiting += above
-        return tuple(dict.fromkeys(found))
+        found = self.inputs()
+        for layer, value in zip(self.layers, found, strict=True):
+            if value is not None and value.layers is None:
+                raise ValueError(f"{layer.name} takes in channels of several layers side by side: see inputs")
+        return [() if value is None else value.layers or () for value in found]
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -211,14 +220,6 @@ class Chain:
 
     def _is_layer(self, node: fx.Node) -> bool:
         return node.op == "call_module" and str(node.target) in self._numbers
-
-    def _is_shortcut(self, node: fx.Node, start: str) -> bool:
-        """Whether a branch goes up to `start` without meeting a layer."""
-        while node.name != start:
-            if self._is_layer(node) or len(node.all_input_nodes) != 1:
-                return False
-            node = node.all_input_nodes[0]
-        return True
 
     def _origin(self, node: fx.Node) -> str:
         """The layer, or else the addition or input, whose values come to a node unmixed."""

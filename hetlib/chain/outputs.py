@@ -98,7 +98,9 @@ def layer_outputs(found: Chain, images: Tensor) -> Iterator[tuple[Layer, Tensor]
         interpreter.env[node] = value = interpreter.run_node(node) if zeros is None else zeros
         name = str(node.target) if node.op == "call_module" else node.name
         if name in layers:
-            yield layers.pop(name), value
+            axis = found.channel_axis(node)
+            last = axis is not None and axis != 1 - value.ndim and value.ndim > 2
+            yield layers.pop(name), value.movedim(axis, 1) if last else value  # type: ignore[arg-type]
         for spent in interpreter.user_to_last_uses.get(node, []):
             del interpreter.env[spent]
 

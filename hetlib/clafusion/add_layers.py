@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hetlib.chain import Call, Chain, Layer, evaluating, neurons, set_sizes_
 from hetlib.clafusion.blocks import Block
 from hetlib.clafusion.mapping import CrossMap, described
+from hetlib.clafusion.values import scaling
 
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
@@ -72,6 +73,7 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
             else:
                 _check_neighbours(found.deep, block.last)
                 inserted += _identity_layer_(balanced, block.last, width)
+    _copy_scales_(balanced, found)
     for layer in found.deep.layers:
         if layer.name in found.pairs:
             _copy_layer_(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
@@ -142,6 +144,23 @@ def _copy_shortcut_(balanced: nn.Module, deep: Chain, block: Block, shallow: Cha
         )
     for name, donor in zip(names, donors, strict=True):
         _put_(balanced, name, deepcopy(shallow.model.get_submodule(donor)))
+
+
+def _copy_scales_(balanced: nn.Module, found: CrossMap) -> None:
+    """Copy what scales or shifts channels elsewhere than directly behind a layer; it takes equally deep networks."""
+    norms = {layer.norm for layer in found.deep.layers}
+    given = found.shallow.model.state_dict(keep_vars=True)
+    for owner, key in scaling(found.deep):
+        name, module = f"{owner}.{key}".lstrip("."), balanced.get_submodule(owner)
+        if owner in norms:
+            continue
+        if name not in given or any(deep != shallow for deep, shallow in found.pairs.items()):
+            what = f"{name} is not directly behind a layer of the deep network"
+            raise ValueError(f"{what}: such networks are fused where both have the same layers, and so the same depth")
+        if any(True for _ in module.children()):
+            setattr(module, key, deepcopy(given[name]))
+        else:
+            _put_(balanced, owner, deepcopy(found.shallow.model.get_submodule(owner)))
 
 
 def _check_shortcut(found: Chain, block: Block) -> None:

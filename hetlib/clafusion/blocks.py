@@ -6,10 +6,11 @@ from itertools import groupby
 from torch.nn.modules import activation
 
 from hetlib.chain import Call, Chain, Layer
+from hetlib.chain.inherited import per_output
 from hetlib.merging.average import check_statistics
 
 POOLS = ("maxpool2d", "avgpool2d", "lppool2d")
-MIXING = ("groupnorm", "layernorm", "channelshuffle", "pixelshuffle", "pixelunshuffle", "softmax")
+MIXING = ("pixelshuffle", "pixelunshuffle", "softmax")
 ACTIVATIONS = frozenset(name.lower() for name in activation.__all__)
 
 
@@ -111,32 +112,31 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[
 
 
 def check_modules(found: Chain) -> None:
-    """Raise a ValueError that names what fusion cannot move: parameters and mixing of channels outside the layers.
+    """Raise a ValueError that names what fusion cannot move.
 
-    What moves are the layers of a chain, with the batch norm directly behind each.
+    What moves are the layers of a chain, and whatever has a number for each of their channels: norms, slopes, scales.
     """
     check_statistics(found.model)
-    moved = {f"{layer.name}.{what}" for layer in found.layers for what in ("weight", "bias")}
-    norms = {f"{layer.norm}." for layer in found.layers if layer.norm is not None}
-    held = [name for name, _ in (*found.model.named_parameters(), *found.model.named_buffers())]
+    layers = {f"{layer.name}.{key}" for layer in found.layers for key in ("weight", *per_output(layer.module))}
+    fixed = {member.name: group.fixed for group in found.axes for member in group.writes if group.fixed}
+    writes = {member.name for group in found.axes for member in group.writes}
     run = [str(node.target) for node in found.graph.nodes if node.op in ("call_module", "get_attr")]
-    for name in held:
-        owner = name.rpartition(".")[0]
+    for name, tensor in (*found.model.named_parameters(), *found.model.named_buffers()):
         runs = any(f"{name}.".startswith(f"{target}.") for target in run)  # what does not, such as a spare head, stays
-        if runs and name not in moved and f"{owner}." not in norms:
-            kind = type(found.model.get_submodule(owner)).__name__
-            raise ValueError(
-                f"{name} belongs to a {kind}, which fusion cannot move: it moves Conv2d, Linear, BatchNorm"
-            )
+        if not runs or tensor.numel() == 1 or name in layers:
+            continue
+        kind = type(found.model.get_submodule(name.rpartition(".")[0])).__name__
+        if name not in writes:
+            raise ValueError(f"{name} belongs to a {kind}, which is neither a layer nor has a number for each channel")
+        if fixed.get(name) not in (None, "network input", "network output"):
+            raise ValueError(f"{name} ({kind}) cannot be moved: {fixed[name]}")
     for node in found.graph.nodes:
         if Call.of(found.model, node).name in MIXING:
             raise ValueError(f"{node.name} mixes channels ({node.target}): fusion cannot move what it puts out")
-    plain = [layer.name for layer in found.layers[:-1] if getattr(layer.module, "groups", 1) == 1]
-    outputs = {f"{name}.weight": name for name in plain}
-    for group in found.axes:
-        stuck = [outputs[member.name] for member in group.writes if member.name in outputs]
-        if stuck and group.fixed not in (None, "grouped convolution"):  # those are named where they are fed
-            raise ValueError(f"the channels of {stuck[0]} cannot be moved: {group.fixed}")
+    for layer in found.layers[:-1]:
+        if why := fixed.get(f"{layer.name}.weight"):
+            why = "they meet the network's input, which does not move" if why == "network input" else why
+            raise ValueError(f"the channels of {layer.name} cannot be moved: {why}")
 
 
 def _between(found: Chain) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hetlib.chain import evaluating, full_precision, layer_outputs
 from hetlib.clafusion.add_layers import RELU_LIKE, followers, set_weight_
 from hetlib.clafusion.mapping import CrossMap
+from hetlib.clafusion.values import scaling
 from hetlib.errors import unknown
 
 RELUS = ("sum", "majority", "average")
@@ -57,6 +58,8 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
         raise ValueError(f"only linear layers merge, not {', '.join(wrong)}; balance by adding layers")
     if normed := [layer.name for side in (found.deep, found.shallow) for layer in side.layers if layer.norm]:
         raise ValueError(f"{', '.join(normed)} have a batch norm: only layers without merge; balance by adding layers")
+    if scales := [f"{owner}.{key}".lstrip(".") for side in (found.deep, found.shallow) for owner, key in scaling(side)]:
+        raise ValueError(f"{', '.join(scales)} are in no layer: only layers merge; balance by adding layers")
     if unlike := [layer.name for layer in idle if not followers(found.deep, layer) <= {*RELU_LIKE, "dropout"}]:
         raise ValueError(f"no ReLU follows {', '.join(unlike)}: what stands in for one would be wrong")
     with evaluating(found.deep.model):

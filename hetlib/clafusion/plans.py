@@ -7,12 +7,11 @@ from torch import Tensor
 
 from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
 from hetlib.clafusion.blocks import check_modules
-from hetlib.clafusion.streams import streams
+from hetlib.clafusion.streams import Block, streams
+from hetlib.clafusion.values import value_plans
 from hetlib.clafusion.weights import transport_inputs
 from hetlib.errors import unknown
-from hetlib.kernels import transport_plan
 from hetlib.kernels.costs import METRICS, cost_matrix
-from hetlib.kernels.sinkhorn import sinkhorn
 from hetlib.kernels.sinkhorn_batched import sinkhorns
 from hetlib.kernels.transport import transport_plans
 
@@ -55,7 +54,8 @@ def neuron_plans(
         One plan for all layers whose channels are coupled (`hetlib.chain.Chain.axes`), as those of a residual stream,
         from the mean of their costs. Otherwise each layer has its own, as in the released code, and a shortcut may join
         neurons that moved differently; layers that meet elsewhere (a module called twice, a shared tensor, a gate, a
-        sum of equal branches) have one plan all the same.
+        sum of equal branches) have one plan all the same. In both cases neurons that the network tells apart (those of
+        one group of a grouped convolution, of one part of a split) move among one another alone.
     last : bool
         Match the outputs of the last layer as well, as the released code does, which may exchange classes.
     reg : float, optional
@@ -88,34 +88,63 @@ def neuron_plans(
         check_modules(found)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
         raise ValueError("plans need two networks with the same layers: balance them first")
+    if by == "activations" and images is None:
+        raise ValueError("activations are compared on images, and none are given; by='weights' needs none")
     count = len(chains[0].layers) - (not last)
     moving = streams(*chains, tie)[:count]
     if by == "weights":
         return _by_weights(*chains, moving, metric, reg)
-    if images is None:
-        raise ValueError("activations are compared on images, and none are given; by='weights' needs none")
-    costs = _by_activations(*chains, images, moving, metric, after_relu)
+    costs = _by_activations(*chains, images, moving, metric, after_relu)  # type: ignore[arg-type]
     solved = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
-    return [solved[stream] for stream in moving]
+    return [_assembled(chains, number, blocks, solved) for number, blocks in enumerate(moving)]
 
 
 def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:
     return transport_plans(costs) if reg is None else [found.plan for found in sinkhorns(costs, reg)]
 
 
+def _assembled(
+    chains: tuple[Chain, Chain], number: int, blocks: list[Block], solved: dict[tuple[int, int], Tensor]
+) -> Tensor:
+    """The plan of a layer from those of its blocks; neurons of different blocks do not move onto one another."""
+    shape = [len(found.layers[number].module.weight) for found in chains]
+    if len(blocks) == 1 and _is_whole(blocks[0], shape[0]):
+        return solved[blocks[0].key]
+    plan = next(iter(solved.values())).new_zeros(shape)
+    for block in blocks:
+        for rows, columns in zip(block.rows.T, block.columns.T, strict=True):
+            plan[rows.unsqueeze(1), columns] = solved[block.key] * (len(rows) / shape[0])
+    return plan
+
+
+def _is_whole(block: Block, count: int) -> bool:
+    """Whether a block is all of a layer's neurons, in their order on both sides."""
+    return len(block.rows) == count and all(
+        index.shape[1] == 1 and torch.equal(index[:, 0], torch.arange(len(index))) for index in block[1:]
+    )
+
+
+def _part(cost: Tensor, block: Block) -> Tensor:
+    """The cost among the neurons of a block; of those that move together, the mean."""
+    if _is_whole(block, len(cost)):
+        return cost
+    parts = [cost[rows][:, columns] for rows, columns in zip(block.rows.T, block.columns.T, strict=True)]
+    return torch.stack(parts).mean(0)
+
+
 def _by_activations(
-    source: Chain, target: Chain, images: Tensor, moving: list[int], metric: str, after_relu: bool
-) -> dict[int, Tensor]:
-    stream = {layer.name: number for layer, number in zip(source.layers, moving, strict=False)}
+    source: Chain, target: Chain, images: Tensor, moving: list[list[Block]], metric: str, after_relu: bool
+) -> dict[tuple[int, int], Tensor]:
+    of_layer = {layer.name: blocks for layer, blocks in zip(source.layers, moving, strict=False)}
     final = source.layers[-1].name
-    sums: dict[int, Tensor] = {}
+    sums: dict[tuple[int, int], Tensor] = {}
     squared = metric in ("euclidean", "squared")  # distances over batches of images add up only if they are squared
     batches = images.split(BATCH) if squared else [images]
     with evaluating(source.model, target.model):
         for batch in batches:
             sides = (layer_outputs(found, batch) for found in (source, target))
             for (layer, one), (_, other) in zip(*sides, strict=True):
-                if layer.name not in stream:
+                if layer.name not in of_layer:
                     continue
                 if one.shape[2:] != other.shape[2:]:
                     raise ValueError(f"{layer.name} puts out {tuple(one.shape)} here and {tuple(other.shape)} there")
@@ -124,22 +153,28 @@ def _by_activations(
                 cost = cost_matrix(neurons(one), neurons(other), "squared" if squared else metric)
                 if not cost.isfinite().all():
                     raise ValueError(f"{layer.name} puts out NaN or infinity: its neurons cannot be matched")
-                sums[stream[layer.name]] = sums.get(stream[layer.name], 0) + cost
-    shares = Counter(moving)
-    means = {number: total / shares[number] for number, total in sums.items()}
-    return {number: cost.sqrt() if metric == "euclidean" else cost for number, cost in means.items()}
+                for block in of_layer[layer.name]:
+                    sums[block.key] = sums.get(block.key, 0) + _part(cost, block)
+    shares = Counter(block.key for blocks in moving for block in blocks)
+    means = {key: total / shares[key] for key, total in sums.items()}
+    return {key: cost.sqrt() if metric == "euclidean" else cost for key, cost in means.items()}
 
 
-def _by_weights(source: Chain, target: Chain, moving: list[int], metric: str, reg: float | None) -> list[Tensor]:
-    feeds = source.feeds()
-    plans: list[Tensor] = []
-    for i, stream in enumerate(moving):
-        if stream != i:
-            plans.append(plans[stream])
-            continue
-        moved = transport_inputs(source.layers[i].module.weight, [plans[j] for j in feeds[i]])
-        cost = cost_matrix(moved.flatten(1), target.layers[i].module.weight.flatten(1), metric)
-        if not cost.isfinite().all():
-            raise ValueError(f"{source.layers[i].name} holds NaN or infinity: its neurons cannot be matched")
-        plans.append(transport_plan(cost) if reg is None else sinkhorn(cost, reg).plan)
-    return plans
+def _by_weights(
+    source: Chain, target: Chain, moving: list[list[Block]], metric: str, reg: float | None
+) -> list[Tensor]:
+    inputs = source.inputs(), target.inputs()
+    plans: dict[int, Tensor] = {}
+    solved: dict[tuple[int, int], Tensor] = {}
+    for i, blocks in enumerate(moving):
+        if new := [block for block in blocks if block.key not in solved]:
+            here, there = (side[i] for side in inputs)
+            came = value_plans(here, there, plans)
+            moved = transport_inputs(source.layers[i].module.weight, came, spread=here.spread if here else "")
+            cost = cost_matrix(moved.flatten(1), target.layers[i].module.weight.flatten(1), metric)
+            if not cost.isfinite().all():
+                raise ValueError(f"{source.layers[i].name} holds NaN or infinity: its neurons cannot be matched")
+            found = _solved([_part(cost, block) for block in new], reg)
+            solved |= {block.key: plan for block, plan in zip(new, found, strict=True)}
+        plans[i] = _assembled((source, target), i, blocks, solved)
+    return [plans[i] for i in range(len(moving))]

@@ -1,56 +1,93 @@
-"""Which layers' neurons must move by one plan."""
+"""Which layers' neurons must move by one plan, and which of a layer's neurons may move onto which."""
 
-from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from hetlib.chain import Call, Chain
+from hetlib.chain.flow import JOINS
 
 
-def streams(source: Chain, target: Chain, tie: bool) -> list[int]:
-    """For every layer, a number that it shares with those whose outputs move by the same plan.
+class Block(NamedTuple):
+    """Neurons of a layer that move among one another.
 
-    Tied, that is the number of the group of channels that the source's layer writes. Untied, each layer has its own,
-    but for a depthwise one, whose channels are those of the layer that feeds it, and for layers that `_joined` names in
-    one of the two networks, without which a plan of its own would change what the other computes.
+    Attributes
+    ----------
+    key : (int, int)
+        Equal for blocks, of whatever layers, that move by one plan.
+    rows, columns : Tensor of shape (neurons, places), int64
+        Which neurons they are in the source and in the target. Neurons that must move together, such as the two halves
+        of a gated layer, have one row with several places.
     """
-    numbers = _tied(source) if tie else _untied(source)
-    for joined in (*_joined(source), *_joined(target)):
-        alike = {numbers[i] for i in joined}
-        numbers = [min(alike) if number in alike else number for number in numbers]
-    return numbers
+
+    key: tuple[int, int]
+    rows: Tensor
+    columns: Tensor
 
 
-def _tied(found: Chain) -> list[int]:
-    group = {member.name: i for i, group in enumerate(found.axes) for member in group.writes}
-    names = [f"{layer.name}.weight" for layer in found.layers]
-    counts = Counter(member.name for group in found.axes for member in group.writes)
-    if split := [name for name in names if counts[name] != 1]:
-        raise ValueError(f"the channels of {', '.join(split)} belong to different streams: they cannot be tied")
-    return [group[name] for name in names]
+def streams(source: Chain, target: Chain, tie: bool) -> list[list[Block]]:
+    """For every layer, the blocks of its neurons: one for each group of channels (`hetlib.chain.Group`) that it writes.
+
+    Tied, all layers that write a group share its plan. Untied, each layer has plans of its own, but for layers that
+    `_joined` names in one of the two networks, without which a plan of its own would change what the other computes.
+
+    Raises
+    ------
+    ValueError
+        If a layer's neurons fall into other groups in the target than in the source; it is named.
+    """
+    ours, theirs = _groups(source), _groups(target)
+    groups: dict[tuple[int, int], tuple[int, int]] = {}  # of each block, by layer and place: the source's, the target's
+    for number, (rows, columns) in enumerate(zip(ours, theirs, strict=True)):
+        shapes = [[index.shape[1] for index in side.values()] for side in (rows, columns)]
+        if shapes[0] != shapes[1]:
+            counts = f"{len(rows)} groups of channels in the source and {len(columns)} in the target"
+            raise ValueError(f"{source.layers[number].name} has {counts}: its neurons cannot be matched")
+        groups |= {(number, place): pair for place, pair in enumerate(zip(rows, columns, strict=True))}
+    keys = {key: key for key in groups}
+    for side, found in enumerate((source, target)):
+        for layers in [{*range(len(ours))}] if tie else _joined(found):
+            _share_(keys, {key: pair[side] for key, pair in groups.items() if key[0] in layers})
+    blocks: list[list[Block]] = [[] for _ in ours]
+    for (number, place), (here, there) in groups.items():
+        blocks[number].append(Block(keys[number, place], ours[number][here], theirs[number][there]))
+    return blocks
 
 
-def _untied(found: Chain) -> list[int]:
-    feeds, numbers = found.feeds(), list(range(len(found.layers)))
-    for i, layer in enumerate(found.layers):
-        if layer.kind == "depthwise":  # its channels are those that come in
-            if not feeds[i]:
-                raise ValueError(f"{layer.name} is depthwise on the network's input, whose channels do not move")
-            numbers[i] = numbers[feeds[i][0]]
-    return numbers
+def _share_(keys: dict[tuple[int, int], tuple[int, int]], group_of: dict[tuple[int, int], int]) -> None:
+    """Give the blocks of each group one key; blocks that had the same keep it together."""
+    for group in set(group_of.values()):
+        alike = {keys[block] for block, own in group_of.items() if own == group}
+        keys |= {block: min(alike) for block, key in keys.items() if key in alike}
+
+
+def _groups(found: Chain) -> list[dict[int, Tensor]]:
+    """For every layer the groups of channels that it writes, by number, with the channels, in the order on its axis."""
+    numbers = {f"{layer.name}.weight": number for number, layer in enumerate(found.layers)}
+    writes: list[dict[int, Tensor]] = [{} for _ in numbers]
+    for group, each in enumerate(found.axes):
+        for member in each.writes:
+            if member.name in numbers:
+                writes[numbers[member.name]][group] = member.index
+    whole = [torch.arange(len(layer.module.weight)).unsqueeze(1) for layer in found.layers]
+    return [
+        dict(sorted(groups.items(), key=lambda item: int(item[1][0, 0]))) or {-1 - number: whole[number]}
+        for number, groups in enumerate(writes)  # a weight that is computed is in no group
+    ]
 
 
 def _joined(found: Chain) -> list[set[int]]:
     """Sets of layers whose outputs meet channel by channel: at a gate, a sum of equal branches, a tensor used twice.
 
-    A sum with a shortcut joins none: there, layers move by plans of their own, as in the released code.
+    A sum with a shortcut joins none: there, layers move by plans of their own, as in the released code. A depthwise
+    layer is joined with the layer that feeds it, or with all that do where their channels lie side by side.
     """
     layers = {layer.name: number for number, layer in enumerate(found.layers)}
     ends = {shortcut.end for shortcut in found.shortcuts}
     carried: dict[fx.Node, set[int]] = {}  # the layers whose channels a value has
     met: dict[tuple[str, int], list[set[int]]] = {}  # by side of a tensor, the same at each of its uses
-    joined: list[set[int]] = []
+    joined = _depthwise(found)
     for node in found.graph.nodes:
         call = Call.of(found.model, node)
         sources = [carried[above] for above in node.all_input_nodes]
@@ -59,10 +96,24 @@ def _joined(found: Chain) -> list[set[int]]:
         carried[node] = {number} if number is not None else set() if call.name in ("size", "dim", "getattr") else come
         for side, tensor, channels in _sides(found, call, number, come):
             met.setdefault((side, id(tensor)), []).append(channels)
-        if sum(map(bool, sources)) > 1 and node.op != "output" and node.name not in ends:
+        if sum(map(bool, sources)) > 1 and node.op != "output" and node.name not in ends and call.name not in JOINS:
             joined.append(come)
     joined += [set().union(*channels) for channels in met.values() if len(channels) > 1]
     return [channels for channels in joined if len(channels) > 1]
+
+
+def _depthwise(found: Chain) -> list[set[int]]:
+    """Each depthwise layer with those whose channels it has."""
+    joined = []
+    for number, (layer, value) in enumerate(zip(found.layers, found.inputs(), strict=True)):
+        if is_depthwise(layer.module) and value is not None:
+            joined.append({number, *value.origins[0][0].tolist()} - {-1})
+    return joined
+
+
+def is_depthwise(module: Any) -> bool:
+    """Whether a layer treats every channel alone."""
+    return getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
 
 
 def _sides(found: Chain, call: Call, number: int | None, come: set[int]) -> list[tuple[str, Any, set[int]]]:
@@ -73,6 +124,6 @@ def _sides(found: Chain, call: Call, number: int | None, come: set[int]) -> list
     if number is None:
         held = (*module.parameters(), *module.buffers())
         return [("out", tensor, come) for tensor in held if tensor.numel() > 1]
-    if found.layers[number].kind == "depthwise":
+    if is_depthwise(module):
         return [("out", tensor, come | {number}) for tensor in module.parameters()]
     return [("in", module.weight, come), *(("out", tensor, {number}) for tensor in module.parameters())]

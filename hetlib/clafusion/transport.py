@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Layer, Network, eval_chain
+from hetlib.chain import Network, eval_chain
+from hetlib.chain.inherited import per_output
 from hetlib.clafusion.plans import neuron_plans
-from hetlib.clafusion.weights import fuse_weights, transport_outputs
+from hetlib.clafusion.values import scaling, value_plans
+from hetlib.clafusion.weights import move_weights, transport_outputs
 from hetlib.kernels.fill import Fill
 from hetlib.merging import update_bn
 from hetlib.transfer import Context, Pair, SameName, Transfer
@@ -19,7 +22,8 @@ class Transport:
     """OTFusion's fit: the source's neurons move onto the target's; weights, biases, gains and shifts follow them.
 
     Both networks have the same layers, at any widths. A paired layer is fed together with the batch norm directly
-    behind it. Running statistics are left alone: take them anew by `hetlib.merging.update_bn`.
+    behind it; a paired module elsewhere that scales or shifts channels (a norm, a PReLU, a layer scale) by the plan of
+    these. Running statistics are left alone: take them anew by `hetlib.merging.update_bn`.
 
     Attributes
     ----------
@@ -42,7 +46,7 @@ class Transport:
     input_side: str = "columns"
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
-        """The moved tensors of every pair that is a layer; plans are made for all layers, paired or not.
+        """The moved tensors of every pair; plans are made for all layers, paired or not.
 
         Raises
         ------
@@ -60,29 +64,43 @@ class Transport:
         how: dict[str, Any] = {"by": self.by, "metric": self.metric, "after_relu": self.after_relu, "tie": self.tie}
         plans = neuron_plans(source, target, context.images, **how, last=self.last, reg=self.reg)
         ours, theirs = ([layer.module.weight for layer in found.layers] for found in (source, target))
-        # All layers move, paired or not, since a layer's inputs follow the plans of those that feed it. With step 0
-        # nothing of the target's weights is mixed in: the blend of the sentence does that.
-        names, feeds = [layer.name for layer in target.layers], source.feeds()
-        moved = fuse_weights(ours, theirs, plans, 0.0, feeds=feeds, input_side=self.input_side, names=names)
+        numbered = dict(enumerate(plans))
+        entering = [
+            (value_plans(here, there, numbered), here.spread if here else "")
+            for here, there in zip(source.inputs(), target.inputs(), strict=True)
+        ]
+        # All layers move, paired or not, since a layer's inputs follow the plans of those that feed it. Nothing of the
+        # target's weights is mixed in: the blend of the sentence does that.
+        shapes, names = [tuple(weight.shape) for weight in theirs], [layer.name for layer in target.layers]
+        moved = move_weights(ours, shapes, plans, entering, self.input_side, names)
         paired = {pair.target for pair in pairs}
+        norms = {layer.norm for layer in source.layers}
         for i, (layer, weight) in enumerate(zip(source.layers, moved, strict=True)):
             if layer.name in paired:
                 yield Fill(layer.name, theirs[i], weight, note="moved by transport", source=layer.name)
-                yield from _vectors(context, layer, plans[i] if i < len(plans) else None)
+                own = [plans[i]] if i < len(plans) else []
+                vectors = [(layer.name, key) for key in per_output(layer.module)]
+                vectors += [] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")]
+                yield from _vectors(context, vectors, own, "moved with its layer's outputs")
+        theirs_too = scaling(target)
+        for (owner, key), here in scaling(source).items():
+            if owner in paired and owner not in norms:
+                came = value_plans(here, theirs_too.get((owner, key)), numbered)
+                yield from _vectors(context, [(owner, key)], came, "moved with the channels that it scales")
 
 
-def _vectors(context: Context, layer: Layer, plan: Tensor | None) -> Iterator[Fill]:
-    """The bias of a layer, and gain and shift of its batch norm, moved like the layer's outputs."""
-    keys = [(layer.name, "bias")] + ([] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")])
+def _vectors(context: Context, names: list[tuple[str, str]], plans: list[Tensor], note: str) -> Iterator[Fill]:
+    """Numbers per channel, moved by the mean of some plans; no plan leaves them where they are."""
     ours, theirs = (dict(net.named_parameters(remove_duplicate=False)) for net in (context.source, context.target))
-    for owner, key in keys:
-        name = f"{owner}.{key}"
+    for owner, key in names:
+        name = f"{owner}.{key}".lstrip(".")
         if (name in ours) != (name in theirs):
             raise ValueError(f"only one of the two networks has {name}")
         if name in ours:
             vector = ours[name].detach()
-            moved = vector if plan is None else transport_outputs(vector, plan)
-            yield Fill(owner, theirs[name], moved, note="moved with its layer's outputs", source=owner)
+            if plans and vector.numel() > 1:
+                vector = torch.stack([transport_outputs(vector, plan) for plan in plans]).mean(0)
+            yield Fill(owner, theirs[name], vector, note=note, source=owner)
 
 
 def transport_neurons(source: Network, target: Network, images: Tensor, step: float = 0.0, **options: Any) -> nn.Module:

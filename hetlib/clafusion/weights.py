@@ -64,37 +64,78 @@ def fuse_weights(
     if len(deep) != len(shallow) or len(plans) not in (len(deep), len(deep) - 1):
         raise ValueError(f"{len(deep)} and {len(shallow)} weights, {len(plans)} plans: balance the networks first")
     feeds = _guessed(deep) if feeds is None else feeds
-    fused = []
-    labels = [f"layer {i}" for i in range(len(deep))] if names is None else names
-    for i, (source, target) in enumerate(zip(deep, shallow, strict=True)):
+    entering = [([plans[j] for j in feeds[i]], "each") for i in range(len(deep))]
+    moved = move_weights(deep, [tuple(weight.shape) for weight in shallow], plans, entering, input_side, names)
+    return [weight.lerp(target, step) for weight, target in zip(moved, shallow, strict=True)]
+
+
+@torch.no_grad()
+def move_weights(
+    weights: Sequence[Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    plans: Sequence[Tensor],
+    entering: Sequence[tuple[Sequence[Tensor], str]],
+    input_side: str,
+    names: Sequence[str] | None,
+) -> list[Tensor]:
+    """The weights of a network, moved: inputs by the plans of what enters each layer, outputs by the layer's own.
+
+    Parameters
+    ----------
+    weights : sequence of Tensors
+        Of shape (outputs, inputs, ...).
+    shapes : sequence of tuple of int
+        What they become, by which they are checked.
+    plans
+        As `fuse_weights` takes them.
+    entering : sequence of (plans, spread)
+        For every layer what `transport_inputs` takes.
+    input_side, names
+        As `fuse_weights` takes them.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit; the layer is named.
+    """
+    labels = [f"layer {i}" for i in range(len(weights))] if names is None else names
+    found = []
+    for i, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
         try:
-            moved = transport_inputs(source, [plans[j] for j in feeds[i]], input_side)
+            moved = transport_inputs(weight, entering[i][0], input_side, entering[i][1])
             moved = transport_outputs(moved, plans[i]) if i < len(plans) else moved
         except ValueError as error:
             raise ValueError(f"{labels[i]}: {error}") from None
-        if moved.shape != target.shape:
-            raise ValueError(
-                f"{labels[i]}: {tuple(source.shape)} moves to {tuple(moved.shape)}, not {tuple(target.shape)}"
-            )
-        fused.append(moved.lerp(target, step))
-    return fused
+        if moved.shape != shape:
+            raise ValueError(f"{labels[i]}: {tuple(weight.shape)} moves to {tuple(moved.shape)}, not {shape}")
+        found.append(moved)
+    return found
 
 
-def transport_inputs(weight: Tensor, plans: Sequence[Tensor], input_side: str = "columns") -> Tensor:
+def transport_inputs(
+    weight: Tensor, plans: Sequence[Tensor], input_side: str = "columns", spread: str = "each"
+) -> Tensor:
     """A weight whose inputs follow the neurons that feed it: `plans` of these, averaged; none leaves it as it is.
 
-    Behind a flatten each neuron has several columns, one per pixel, which move together. A depthwise kernel has one
-    input, its own channel, and is left as it is.
+    Behind a flatten each neuron has several columns, one per pixel, which move together: they lie in a row, or in
+    `spread` "whole" the neurons follow one another again and again. A depthwise kernel has one input, its own channel,
+    and is left as it is; in a grouped convolution the inputs of each group move by the plan's part of that group.
     """
-    if not plans or (weight.ndim == 4 and weight.shape[1] == 1 < len(plans[0]) == len(weight)):
+    if not plans or (weight.ndim == 4 and weight.shape[1] == 1 < len(plans[0])):
         return weight
     axis = 0 if input_side == "columns" else 1
     move = torch.stack([plan / plan.sum(axis, keepdim=True) for plan in plans]).mean(0).to(weight)
-    if weight.shape[1] % len(move):
+    groups = len(move) // weight.shape[1] if weight.ndim == 4 and weight.shape[1] < len(move) else 1
+    if weight.shape[1] * groups % len(move) or len(weight) % groups or move.shape[1] % groups:
         raise ValueError(f"a weight of shape {tuple(weight.shape)} does not take in {len(move)} neurons")
-    places = weight.unflatten(1, (len(move), -1))
     with full_precision():
-        return torch.einsum("oip...,ij->ojp...", places, move).flatten(1, 2)
+        if groups > 1:
+            tiles = move.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))  # group, input, group, input
+            parts = tiles.diagonal(dim1=0, dim2=2).movedim(-1, 0)
+            return torch.einsum("goi...,gij->goj...", weight.unflatten(0, (groups, -1)), parts).flatten(0, 1)
+        if spread == "whole":
+            return torch.einsum("opi...,ij->opj...", weight.unflatten(1, (-1, len(move))), move).flatten(1, 2)
+        return torch.einsum("oip...,ij->ojp...", weight.unflatten(1, (len(move), -1)), move).flatten(1, 2)
 
 
 def transport_outputs(weight: Tensor, plan: Tensor) -> Tensor:

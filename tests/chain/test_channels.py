@@ -100,19 +100,20 @@ def test_concatenation_and_flatten_give_segments_and_blocks():
 @pytest.mark.parametrize(
     ("rule", "reason"),
     [
-        (lambda m, x: m.fc(m.two(m.one(x)).mean((2, 3))), "grouped convolution"),
         (lambda m, x: m.fc(m.one(x).flip(1).mean((2, 3))), "flip is not followed"),
         (lambda m, x: m.fc(F.local_response_norm(m.one(x), 3).mean((2, 3))), "is not followed"),
         (lambda m, x: m.fc((m.one(x) * x[:, :1]).mean((2, 3))), "network input"),
         (lambda m, x: m.fc((m.one(x) * m.one(x)[:, :1]).mean((2, 3))), "joins different numbers of channels"),
-        (lambda m, x: m.fc(m.group(m.one(x)).mean((2, 3))), "normalised in groups"),
+        (
+            lambda m, x: m.fc(m.group(m.one(x).flatten(1)).unflatten(1, (8, -1)).mean(2)),
+            "groups of channels and pixels",
+        ),
         (lambda m, x: m.fc((m.one(x) * m.fixed).mean((2, 3))), "the tensor fixed takes part directly"),
         (lambda m, x: m.fc(m.one(x).transpose(1, 3).mean((2, 3))[:, :8]), "mean is not followed"),
     ],
 )
 def test_what_is_not_followed_stays_where_it_is(rule, reason):
-    modules = {"one": conv(3, 8), "two": conv(8, 8, groups=2), "group": nn.GroupNorm(2, 8), "fc": nn.Linear(8, 2)}
-    model = Net(rule, **modules)
+    model = Net(rule, one=conv(3, 8), group=nn.GroupNorm(2, 8 * 36), fc=nn.Linear(8, 2))
     model.fixed = nn.Parameter(torch.ones(1, 8, 1, 1))
     groups = chain(model).axes
     group = next(g for g in groups if any((m.name, m.axis) == ("one.weight", 0) for m in g.members))

@@ -14,9 +14,12 @@ from tests.conftest import redraw
 OPERATIONS = {
     "conv": lambda s: conv(s[1], 4) if len(s) == 4 else None,
     "depthwise": lambda s: conv(s[1], s[1], groups=s[1]) if len(s) == 4 else None,
+    "in groups": lambda s: conv(s[1], 4, groups=2) if len(s) == 4 and s[1] % 2 == 0 else None,
     "batch norm": lambda s: {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(s)](s[1]),
     "group norm": lambda s: nn.GroupNorm(1, s[1]),
+    "norm in groups": lambda s: nn.GroupNorm(2, s[1]) if s[1] % 2 == 0 else None,
     "layer norm": lambda s: nn.LayerNorm(s[-1]),
+    "layer norm as a function": lambda s: Normalised(s[-1]),
     "slopes": lambda s: nn.PReLU(s[1]),
     "linear": lambda s: nn.Linear(s[-1], 4),
     "relu": lambda s: nn.ReLU(),
@@ -40,6 +43,12 @@ OPERATIONS = {
     "reshape": lambda s: lambda x: x.reshape(x.shape[0], s[1], -1),
     "rows": lambda s: lambda x: x.reshape(-1, s[-1]).reshape(-1, *s[1:]),
     "fold": lambda s: lambda x: x.reshape(-1, 4, x.shape[1]) if len(s) == 3 and s[2] == 4 else None,
+    "shuffle": lambda s: table(s, lambda x: x.transpose(1, 2)),
+    "torch's shuffle": lambda s: nn.ChannelShuffle(2) if len(s) == 4 and s[1] % 2 == 0 else None,
+    "shuffle and more": lambda s: table(s, lambda x: x.transpose(1, 2).contiguous().relu().transpose(-1, -2)),
+    "softmax in a table": lambda s: table(s, lambda x: x.softmax(2)),
+    "mean in a table": lambda s: table(s, lambda x: x - x.mean(1, keepdim=True)),
+    "turned in a table": lambda s: table(s, lambda x: x.permute(0, 2, *range(3, len(s) + 1), 1)),
     "unsqueeze": lambda s: lambda x: x.unsqueeze(-1),
     "pad": lambda s: lambda x: F.pad(x, (1, 0)),
 }
@@ -48,6 +57,24 @@ TAILS = {
     "flatten": lambda rank: lambda x: x.flatten(1),
     "means": lambda rank: [lambda x: x, lambda x: x.mean(1), lambda x: x.mean((2, 3))][rank - 2],
 }
+
+
+class Normalised(nn.Module):
+    """A layer norm as a function, with a gain and no shift."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight, self.size = nn.Parameter(torch.ones(size)), (size,)
+
+    def forward(self, x):
+        return F.layer_norm(x, self.size, self.weight)
+
+
+def table(size, step):
+    """An operation on channels that stand on two axes, two rows of them, or None where they do not fit."""
+    if size[1] % 2 or size[1] < 4:
+        return None
+    return lambda x: step(x.reshape(x.shape[0], 2, size[1] // 2, *size[2:])).reshape(x.shape)
 
 
 class Random(nn.Module):

@@ -76,7 +76,9 @@ def test_a_tensor_that_one_of_the_two_networks_shares_is_moved_by_one_plan():
 
 def test_layers_that_meet_at_shortcuts_alone_have_plans_of_their_own():
     found = eval_chain(plain("resnet20"))
-    assert streams(found, found, tie=False) == [*range(len(found.layers))]
+    blocks = streams(found, found, tie=False)
+    keys = [{block.key for block in own} for own in blocks]
+    assert len(set().union(*keys)) == sum(map(len, keys))  # no two layers share one
 
 
 def test_norms_that_keep_statistics_of_single_images_are_named():

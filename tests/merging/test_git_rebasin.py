@@ -106,7 +106,9 @@ def test_the_function_stays_and_the_networks_come_nearer(name, seed):
     source, target = network(name, seed), network(name, seed + 1)
     found = match_weights(source, target, seed=seed)
     assert all(after <= before for before, after in pairwise(found.distances))
-    assert found.distances[-1] == found.distances[-2] < found.distances[0]
+    assert found.distances[-1] == found.distances[-2] <= found.distances[0]
+    kept = all(order.tolist() == sorted(order.tolist()) for order in found.permutations)
+    assert (found.distances[-1] == found.distances[0]) == kept  # the order at hand may be the best there is
     assert found.distances[0] == pytest.approx(float(distance(source, target)))
     assert found.distances[-1] == pytest.approx(float(distance(found.model, target)))
     assert_same_function(source, found.model, images())

@@ -1,0 +1,176 @@
+"""Channels side by side, in parts, in groups and out of order: a network moved onto another one is still itself."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hetlib.chain import eval_chain
+from hetlib.clafusion import fuse, map_layers, merge_layers, neuron_plans, transport_neurons
+from hetlib.merging import update_bn
+from tests.clafusion.networks import pictures
+from tests.conftest import redraw
+
+
+class Net(nn.Module):
+    """Two convolutions on the images, a third on what a rule makes of the two, and a classifier."""
+
+    def __init__(self, rule, comes, width=6, **modules):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(3, width, 3, padding=1)
+        for name, module in modules.items():
+            self.add_module(name, module(width))
+        self.c, self.fc, self.rule = nn.Conv2d(comes * width // 6, 6, 3, padding=1), nn.Linear(6, 4), rule
+
+    def forward(self, x):
+        h = self.rule(self, self.a(x).relu(), self.b(x).relu())
+        return self.fc(self.c(h).relu().mean((2, 3)))
+
+
+class Scaled(nn.Module):
+    """A layer scale and a layer norm called as a function, behind channels that stand last."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.gain = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        tokens = F.layer_norm(x.permute(0, 2, 3, 1), (len(self.gain),), self.gain) * self.scale
+        return tokens.permute(0, 3, 1, 2)
+
+
+def conv(times=1, out=1, **options):
+    return lambda width: nn.Conv2d(times * width, out * width, 3, padding=1, **options)
+
+
+def shuffled(m, a, b):
+    h = torch.cat([a, b], 1)
+    n, c, height, width = h.shape
+    return h.view(n, 2, c // 2, height, width).transpose(1, 2).reshape(n, c, height, width)
+
+
+def dense(m, a, b):
+    h = torch.cat([a, b], 1)
+    h = torch.cat([h, m.d(m.n(h).relu())], 1)
+    return m.o(h).relu()
+
+
+def two_by_two(m, a, b):
+    low, high = m.d(torch.cat([a, b], 1)).chunk(2, 1)
+    return torch.cat([high.relu(), m.e(low).tanh()], 1)
+
+
+def res2(m, a, b):
+    low, high = m.d(a).chunk(2, 1)
+    made = m.h(low)
+    return torch.cat([made, m.i(high + made)], 1)
+
+
+NETS = {
+    "side by side": (lambda m, a, b: torch.cat([a, b], 1), 12, {}),
+    "a norm on both": (lambda m, a, b: m.n(torch.cat([a, b], 1)), 12, {"n": lambda w: nn.BatchNorm2d(2 * w)}),
+    "dense": (
+        dense,
+        18,
+        {"n": lambda w: nn.BatchNorm2d(2 * w), "d": conv(2), "o": lambda w: nn.BatchNorm2d(3 * w)},
+    ),
+    "twice the same": (lambda m, a, b: torch.cat([a, b, a], 1), 18, {}),
+    "depthwise on both": (lambda m, a, b: m.d(torch.cat([a, b], 1)), 12, {"d": lambda w: conv(2, 2, groups=2 * w)(w)}),
+    "depthwise, two each": (lambda m, a, b: m.d(a + b), 12, {"d": lambda w: conv(1, 2, groups=w)(w)}),
+    "a gate on both": (
+        lambda m, a, b: (lambda h: h * m.d(h.mean((2, 3), keepdim=True)).sigmoid())(torch.cat([a, b], 1)),
+        12,
+        {"d": conv(2, 2)},
+    ),
+    "in groups": (lambda m, a, b: m.d(a + b).relu(), 6, {"d": conv(groups=2)}),
+    "groups across both": (lambda m, a, b: m.d(torch.cat([b, a], 1)).relu(), 12, {"d": conv(2, 2, groups=4)}),
+    "shuffled": (shuffled, 12, {}),
+    "groups after a shuffle": (lambda m, a, b: m.d(shuffled(m, a, b)).relu(), 6, {"d": conv(2, groups=2)}),
+    "torch's shuffle": (lambda m, a, b: m.s(torch.cat([a, b], 1)), 12, {"s": lambda w: nn.ChannelShuffle(3)}),
+    "parts": (two_by_two, 6, {"d": conv(2), "e": lambda w: nn.Conv2d(w // 2, w // 2, 1)}),
+    "halves that meet": (lambda m, a, b: (lambda h: h[0] * h[1].sigmoid())(m.d(a + b).chunk(2, 1)), 3, {"d": conv()}),
+    "a sum with a part": (
+        res2,
+        6,
+        {"d": conv(), "h": lambda w: nn.Conv2d(w // 2, w // 2, 1), "i": lambda w: nn.Conv2d(w // 2, w // 2, 1)},
+    ),
+    "slopes": (lambda m, a, b: m.p(a - b), 6, {"p": nn.PReLU}),
+    "a norm in groups": (lambda m, a, b: m.g(a - b), 6, {"g": lambda w: nn.GroupNorm(2, w)}),
+    "a norm over channels": (lambda m, a, b: m.g(torch.cat([a, b], 1)), 12, {"g": lambda w: nn.GroupNorm(1, 2 * w)}),
+    "scales": (lambda m, a, b: m.s(a - b), 6, {"s": Scaled}),
+    "crossed": (lambda m, a, b: torch.cat([a, b], 1) * torch.cat([b, a], 1), 12, {}),
+    "padded": (lambda m, a, b: F.pad(torch.cat([a, b], 1), (0, 0, 0, 0, 2, 1)), 15, {}),
+}
+
+
+def net(kind, seed, width=6):
+    rule, comes, modules = NETS[kind]
+    torch.manual_seed(seed)
+    made = Net(rule, comes, width, **modules)
+    return redraw(made.double(), torch.Generator().manual_seed(seed)).eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"tie": True}, {"by": "weights"}, {"last": True}], ids=str)
+@pytest.mark.parametrize("kind", NETS)
+def test_a_moved_network_computes_what_it_did(kind, options):
+    if kind == "a sum with a part" and "tie" not in options:
+        pytest.skip("a shortcut, at which untied neurons may meet others")
+    a, b, images = net(kind, 0), net(kind, 1), pictures(40, 3, 6, 6).double()
+    wanted = copy.deepcopy(a)
+    update_bn(wanted, images)
+    moved = transport_neurons(a, b, images, **options)
+    values = wanted(images)
+    found = moved(images)
+    if "last" in options:  # classes may have changed places
+        values, found = values.sort(1).values, found.sort(1).values
+    torch.testing.assert_close(found, values, rtol=1e-9, atol=1e-9)
+    assert not all(map(torch.equal, moved.parameters(), a.parameters()))
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_network_fused_with_its_permuted_twin_is_itself(kind):
+    a, images = net(kind, 0), pictures(40, 3, 6, 6).double()
+    twin, state = copy.deepcopy(a), a.state_dict()
+    free = [group for group in eval_chain(a, images).axes if not group.fixed]
+    for group in free:
+        group.permute_(state, torch.arange(group.size).roll(1))
+    twin.load_state_dict(state)
+    update_bn(a, images)
+    torch.testing.assert_close(fuse([a, twin], images)(images), a(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NETS if kind != "padded"])
+def test_networks_of_other_widths_move_too(kind):
+    a, b, images = net(kind, 0, 12), net(kind, 1, 6), pictures(40, 3, 6, 6).double()
+    for pair in ((a, b), (b, a)):
+        moved = transport_neurons(*pair, images)
+        assert [p.shape for p in moved.parameters()] == [p.shape for p in pair[1].parameters()]
+        assert moved(images).isfinite().all()
+
+
+def test_plans_keep_neurons_in_their_groups():
+    a, b, images = net("in groups", 0), net("in groups", 1), pictures(40, 3, 6, 6).double()
+    plans = dict(zip([layer.name for layer in eval_chain(a).layers], neuron_plans(a, b, images), strict=False))
+    assert plans["d"][:3, 3:].sum() == plans["d"][3:, :3].sum() == 0
+    assert float(plans["d"].sum()) == pytest.approx(1)
+    assert torch.equal(plans["d"] > 0, plans["d"] == plans["d"].max())
+
+
+def test_norms_elsewhere_take_equal_depth():
+    def network(*more):
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *more, nn.BatchNorm2d(8), *head)
+
+    deep = network(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+    images = pictures(4, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"4\.weight is not directly behind a layer"):
+        fuse([deep, network()], images)
+    perceptrons = [
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.PReLU(), *middle, nn.Linear(5, 3))
+        for middle in ((nn.Linear(5, 5), nn.PReLU()), ())
+    ]
+    found = map_layers(*perceptrons, torch.rand(20, 1, 2, 2), mapping=(0,))
+    with pytest.raises(ValueError, match=r"2\.weight, 4\.weight, 2\.weight are in no layer"):
+        merge_layers(found, torch.rand(20, 1, 2, 2))
