@@ -29,7 +29,7 @@ def one_kernel_at_a_time(weight: torch.Tensor, shape: torch.Size) -> torch.Tenso
 
 
 def run() -> Iterator[Bar]:
-    """Measure the resizing of one pair beside the loop and a copy, and the transfers of all pairs beside a copy."""
+    """Measure the resizing of one pair beside the loop and a copy, and the transfers of all pairs beside a copy of the target."""
     yield from _resize()
     for source, target in PAIRS:
         yield _transfer(source, target)
@@ -66,12 +66,13 @@ def _transfer(first: str, second: str) -> Bar:
     fed = [layers[row.target].weight for row in report.matched]
     for row, weight in zip(report.matched, fed, strict=True):
         _assert_resized(source.get_submodule(row.source).weight, weight)
-    copies = [weight.detach().clone() for weight in fed]
+    own = [*target.parameters()]
+    copies = [tensor.detach().clone() for tensor in own]
     ours, floor = milliseconds(
-        lambda: str(hmt.transfer(source, target)), lambda: torch._foreach_copy_(fed, copies), repeats=15
+        lambda: str(hmt.transfer(source, target)), lambda: torch._foreach_copy_(own, copies), repeats=15
     )
     name = f"transfer {first} -> {second}".replace("torchvision/", "")
-    return within(name, "hmt.transfer, report as text", "copy of what was fed", ours, floor, 5, plus=5)
+    return within(name, "hmt.transfer, report as text", "copy of the target", ours, floor, 5, plus=5)
 
 
 def _assert_resized(weight: torch.Tensor, found: torch.Tensor) -> None:

@@ -21,20 +21,21 @@ from tests.chain.networks import torchvision_model
 from tests.conftest import redraw
 
 NAMES = (
-    "alexnet", "vgg11", "vgg11_bn", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "mobilenet_v2",
-    "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5", "squeezenet1_0",
-    "squeezenet1_1", "googlenet", "inception_v3", "densenet121", "shufflenet_v2_x0_5", "regnet_x_400mf",
-    "regnet_y_400mf", "convnext_tiny",
+    "alexnet", "vgg11", "vgg11_bn", "vgg16_bn", "resnet18", "resnet34", "resnet50", "wide_resnet50_2",
+    "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
+    "efficientnet_b1", "efficientnet_v2_s", "mnasnet0_5", "mnasnet1_0", "squeezenet1_0", "squeezenet1_1", "googlenet",
+    "inception_v3", "densenet121", "densenet169", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "regnet_x_400mf",
+    "regnet_x_800mf", "regnet_y_400mf", "regnet_y_800mf", "convnext_tiny", "convnext_small", "maxvit_t", "vit_b_16",
 )  # fmt: skip
-SIZES = {"inception_v3": 299}
+SIZES = {"inception_v3": 299, "maxvit_t": 224, "vit_b_16": 224}
 TABLE = Path(__file__).parents[1] / "docs" / "networks.md"
 HEAD = """# Which network can do what
 
-torchvision's convolutional networks with drawn weights, by `python -m tests.sweep`. *Read*: every convolution and
-linear layer that runs is in the chain, in order. *Unchanged*: reading leaves parameters and buffers as they are.
-*Free*: the share of channels between input and output that can be moved. *Exact*: the largest relative error of the
-outputs after all free channels were permuted. *Fused*: `clafusion.fuse` of the network and its permuted twin; it should
-give the network, with statistics of its batch norms taken anew: the largest relative error, or the refusal.
+torchvision's networks with drawn weights, the last two with attention, by `python -m tests.sweep`. *Read*: every
+convolution and linear layer that runs is in the chain, in order. *Unchanged*: reading leaves parameters and buffers as
+they are. *Free*: the share of channels between input and output that can be moved. *Exact*: the largest relative error
+of the outputs after all free channels were permuted. *Fused*: `clafusion.fuse` of the network and its permuted twin; it
+should give the network, with statistics of its batch norms taken anew: the largest relative error, or the refusal.
 
 | network | read | unchanged | free | exact | fused |
 | --- | --- | --- | --- | --- | --- |

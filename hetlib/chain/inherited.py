@@ -58,17 +58,22 @@ def _as_inherited(module: Any) -> bool:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     shape, axis = _trial_shape(module)
     images = torch.randn(shape, generator=generator, dtype=torch.float64)
-    came = torch.randperm(shape[axis], generator=generator)
-    mixes = not isinstance(module, NORMS) and getattr(module, "groups", 1) == 1
+    groups = getattr(module, "groups", 1)
+    mixes = not isinstance(module, NORMS) and (groups == 1 or groups < shape[axis])
+    parts = groups if mixes else 1  # in groups, channels are exchanged within each
+    came = _order(shape[axis], parts, generator)
     try:
         right: Tensor = tried(images)
         outputs = len(tried.weight) if mixes else right.shape[axis] // len(came) * len(came)
-        went = torch.randperm(outputs, generator=generator) if mixes else _each(came, outputs // len(came))
+        went = _order(outputs, parts, generator) if mixes else _each(came, outputs // len(came))
         own = {"weight": getattr(tried, "weight", None), **per_output(tried)}
         for name, tensor in own.items():
             if tensor is not None:
                 moved = tensor.index_select(0, went)
-                tensor.copy_(moved.index_select(1, came) if mixes and name == "weight" else moved)
+                if mixes and name == "weight":
+                    inside = (came % (len(came) // parts)).chunk(parts)
+                    moved = torch.cat([rows[:, order] for rows, order in zip(moved.chunk(parts), inside, strict=True)])
+                tensor.copy_(moved)
         found = tried(images.index_select(axis, came))
         return right.shape[axis] == outputs and torch.allclose(found, right.index_select(axis, went))
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
@@ -87,6 +92,12 @@ def _trial_shape(module: Any) -> tuple[tuple[int, ...], int]:
     pixels = 1 if isinstance(module, nn.BatchNorm1d | nn.InstanceNorm1d) else 2
     pixels = 3 if isinstance(module, nn.BatchNorm3d | nn.InstanceNorm3d) else pixels
     return (2, module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features, *[3] * pixels), 1
+
+
+def _order(count: int, parts: int, generator: torch.Generator) -> Tensor:
+    """A random order of channels that stay within as many equal parts."""
+    each = count // parts
+    return torch.cat([torch.randperm(each, generator=generator) + each * part for part in range(parts)])
 
 
 def _each(order: Tensor, times: int) -> Tensor:

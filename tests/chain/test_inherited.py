@@ -23,7 +23,9 @@ class Standardised(nn.Conv2d):
 
     def forward(self, x):
         spread, mean = torch.std_mean(self.weight, (1, 2, 3), keepdim=True)
-        return F.conv2d(x, self.gain * (self.weight - mean) / spread, self.bias, padding=self.padding)
+        return F.conv2d(
+            x, self.gain * (self.weight - mean) / spread, self.bias, padding=self.padding, groups=self.groups
+        )
 
 
 class Shuffling(nn.Conv2d):
@@ -67,6 +69,19 @@ def test_subclasses_are_what_they_inherit(kind, norm):
     for group in free:
         state = model.state_dict()
         group.permute_(state, [1, 2, 3, 4, 5, 0])
+        torch.testing.assert_close(outputs(model, state, images), model(images))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, Plain, Standardised])
+def test_subclasses_in_groups_are_what_they_inherit(kind):
+    model = network(lambda *sizes, **how: kind(*sizes, groups=sizes[0] // 3, **how))
+    model = redraw(model.double().eval(), torch.Generator().manual_seed(0))
+    images = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    free = [group for group in chain(model).axes if not group.fixed]
+    assert [group.size for group in free] == [3, 3, 3, 3]
+    for group in free:
+        state = model.state_dict()
+        group.permute_(state, [1, 2, 0])
         torch.testing.assert_close(outputs(model, state, images), model(images))
 
 
