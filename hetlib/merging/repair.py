@@ -131,12 +131,18 @@ def _moments(model: nn.Module, images: Tensor, behind: Mapping[str, str]) -> dic
     `behind` names for each layer the module that is listened to: itself, or its norm.
     """
     seen: dict[str, Tensor] = {}
+    turn: dict[str, str] = {}  # for each module that is listened to, the layer that ran last: several may share a norm
 
-    def note(name: str, _: Any, __: Any, value: Tensor) -> None:
-        if name not in seen:
+    def ran(name: str, *_: Any) -> None:
+        turn[behind[name]] = name
+
+    def note(heard: str, _: Any, __: Any, value: Tensor) -> None:
+        name = turn.get(heard)
+        if name is not None and name not in seen:
             seen[name] = _moment(value, _axis(model.get_submodule(name), value))
 
-    with evaluating(model), _listening(model, behind, note):
+    alone = ({name: name for name in names} for names in (behind, behind.values()))
+    with evaluating(model), _listening(model, next(alone), ran), _listening(model, next(alone), note):
         model(images)
     return seen
 

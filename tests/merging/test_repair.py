@@ -123,6 +123,18 @@ def test_variances_are_those_of_the_channels():
     assert variances(model, images)[first.name] == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_variances_of_layers_that_share_a_norm_are_each_its_own():
+    norm, head = nn.BatchNorm2d(4), (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    layers = nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 4, 3), norm, nn.ReLU()
+    model, images = nn.Sequential(*layers, *head).eval(), pictures(20, 3, 8, 8)
+    found, value = variances(model, images), images
+    for number, layer in enumerate(layers):
+        value = layer(value)
+        if layer is norm:
+            wanted = value.var((0, 2, 3), correction=0).mean().item()
+            assert found[str(number - 1)] == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_constant_channel_stays():
     model, images = build("mlp", 0, in_channels=1, in_features=16, hidden=(8, 6)), pictures(30, 1, 4, 4)
     dead = build("mlp", 1, in_channels=1, in_features=16, hidden=(8, 6))
