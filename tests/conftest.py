@@ -27,8 +27,10 @@ def vectors() -> Path:
 
 
 def redraw(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Give a network drawn weights and statistics, no two of a tensor alike."""
+    """Give a network drawn weights and statistics, no two of a tensor alike; whole numbers stay."""
     for key, value in model.state_dict().items():
+        if not value.is_floating_point():
+            continue
         if value.dim() > 1:
             value.normal_(generator=generator).mul_((2 / value[0].numel()) ** 0.5)
         elif value.dim() == 1 and not key.endswith("mean"):

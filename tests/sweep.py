@@ -1,12 +1,14 @@
 """Which published network can do what: `python -m tests.sweep [NAME ...]` measures it and writes docs/networks.md.
 
-Weights and statistics are drawn anew, in double precision, so that nothing is hidden by what training made small.
+Weights and statistics are drawn anew, in double precision, so that nothing is hidden by what training made small. Where
+timm is installed its networks can be measured by their names, as timm/resnetv2_50.
 """
 
 import sys
 import warnings
 from copy import deepcopy
 from dataclasses import astuple, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -76,6 +78,8 @@ def measure(name: str) -> Row:
 
 def build(name: str) -> nn.Module:
     """A network of ten classes; a VGG with a small classifier."""
+    if name.startswith("timm/"):
+        return import_module("timm").create_model(name.removeprefix("timm/"), num_classes=10)
     if name.startswith("vgg"):
         return torchvision_model(name)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}

@@ -63,7 +63,7 @@ def _plan(here: np.ndarray, there: np.ndarray, plans: Mapping[int, Tensor]) -> T
         if layer in plans:
             own = [torch.from_numpy(side[1])[places] for side, places in ((here, rows), (there, columns))]
             block = plans[layer][own[0]][:, own[1]]
-            block = block * (copies[0][rows].unsqueeze(1) == copies[1][columns])
+            block = block * (copies[0][rows].unsqueeze(1) == copies[1][columns]).to(block)
         elif len(rows) == len(columns):
             block = torch.eye(len(rows)).to(like)
         else:
