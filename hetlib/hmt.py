@@ -108,7 +108,7 @@ def transfer(
     Raises
     ------
     ValueError
-        If a network has no convolution, the order is invalid, a matched kernel is not square, or noise is negative.
+        If a network has no convolution, the order is invalid, a resizer is unknown, or noise is negative.
 
     References
     ----------
