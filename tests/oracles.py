@@ -21,14 +21,39 @@ def interpolation_matrix(size: int, target: int, align_corners: bool) -> Tensor:
     return matrix
 
 
-def resize(weight: Tensor, shape: tuple[int, ...], align_corners: bool = False) -> Tensor:
-    """HMT one kernel at a time: resample the slice, write it to every place it wraps round to."""
-    matrix = interpolation_matrix(weight.shape[-1], shape[-1], align_corners)
+def antialiasing_matrix(size: int, target: int) -> Tensor:
+    """Rows of triangles round the centres of the pixels, as wide as the pixels are where these get larger."""
+    scale = size / target
+    width = max(scale, 1.0)
+    matrix = torch.zeros(target, size, dtype=torch.float64)
+    for row in range(target):
+        for tap in range(size):
+            matrix[row, tap] = max(0.0, 1 - abs(tap + 0.5 - scale * (row + 0.5)) / width)
+    return matrix / matrix.sum(1, keepdim=True)
+
+
+def resampling_matrix(
+    size: int, target: int, align_corners: bool = False, resizer: str = "bilinear", antialias: bool = False
+) -> Tensor:
+    """What HMT does to one axis of a kernel, from the definition: a row for each tap of the result."""
+    if resizer == "bilinear":
+        return antialiasing_matrix(size, target) if antialias else interpolation_matrix(size, target, align_corners)
+    matrix = torch.zeros(target, size, dtype=torch.float64)
+    for row in range(target):
+        tap = (2 * row + 1) * size // (2 * target) if resizer == "nearest" else row - (target - size) // 2
+        if 0 <= tap < size:
+            matrix[row, tap] = 1
+    return matrix
+
+
+def resize(weight: Tensor, shape: tuple[int, ...], align_corners: bool = False, **how) -> Tensor:
+    """HMT one kernel at a time: resample both axes of the slice, write it to every place it wraps round to."""
+    down, across = (resampling_matrix(weight.shape[axis], shape[axis], align_corners, **how) for axis in (2, 3))
     out = torch.zeros(shape, dtype=torch.float64)
     for o in range(shape[0]):
         for i in range(shape[1]):
             kernel = weight[o % weight.shape[0], i % weight.shape[1]].double()
-            out[o, i] = matrix @ kernel @ matrix.T
+            out[o, i] = down @ kernel @ across.T
     return out
 
 

@@ -95,7 +95,8 @@ class Chain:
     def longest(self) -> tuple[Layer, ...]:
         """Convolutions on the path from input to output that has most of them (HMT's abstract, never released).
 
-        Projection shortcuts are left out; of equally long paths, the one registered first is taken.
+        Projection shortcuts are left out; of equally long paths, the one registered first is taken. A convolution that
+        is called twice on the path stands at its first call.
         """
         layers = {layer.name: layer for layer in self.layers if layer.kind in ("conv", "depthwise")}
         order = {name: number for number, (name, _) in enumerate(self.model.named_modules())}
@@ -104,7 +105,7 @@ class Chain:
         for node in self.graph.nodes:
             path = max((paths[source] for source in node.all_input_nodes), key=rank, default=())
             paths[node] = (*path, str(node.target)) if node.op == "call_module" and node.target in layers else path
-        return tuple(layers[name] for name in paths[self.graph.output_node()])
+        return tuple(layers[name] for name in dict.fromkeys(paths[self.graph.output_node()]))
 
     @cached_property
     def axes(self) -> tuple[Group, ...]:

@@ -10,6 +10,7 @@ from hetlib.chain import Call, Chain, Layer, evaluating, neurons, set_sizes_
 from hetlib.clafusion.blocks import Block
 from hetlib.clafusion.mapping import CrossMap, described
 from hetlib.clafusion.values import scaling
+from hetlib.merging import update_bn
 
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
@@ -31,16 +32,18 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     found : CrossMap
         What `hetlib.clafusion.map_layers` found. Neither network is changed.
     images : Tensor of shape (N, ...), optional
-        What inserted batch norms take mean and variance from, so that they still pass on what comes once statistics
-        are taken anew, as by training; and what the result is checked on. Without images they do so in evaluation only,
-        and nothing is checked.
+        What inserted batch norms take mean and variance from, so that they still pass on what comes once all
+        statistics are taken anew, as by `fuse` and by training; and what the result is checked on. Without images they
+        do so in evaluation only, and nothing is checked.
 
     Returns
     -------
     nn.Module
         Differs from the shallow network by exactly 0, but for networks with batch norm, where rounding differs, and for
-        an identity before the very first layer, which the pins prevent: its ReLU clips inputs below 0. All parameters
-        take gradients.
+        an identity before the very first layer, which the pins prevent: its ReLU clips inputs below 0. Once statistics
+        are taken anew, as by `fuse`, a little more differs: values behind each inserted norm spread less than those
+        statistics say, by 1/2n, n being the images times the pixels there, because a batch is normalised by its
+        variance over n and evaluation by that over n - 1. All parameters take gradients.
 
     Raises
     ------
@@ -104,26 +107,35 @@ def _check_same(balanced: nn.Module, shallow: nn.Module, images: Tensor) -> None
 
 
 def _set_statistics_(balanced: nn.Module, norms: list[str], images: Tensor) -> None:
-    """Give inserted batch norms the statistics of what reaches them, and what undoes these for gain and shift."""
+    """Give inserted batch norms the statistics of what reaches them, and what undoes these for gain and shift.
 
-    def set_from_inputs(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        values = neurons(inputs[0])
-        variance, mean = torch.var_mean(values, 1, correction=min(1, values.shape[1] - 1))  # as running statistics
-        for own, value in ((norm.running_mean, mean), (norm.running_var, variance), (norm.bias, mean)):
-            own.data.copy_(value)
-        norm.weight.data.copy_((variance + norm.eps).sqrt())
+    What reaches them once all statistics are those of the images, as `update_bn` takes them: the norms before them may
+    have come with those of other images.
+    """
 
-    modules: list[Any] = [balanced.get_submodule(name) for name in norms]
-    for name, norm in zip(norms, modules, strict=True):
+    def pass_on(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(neurons(inputs[0]), 1)
+        _undo_(norm, mean, variance)
+
+    anew = deepcopy(balanced)
+    for name in norms:
+        norm: Any = anew.get_submodule(name)
         if norm.weight is None or norm.bias is None:
             raise ValueError(f"{name} ({norm}) has no gain or no shift: it cannot be made to pass on what comes")
-    hooks = [norm.register_forward_pre_hook(set_from_inputs) for norm in modules]
-    try:
-        with evaluating(balanced):
-            balanced(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+        norm.register_forward_pre_hook(pass_on)
+    update_bn(anew, images)
+    for name in norms:
+        own: Any = balanced.get_submodule(name)
+        taken: Any = anew.get_submodule(name)
+        own.running_mean.copy_(taken.running_mean)
+        own.running_var.copy_(taken.running_var)
+        _undo_(own, taken.running_mean, taken.running_var)
+
+
+def _undo_(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    """Give a batch norm the gain and shift that undo these statistics."""
+    norm.weight.data.copy_((variance + norm.eps).sqrt())
+    norm.bias.data.copy_(mean)
 
 
 def _copy_layer_(balanced: nn.Module, layer: Layer, shallow: nn.Module, donor: Layer) -> None:

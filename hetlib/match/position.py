@@ -7,7 +7,7 @@ import torch
 from hetlib.errors import unknown, whole_numbers
 from hetlib.match.ratio import check_lengths
 
-ORDERS = ("chain", "shuffle", "interval")
+ORDERS = ("chain", "longest", "shuffle", "interval")
 RELEASED_SHUFFLE = (3, 1, 0, 7, 4, 6, 2)  # of VGG11's eight convolutions; the sixth never appears
 
 
@@ -20,9 +20,10 @@ def by_position(
     ----------
     n_source, n_target : int
         How many layers the two chains have.
-    order : {"chain", "shuffle", "interval"} or sequence of int
-        "chain" leaves the source as it is; "interval" keeps every second layer; "shuffle" takes the order of the
-        released ablation (3, 1, 0, 7, 4, 6, 2), as far as the source has such layers. A sequence lists source layers.
+    order : {"chain", "longest", "shuffle", "interval"} or sequence of int
+        "chain" leaves the source as it is, and so does "longest", of chains that are chosen otherwise (see
+        `hetlib.hmt.ByPosition`); "interval" keeps every second layer; "shuffle" takes the order of the released
+        ablation (3, 1, 0, 7, 4, 6, 2), as far as the source has such layers. A sequence lists source layers.
     seed : int, optional
         Draw the shuffle from this seed, over all layers of the source, instead of taking the released one.
 
@@ -48,7 +49,7 @@ def by_position(
 def _source_order(n_source: int, order: str | Sequence[int], seed: int | None) -> list[int]:
     if not isinstance(order, str):
         return _explicit(n_source, order)
-    if order == "chain":
+    if order in ("chain", "longest"):
         return list(range(n_source))
     if order == "interval":
         return list(range(0, n_source, 2))

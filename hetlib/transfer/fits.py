@@ -85,8 +85,9 @@ class Cyclic:
     def _filled(self, context: Context, pair: Pair) -> Fill:
         source, target = context.layers(pair)
         how: dict[str, Any] = {"resizer": self.resizer, "antialias": self.antialias}
-        how |= {"layer": pair.target, "source": pair.source, "note": _cyclic_note(source.weight, target.weight)}
+        how |= {"layer": pair.target, "source": pair.source}
         fill = resized(source.weight.detach(), target.weight, self.align_corners, **how)
+        fill = replace(fill, note=_cyclic_note(source.weight, target.weight))  # once the axes are known to fit
         if not (self.correct_gain or self.noise):
             return fill
         made = torch.empty_like(target.weight)
@@ -122,8 +123,13 @@ def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _cyclic_note(source: Tensor, target: Tensor) -> str:
     here, there = source.shape, target.shape
-    steps = [f"kernel {here[2]} -> {there[2]}"] if here[2] != there[2] else []
+    steps = [f"kernel {_size(here)} -> {_size(there)}"] if here[2:] != there[2:] else []
     for axis, have, want in (("outputs", here[0], there[0]), ("inputs", here[1], there[1])):
         if have != want:
             steps.append(f"{axis} {'repeated' if want > have else 'cropped'} {have} -> {want}")
     return ", ".join(steps) or "copied"
+
+
+def _size(shape: torch.Size) -> str:
+    """The size of a kernel, as one number if it is square."""
+    return f"{shape[2]}" if shape[2] == shape[3] else f"{shape[2]}x{shape[3]}"

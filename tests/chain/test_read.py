@@ -113,6 +113,7 @@ def test_of_two_single_convolutions_the_smaller_kernel_is_the_shortcut():
 def test_a_layer_called_twice_stands_at_its_first_call():
     model = Net(lambda m, x: m.b(m.a(m.b(m.stem(x)))), stem=conv(3, 4), a=conv(4, 4), b=conv(4, 4))
     assert [layer.name for layer in chain(model).layers] == ["stem", "b", "a"]
+    assert [layer.name for layer in chain(model).longest()] == ["stem", "b", "a"]
 
 
 def test_decisions_on_shapes_need_an_example():

@@ -1,5 +1,6 @@
 """Layers that are added change nothing, and those that would are refused."""
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -120,6 +121,20 @@ def test_an_inserted_batch_norm_stays_an_identity_when_statistics_are_renewed():
         torch.testing.assert_close(
             fuse([deep, shallow], images, step=1.0)(images), shallow(images), rtol=1e-2, atol=1e-3
         )
+
+
+def test_an_inserted_batch_norm_is_an_identity_for_the_statistics_that_fusing_takes():
+    """Those that the networks come with may be of other images: here they are the initial ones, of none."""
+    torch.manual_seed(0)
+    deep, shallow = (zoo.build(name, 10, width=1 / 8).double().eval() for name in ("vgg13", "vgg11"))
+    images = pictures(16, 3, 32, 32).double()
+    anew = copy.deepcopy(shallow)
+    update_bn(anew, images)
+    size = run(anew, images).abs().max().item()
+    assert gap(anew, shallow, images) > 0.1 * size
+    assert gap(add_layers(map_layers(deep, shallow, images), images), shallow, images) < 1e-12 * size
+    # Each of the two inserted norms leaves 1/2n, n being 16384 and 4096.
+    assert gap(fuse([deep, shallow], images, step=1.0), anew, images) < 1e-3 * size
 
 
 @pytest.mark.parametrize("options", [{}, {"bn": False, "bias": False}])

@@ -359,9 +359,10 @@ def test_one_launch_for_a_pair_of_types(launches, taken, written):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_launch_resamples_as_torch_does(launches, monkeypatch, how, dtype):
     pieces = []
-    for k in (1, 3, 7):
-        weight = draw(2, 3, k, k, seed=k, dtype=dtype)
-        pieces += [resized(weight, torch.empty(3, 4, size, size, dtype=dtype), **how) for size in (1, 3, 7)]
+    pairs = [((k, k), (size, size)) for k in (1, 3, 7) for size in (1, 3, 7)]
+    for kernel, size in (*pairs, ((1, 7), (7, 1)), ((7, 1), (3, 3)), ((3, 3), (1, 7)), ((3, 5), (5, 3))):
+        weight = draw(2, 3, *kernel, seed=sum(kernel), dtype=dtype)
+        pieces.append(resized(weight, torch.empty(3, 4, *size, dtype=dtype), **how))
     write(pieces)
     assert len(launches) == 1
     monkeypatch.undo()

@@ -33,7 +33,7 @@ def test_by_ratio_is_monotonic_and_in_range(n_source, n_target):
     assert max(found) < n_source
 
 
-@given(lengths, lengths, st.sampled_from(["chain", "shuffle", "interval"]), st.none() | st.integers(0, 5))
+@given(lengths, lengths, st.sampled_from(["chain", "longest", "shuffle", "interval"]), st.none() | st.integers(0, 5))
 def test_by_position_uses_each_source_layer_once(n_source, n_target, order, seed):
     found = by_position(n_source, n_target, order, seed)
     used = [i for i in found if i is not None]
@@ -44,7 +44,7 @@ def test_by_position_uses_each_source_layer_once(n_source, n_target, order, seed
 
 
 def test_the_released_orders_of_eight_convolutions():
-    assert by_position(8, 4) == [0, 1, 2, 3]
+    assert by_position(8, 4) == by_position(8, 4, "longest") == [0, 1, 2, 3]
     assert by_position(8, 4, "interval") == [0, 2, 4, 6]
     assert by_position(8, 4, "shuffle") == [3, 1, 0, 7]
     assert by_position(8, 9, "shuffle") == [3, 1, 0, 7, 4, 6, 2, None, None]
@@ -60,6 +60,7 @@ def test_a_seeded_shuffle_takes_every_layer(n_source, seed):
     ("order", "message"),
     [
         ("shufle", "did you mean 'shuffle'"),
+        ("longst", "did you mean 'longest'"),
         ([0, 8], r"\[8\] out of range, the source has layers 0 to 7"),
         ([-1], "out of range"),
         ([2, 3, 2], r"source layers \[2\] are repeated"),
