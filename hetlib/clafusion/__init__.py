@@ -15,8 +15,8 @@ The last two lines are a sentence, once the networks are equally deep; its steps
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from hetlib.clafusion.plans import neuron_plans
 from hetlib.clafusion.transport import Transport, transport_neurons
 from hetlib.clafusion.weights import SIDES, fuse_weights
 from hetlib.data import Images, sample
-from hetlib.errors import unknown
+from hetlib.errors import check_images, check_network, check_sequence, finite, known, of_kind, positive, seed_of, taking
 from hetlib.merging import average, check_sharing
 from hetlib.transfer import Fill, Pair, Transfer, TransferReport
 
@@ -52,12 +52,14 @@ __all__ = [
 BALANCES = ("add", "merge")
 SCHEMES = ("many-to-one", "iterative", "naive")
 MAP_OPTIONS = ("mapping", "measure", "pins", "seed")
+FUSE_OPTIONS = ("step", "scheme", "balance", "relu", *MAP_OPTIONS, *(each.name for each in fields(Transport)))
+STACK_OPTIONS = ("order", "seed")
 
 
 def fuse(
     models: Sequence[Network],
     images: Tensor,
-    *,
+    *others: Any,
     step: float = 0.5,
     scheme: str = "many-to-one",
     balance: str = "add",
@@ -78,6 +80,8 @@ def fuse(
         put there, with a warning. None is changed.
     images : Tensor of shape (N, ...)
         Normalised images, which layers and neurons are compared on; 200 in the released runs.
+    *others
+        Nothing: whoever gives the networks one by one is told to give them in a list.
     step : float
         Of two networks, the weight of the shallow one, from 0 to 1.
     scheme : {"many-to-one", "iterative", "naive"}
@@ -104,27 +108,33 @@ def fuse(
     ValueError
         If there are fewer than two networks, they differ in classes, inputs or dtype or do not take the images, a
         weight is not finite, `step` is not from 0 to 1, or a step of the method cannot be done; the layer is named.
+    TypeError
+        If the networks are not given in a list.
 
     References
     ----------
     Nguyen et al., ICASSP 2023, sections 3 and 4; more than two networks as in its released code.
     """
+    if others or isinstance(models, nn.Module | Chain):
+        raise TypeError("fuse takes its models in a list, and then the images: fuse([a, b], images)")
+    _check_options("fuse", options, FUSE_OPTIONS)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS}
+    check_sequence("models", models, "networks")
     _check_settings(len(models), step, scheme, balance, relu, input_side, plans)
     _check(models, images)
-    first, *others = _sorted(models, images)
-    maps = [map_layers(first, other, images, **how) for other in others]
+    first, *rest = _sorted(models, images)
+    maps = [map_layers(first, other, images, **how) for other in rest]
     if balance == "merge":
-        first, balanced = eval_chain(merge_layers(maps[0], images, relu), images), others
+        first, balanced = eval_chain(merge_layers(maps[0], images, relu), images), rest
     else:
         balanced = [eval_chain(add_layers(found, images), images) for found in maps]
     if scheme == "naive":
-        if len(others) == 1:
+        if len(rest) == 1:
             return average([balanced[0].model, first.model], images, (step, 1 - step))
         return average([found.model for found in (first, *balanced)], images)
     plans["input_side"] = input_side
-    if len(others) == 1:
+    if len(rest) == 1:
         return transport_neurons(first, balanced[0], images, step, **plans)
     if scheme == "iterative":
         fused = transport_neurons(balanced[0], first, images, 0.5, **plans)
@@ -174,11 +184,17 @@ def transfer(
     ValueError
         As `fuse` does, or if the target has another shape: the tensor is named with both shapes.
     """
+    check_sequence("sources", sources, "networks")
+    check_network("target", target, values=True)
+    of_kind("data", data, Images, Tensor, words="Images, or a Tensor of normalised images")
+    positive("samples", samples)
+    seed_of(activation_seed, "activation_seed")
     images = data if isinstance(data, Tensor) else sample(data, samples, activation_seed)
     _check([target, *sources] if len(sources) == 1 else sources, images)
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
+        _check_options("stacking", options, STACK_OPTIONS)
         deep, shallow = _sorted([target, *sources] if len(sources) == 1 else sources, images)
         made, fed = stacked(deep, shallow, images, hmt, **options)
         # For "add", the shallow network was fed, whose layers then got the names of the deep one's.
@@ -188,6 +204,7 @@ def transfer(
     if len(sources) == 1:
         deep, source = eval_chain(target, images), eval_chain(sources[0], images)
         _check_alike([deep, source])
+        _check_options("map_layers", options, MAP_OPTIONS)
         found = map_layers(deep, source, images, **options)
         made = add_layers(found, images)
         report = _write_(target, made, source, found.modules(), "taken", "added: it changes nothing")
@@ -215,7 +232,7 @@ def _write_(
     for name in {**state, **own}:
         there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
         if there != here:
-            raise ValueError(f"{name}: the result has {there}, the target {here}")
+            raise ValueError(f"{name}: the result has {there}, the target has {here}")
     check_sharing(target, state)
     fills = []
     for name, out in own.items():
@@ -232,14 +249,19 @@ def _check_settings(
     choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
     choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
     for kind, (given, valid) in choices.items():
-        if given not in valid:
-            raise unknown(kind, given, valid)
-    if not 0 <= step <= 1:
-        raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
+        known(kind, given, valid)
+    finite("step, the weight of the shallow network,", step, 0, 1)
+    if (reg := plans.get("reg")) is not None:
+        finite("reg", reg, above=0)
     if balance == "merge" and count > 2:
         raise ValueError(f"{count} networks are balanced by adding layers")
     if scheme == "naive" and plans:
         raise ValueError(f"an average without transport takes no {', '.join(plans)}")
+
+
+def _check_options(what: str, options: Mapping[str, Any], valid: Sequence[str]) -> None:
+    for name in options:
+        known(f"option of {what}", name, valid)
 
 
 def _sorted(models: Sequence[Network], images: Tensor) -> list[Chain]:
@@ -270,26 +292,20 @@ def _check_alike(chains: Sequence[Chain]) -> None:
 
 def _check(networks: Sequence[Network], images: Tensor) -> None:
     """Raise ValueError unless all are finite, of one dtype, take the images and give logits."""
-    models = [network.model if isinstance(network, Chain) else network for network in networks]
-    if not len(images):
-        raise ValueError("no images to compare layers or neurons on")
-    if not images.isfinite().all():
-        raise ValueError("the images hold NaN or infinity")
+    models = [each.model if isinstance(each, Chain) else each for each in networks]
+    for place, model in enumerate(models, 1):
+        check_network(f"network {place}", model, values=True)
+    check_images("images", images)
     dtypes = [parameter.dtype for model in models for parameter in model.parameters()]
-    for number, model in enumerate(models, 1):
+    for place, model in enumerate(models, 1):
         for name, tensor in model.state_dict().items():
             if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-                raise ValueError(f"{name} of network {number} holds NaN or infinity")
+                raise ValueError(f"{name} of network {place} holds NaN or infinity")
         for name, parameter in model.named_parameters():
             if parameter.dtype != dtypes[0]:
-                raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
-        try:
-            with evaluating(model):
-                given = model(images[:1])
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"
-            ) from error
+                raise ValueError(f"{name} of network {place} is {parameter.dtype}, unlike the first network's")
+        with taking(f"network {place}", images), evaluating(model):
+            given = model(images[:1])
         if not isinstance(given, Tensor):
             kind = f"{type(model).__name__}, gives a {type(given).__name__}"
-            raise ValueError(f"network {number}, a {kind}, not logits: wrap it in a network that does")
+            raise ValueError(f"network {place}, a {kind}, not logits: wrap it in a network that does")

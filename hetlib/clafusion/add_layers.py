@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hetlib.chain import Call, Chain, Layer, evaluating, neurons, set_sizes_
 from hetlib.clafusion.blocks import Block
 from hetlib.clafusion.mapping import CrossMap, described
+from hetlib.errors import of_kind
 
 RELU_LIKE = ("relu", "relu6")
 PASSING = ("identity", "dropout", "maxpool2d", "avgpool2d", "adaptiveavgpool2d", "flatten")
@@ -53,6 +54,7 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     ----------
     Nguyen et al., ICASSP 2023, section 3 ("layer balancing"); for residual blocks the released code.
     """
+    of_kind("found", found, CrossMap, words="what map_layers gives")
     balanced = deepcopy(found.deep.model)
     inserted: list[str] = []  # batch norms of added layers
     donors = {layer.name: layer for layer in found.shallow.layers}

@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from hetlib.chain import eval_mode
 from hetlib.data import Images, normalise
+from hetlib.errors import check_network, positive
 from hetlib.training import use_bf16
 from hetlib.training.check import run
 
@@ -35,6 +36,8 @@ def support_features(support: nn.Module, data: Images, batch_size: int = 500, pr
     Tensor of shape (len(data), D)
         float32: what a `Crossover` without a support takes, given to `hetlib.training.fit` as `rows`.
     """
+    check_network("support", support)
+    positive("batch_size", batch_size)
     device = next(support.parameters(), torch.empty(0)).device
     parts = []
     with eval_mode(support):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hetlib.chain import evaluating
 from hetlib.data import Images, normalise
+from hetlib.errors import check_network, of_kind
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
@@ -61,9 +62,17 @@ def check(
     logits: bool,
 ) -> None:
     """Refuse by name what cannot be trained, before anything is changed; `logits` are needed to be scored, too."""
+    check_network("model", model, values=True)
+    for what, images in (("data", data), ("test", test), ("validation", validation)):
+        if images is not None or what == "data":
+            of_kind(what, images, Images)
     if len(data) == 0:
         raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"model: {name} holds values that are not finite")
     for each in rows:
+        of_kind("rows", each, Tensor)
         if each.shape[:1] != (len(data),):
             count = len(each) if each.dim() else "no"
             raise ValueError(f"rows: a tensor has {count} rows, {data.name} ({data.split}) has {len(data)} images")
@@ -76,9 +85,16 @@ def check(
         return
     outputs = _tried(model, data, torch.contiguous_format).shape[1]
     for images in (data, *scored):
-        highest = int(images.labels.max())
-        if images.labels.dim() == 1 and highest >= outputs:
-            raise ValueError(f"{images.name} has label {highest}, but {type(model).__name__} ends in {outputs} outputs")
+        if images.labels.dim() == 1:
+            check_range(images, images.labels, outputs, type(model).__name__)
+
+
+def check_range(data: Images, labels: Tensor, outputs: int, name: str) -> None:
+    """Refuse labels for which a network of so many outputs has none."""
+    low, high = (int(end) for end in labels.aminmax())
+    if low < 0 or high >= outputs:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{data.name} has label {wrong}, but {name} ends in {outputs} outputs")
 
 
 def memory_format(model: nn.Module, data: Images, tried: bool) -> torch.memory_format:
