@@ -13,7 +13,8 @@ from torch import nn
 
 from hetlib.chain import reading
 from hetlib.chain.nested import check, flatten, leaves
-from hetlib.errors import check_network, known
+from hetlib.checks import check_network
+from hetlib.errors import known
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, unpaired
 
 __all__ = ["METHODS", "ByBlocks", "ByScore", "HeNormal", "Overlay", "transfer"]

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hetlib.amalgamation.sources import Source
 from hetlib.chain import evaluating
+from hetlib.checks import check_floating
 from hetlib.data import Images, normalise
-from hetlib.errors import check_floating, known, positive, seed_of
+from hetlib.errors import known, positive, seed_of
 from hetlib.kernels.choice import RULES, choose_teacher
 from hetlib.training.progress import progress_bar
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
+from hetlib.checks import check_network, check_sequence
 from hetlib.data import HAS, AttributeImages, Images, class_split
-from hetlib.errors import check_network, check_sequence, known, of_kind, shown
+from hetlib.errors import known, of_kind, shown
 from hetlib.training import Recipe, evaluate, fit
 
 

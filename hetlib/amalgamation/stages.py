@@ -20,8 +20,8 @@ from hetlib.amalgamation.settings import Settings
 from hetlib.amalgamation.sources import Source, about, heads, labelled
 from hetlib.amalgamation.teachers import Taught, Teacher
 from hetlib.chain import eval_chain
+from hetlib.checks import check_network
 from hetlib.data import Images, sample
-from hetlib.errors import check_network
 from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
 from hetlib.training import History, Recipe, fit
 from hetlib.training.checkpoint import plain

@@ -8,7 +8,8 @@ from torch import Tensor, fx, nn
 
 from hetlib.amalgamation.taps import ByResolution, tapped
 from hetlib.chain import chain, eval_chain, evaluating
-from hetlib.errors import check_images, check_network, check_sequence, finite, of_kind
+from hetlib.checks import check_images, check_network, check_sequence
+from hetlib.errors import finite, of_kind
 from hetlib.training import Frozen
 from hetlib.transfer import Context, Pair
 from hetlib.transfer.transfer import Match

@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hetlib.chain import Chain, Network, eval_chain, evaluating
+from hetlib.checks import check_images, check_network, check_sequence, taking
 from hetlib.clafusion.add_layers import add_layers
 from hetlib.clafusion.costs import layer_costs
 from hetlib.clafusion.hmt_variants import stacked
@@ -31,7 +32,7 @@ from hetlib.clafusion.plans import neuron_plans
 from hetlib.clafusion.transport import Transport, transport_neurons
 from hetlib.clafusion.weights import SIDES, fuse_weights
 from hetlib.data import Images, sample
-from hetlib.errors import check_images, check_network, check_sequence, finite, known, of_kind, positive, seed_of, taking
+from hetlib.errors import finite, known, of_kind, positive, seed_of
 from hetlib.merging import average, check_sharing
 from hetlib.transfer import Fill, Pair, Transfer, TransferReport
 

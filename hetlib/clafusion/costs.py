@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
+from hetlib.checks import check_images, check_network, taking
 from hetlib.clafusion.blocks import Block, corresponding, groups
-from hetlib.errors import check_images, check_network, known, taking
+from hetlib.errors import known
 from hetlib.kernels import transport_plan
 from hetlib.kernels.cca import cca
 from hetlib.kernels.cka import compare, gram

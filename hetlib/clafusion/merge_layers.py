@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating, full_precision, layer_outputs
+from hetlib.checks import check_images, taking
 from hetlib.clafusion.add_layers import RELU_LIKE, followers, set_weight_
 from hetlib.clafusion.mapping import CrossMap
-from hetlib.errors import check_images, known, of_kind, taking
+from hetlib.errors import known, of_kind
 
 RELUS = ("sum", "majority", "average")
 

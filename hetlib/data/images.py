@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_sequence, finite_numbers, known, of_kind, positive, seed_of, shown, whole
+from hetlib.checks import check_sequence
+from hetlib.errors import finite_numbers, known, of_kind, positive, seed_of, shown, whole
 from hetlib.files import checksum
 
 HAS = ("no", "yes")
@@ -46,9 +47,10 @@ class Images:
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self):
-        of_kind("images", self.images, Tensor)
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        if not hasattr(self.images, "shape") or len(self.images.shape) != 4:  # a folder's are not in memory
             raise ValueError(f"images must be uint8 and (n, channels, height, width), got {shown(self.images)}")
+        if isinstance(self.images, Tensor) and self.images.dtype != torch.uint8:
+            raise ValueError(f"images must be uint8, as `normalise` takes them, got {shown(self.images)}")
         of_kind("labels", self.labels, Tensor)
         whole = not (self.labels.is_floating_point() or self.labels.is_complex() or self.labels.dtype == torch.bool)
         if not whole or self.labels.shape[:1] != self.images.shape[:1]:

@@ -6,8 +6,9 @@ from math import ceil
 
 import torch
 
+from hetlib.checks import check_sequence
 from hetlib.data.images import Images
-from hetlib.errors import check_sequence, finite, of_kind, positive, seed_of, whole, whole_numbers
+from hetlib.errors import finite, of_kind, positive, seed_of, whole, whole_numbers
 
 
 def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetlib.errors import check_sequence, finite, known, positive
+from hetlib.checks import check_sequence
+from hetlib.errors import finite, known, positive
 from hetlib.grafting.after_epoch import AfterEpoch, Averaging, Voting
 from hetlib.grafting.blends import ByEntropy, ByNorm
 from hetlib.grafting.fits import CopyByActivation, CopyByScale, Internal, Noise, invalid_filters

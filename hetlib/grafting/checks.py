@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hetlib.errors import check_sequence, of_kind
+from hetlib.checks import check_sequence
+from hetlib.errors import of_kind
 
 
 def tensors_of(network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

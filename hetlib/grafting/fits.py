@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from hetlib.chain import evaluating
 from hetlib.chain.nested import Leaf, check, flatten, kind_of, leaves, only
-from hetlib.errors import check_images, check_network, finite, positive, taking, whole
+from hetlib.checks import check_images, check_network, taking
+from hetlib.errors import finite, positive, whole
 from hetlib.grafting.blends import inherited, leaders
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.kernels.fill import Fill, keep

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_floating, check_labels, finite_numbers, known, shown
+from hetlib.checks import check_floating, check_labels
+from hetlib.errors import finite_numbers, known, shown
 
 RULES = ("entropy", "batch", "random", "oracle", "released")
 DEEPEST = -1e4

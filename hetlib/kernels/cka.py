@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_real, check_tensors
+from hetlib.checks import check_real, check_tensors
 from hetlib.kernels.scale import exponents, shifted
 
 BLOCK = 2**18
@@ -127,7 +127,7 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
 
     Parameters
     ----------
-    ks, ls : sequences of Tensor of shape (N, N)
+    ks, ls : sequences of Tensor of shape (N, N), or a Tensor of several
         What `gram` gave, all with the same `debiased`.
 
     Returns
@@ -139,6 +139,7 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
     ValueError
         If there are no Grams, they differ in samples, or one, which is named, holds values that are not finite.
     """
+    ks, ls = (list(given) if isinstance(given, Tensor) and given.ndim == 3 else given for given in (ks, ls))
     grams = named(ks, ls, "ks", "ls")
     flat = stacked(grams).flatten(1)
     cosines, norms = cosines_(flat, len(ks), grams, _moments(flat, len(ks)))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_real, known, whole
+from hetlib.checks import check_real
+from hetlib.errors import known, whole
 from hetlib.kernels.scale import exponents, extreme, shifted
 
 METRICS = ("euclidean", "squared", "cosine", "correlation")

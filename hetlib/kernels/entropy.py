@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_real, check_tensors, positive
+from hetlib.checks import check_real, check_tensors
+from hetlib.errors import positive
 
 FEW = 2**20
 """Comparisons of values with edges that `filter_entropy` holds in memory at once, one byte each."""

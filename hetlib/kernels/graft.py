@@ -6,7 +6,8 @@ from math import pi
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_tensors, finite, whole
+from hetlib.checks import check_tensors
+from hetlib.errors import finite, whole
 from hetlib.kernels.blend import place
 from hetlib.kernels.entropy import check, entropies, launched_together
 

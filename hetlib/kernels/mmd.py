@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hetlib.errors import check_tensors, finite_numbers
+from hetlib.checks import check_tensors
+from hetlib.errors import finite_numbers
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 1.0, 2.0)
 """The released bandwidths."""

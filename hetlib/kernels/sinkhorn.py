@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_real, finite, positive
+from hetlib.checks import check_real
+from hetlib.errors import finite, positive
 
 LN2 = log(2.0)
 DEEPEST = -87.0 / LN2

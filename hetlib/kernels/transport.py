@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_real, check_tensors, positive
+from hetlib.checks import check_real, check_tensors
+from hetlib.errors import positive
 
 PIVOTS = 2**40
 """How many pivots the network simplex may take; its own 100,000 end 2,048 units before the optimum."""

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from hetlib import data, zoo
+from hetlib.checks import check_sequence
 from hetlib.data import Images
-from hetlib.errors import check_sequence, of_kind, seed_of
+from hetlib.errors import of_kind, seed_of
 from hetlib.lab.definitions import MAIN, define, inside, named, script
 from hetlib.training import Recipe
 

@@ -5,7 +5,8 @@ from math import comb, inf
 import torch
 from torch import Tensor
 
-from hetlib.errors import check_real, shown, whole, whole_numbers
+from hetlib.checks import check_real
+from hetlib.errors import shown, whole, whole_numbers
 
 
 def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool = False) -> list[int]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hetlib.errors import check_callable, check_real, shown, whole_numbers
+from hetlib.checks import check_real
+from hetlib.errors import check_callable, shown, whole_numbers
 from hetlib.match.ratio import check_lengths
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
-from hetlib.errors import check_images, check_network, check_sequence, finite_numbers, taking
+from hetlib.checks import check_images, check_network, check_sequence, taking
+from hetlib.errors import finite_numbers
 from hetlib.merging.interpolate import check_sharing
 
 

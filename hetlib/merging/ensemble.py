@@ -6,7 +6,8 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from hetlib.errors import check_network, finite_numbers, of_kind
+from hetlib.checks import check_network
+from hetlib.errors import finite_numbers, of_kind
 
 
 class Ensemble(nn.Module):

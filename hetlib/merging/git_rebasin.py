@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import Group, chain
-from hetlib.errors import check_network, seed_of, whole
+from hetlib.checks import check_network
+from hetlib.errors import seed_of, whole
 from hetlib.merging.interpolate import check_alike
 
 ROUNDING = 1e-12

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetlib.errors import check_callable, check_network, finite, finite_numbers, whole
+from hetlib.checks import check_network
+from hetlib.errors import check_callable, finite, finite_numbers, whole
 
 T = TypeVar("T")
 MOST = 10**6

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from hetlib.chain import eval_chain, evaluating
-from hetlib.errors import check_images, check_network, check_sequence, finite_numbers, taking
+from hetlib.checks import check_images, check_network, check_sequence, taking
+from hetlib.errors import finite_numbers
 from hetlib.merging.average import check_statistics, update_bn
 from hetlib.merging.hidden import check_layers, check_own, layers_with_norms, sharing
 

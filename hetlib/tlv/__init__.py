@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain.nested import check
-from hetlib.errors import check_network, known
+from hetlib.checks import check_network
+from hetlib.errors import known
 from hetlib.kernels.resize_by_variance import SHUFFLES, fill, filled, resize_bias, resize_kernel, resize_width
 from hetlib.kernels.select import pick
 from hetlib.match import by_ratio

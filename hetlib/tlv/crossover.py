@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.checks import check_network
 from hetlib.data import Images
-from hetlib.errors import check_network, finite, known, positive
+from hetlib.errors import finite, known, positive
 from hetlib.tlv.support import head_of, pooled_features, support_features
 from hetlib.training import Frozen, Objective, Recipe, cross_entropy
 

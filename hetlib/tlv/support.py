@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hetlib.chain import eval_mode
+from hetlib.checks import check_network
 from hetlib.data import Images, normalise
-from hetlib.errors import check_network, positive
+from hetlib.errors import positive
 from hetlib.training import use_bf16
 from hetlib.training.check import run
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
+from hetlib.checks import check_network
 from hetlib.data import Images, normalise
-from hetlib.errors import check_network, of_kind
+from hetlib.errors import of_kind
 
 
 def run(model: nn.Module, images: Tensor) -> Any:

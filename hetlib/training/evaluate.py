@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from hetlib.chain import eval_mode
+from hetlib.checks import check_network
 from hetlib.data import Images, normalise
-from hetlib.errors import check_network, known, of_kind, positive
+from hetlib.errors import known, of_kind, positive
 from hetlib.training.check import answers, check_range, parameter_of
 from hetlib.training.recipe import PRECISIONS
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hetlib.errors import check_sequence, of_kind
+from hetlib.checks import check_sequence
+from hetlib.errors import of_kind
 from hetlib.files import as_tensors, save_tensors
 from hetlib.training import checkpoint as checkpoints
 from hetlib.training.loop import Loop

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.checks import check_sequence
 from hetlib.data import Images, normalise
-from hetlib.errors import check_callable, check_sequence, of_kind, seed_of
+from hetlib.errors import check_callable, of_kind, seed_of
 from hetlib.files import as_tensors, check_writable, checksum, save_tensors
 from hetlib.training import checkpoint as checkpoints
 from hetlib.training.check import check, memory_format, parameter_of

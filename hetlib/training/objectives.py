@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hetlib.checks import check_network
 from hetlib.data import Images
-from hetlib.errors import check_network, finite
+from hetlib.errors import finite
 from hetlib.files import checksum
 from hetlib.training.check import answers
 from hetlib.training.recipe import Recipe

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from math import cos, pi
 from typing import Any
 
-from hetlib.errors import check_sequence, finite, known, positive, shown, whole_numbers
+from hetlib.checks import check_sequence
+from hetlib.errors import finite, known, positive, shown, whole_numbers
 
 PRECISIONS = ("auto", "fp32", "bf16")
 

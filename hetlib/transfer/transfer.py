@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from hetlib.chain import Chain, Network, eval_chain, reading
 from hetlib.chain.nested import Leaf, check, kind_of, with_weights
-from hetlib.errors import check_callable, check_network, check_sequence, finite, known, of_kind, seed_of
+from hetlib.checks import check_network, check_sequence
+from hetlib.errors import check_callable, finite, known, of_kind, seed_of
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
 from hetlib.transfer.fills import check_fills, once

@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import nn
 
-from hetlib.errors import check_sequence, positive, whole_numbers
+from hetlib.checks import check_sequence
+from hetlib.errors import positive, whole_numbers
 from hetlib.zoo.layers import conv_norm, head, scaled
 
 Widths = Sequence[int | Literal["M"]]
