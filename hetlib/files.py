@@ -72,28 +72,6 @@ def write(path: str | os.PathLike, content: str | bytes) -> Path:
     return path
 
 
-def check_writable(path: str | os.PathLike) -> None:
-    """Refuse, before there is anything to write, a path that `write` could not write to.
-
-    Raises
-    ------
-    ValueError
-        If something that is no file stands there: a folder, a pipe, or a link to nothing.
-    OSError
-        If the folder cannot be made or written to.
-    """
-    path = Path(path)
-    if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path} is no file, and none can be written in its place")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{token_hex(4)}.part")
-        part.touch(exist_ok=False)
-        part.unlink()
-    except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be written ({error.strerror})") from error
-
-
 def parse(text: str) -> Any:
     """The value of a JSON text; a ValueError if it is none, is nested too deep, or holds half a character."""
     try:

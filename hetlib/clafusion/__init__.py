@@ -15,24 +15,33 @@ The last two lines are a sentence, once the networks are equally deep; its steps
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, Network, eval_chain, evaluating
-from hetlib.checks import check_images, check_network, check_sequence, taking
+from hetlib.chain import Chain, Network, eval_chain
+from hetlib.checks import check_network, check_sequence
 from hetlib.clafusion.add_layers import add_layers
+from hetlib.clafusion.checks import (
+    FUSE_OPTIONS,
+    MAP_OPTIONS,
+    STACK_OPTIONS,
+    check_networks,
+    check_options,
+    check_settings,
+)
 from hetlib.clafusion.costs import layer_costs
 from hetlib.clafusion.hmt_variants import stacked
 from hetlib.clafusion.mapping import Align, map_layers
-from hetlib.clafusion.merge_layers import RELUS, merge_layers
+from hetlib.clafusion.merge_layers import merge_layers
 from hetlib.clafusion.plans import neuron_plans
 from hetlib.clafusion.transport import Transport, transport_neurons
-from hetlib.clafusion.weights import SIDES, fuse_weights
+from hetlib.clafusion.weights import fuse_weights
 from hetlib.data import Images, sample
-from hetlib.errors import finite, known, of_kind, positive, seed_of
+from hetlib.errors import of_kind, positive, seed_of
 from hetlib.merging import average, check_sharing
 from hetlib.transfer import Fill, Pair, Transfer, TransferReport
 
@@ -50,13 +59,9 @@ __all__ = [
     "transfer",
     "transport_neurons",
 ]
-BALANCES = ("add", "merge")
-SCHEMES = ("many-to-one", "iterative", "naive")
-MAP_OPTIONS = ("mapping", "measure", "pins", "seed")
-FUSE_OPTIONS = ("step", "scheme", "balance", "relu", *MAP_OPTIONS, *(each.name for each in fields(Transport)))
-STACK_OPTIONS = ("order", "seed")
 
 
+@torch.inference_mode(False)
 def fuse(
     models: Sequence[Network],
     images: Tensor,
@@ -118,12 +123,12 @@ def fuse(
     """
     if others or isinstance(models, nn.Module | Chain):
         raise TypeError("fuse takes its models in a list, and then the images: fuse([a, b], images)")
-    _check_options("fuse", options, FUSE_OPTIONS)
+    check_options("fuse", options, FUSE_OPTIONS)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS}
     check_sequence("models", models, "networks")
-    _check_settings(len(models), step, scheme, balance, relu, input_side, plans)
-    _check(models, images)
+    check_settings(len(models), step, scheme, balance, relu, input_side, plans)
+    check_networks(models, images)
     first, *rest = _sorted(models, images)
     maps = [map_layers(first, other, images, **how) for other in rest]
     if balance == "merge":
@@ -191,11 +196,11 @@ def transfer(
     positive("samples", samples)
     seed_of(activation_seed, "activation_seed")
     images = data if isinstance(data, Tensor) else sample(data, samples, activation_seed)
-    _check([target, *sources] if len(sources) == 1 else sources, images)
+    check_networks([target, *sources] if len(sources) == 1 else sources, images)
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
-        _check_options("stacking", options, STACK_OPTIONS)
+        check_options("stacking", options, STACK_OPTIONS)
         deep, shallow = _sorted([target, *sources] if len(sources) == 1 else sources, images)
         made, fed = stacked(deep, shallow, images, hmt, **options)
         # For "add", the shallow network was fed, whose layers then got the names of the deep one's.
@@ -205,7 +210,7 @@ def transfer(
     if len(sources) == 1:
         deep, source = eval_chain(target, images), eval_chain(sources[0], images)
         _check_alike([deep, source])
-        _check_options("map_layers", options, MAP_OPTIONS)
+        check_options("map_layers", options, MAP_OPTIONS)
         found = map_layers(deep, source, images, **options)
         made = add_layers(found, images)
         report = _write_(target, made, source, found.modules(), "taken", "added: it changes nothing")
@@ -244,27 +249,6 @@ def _write_(
     return Transfer(lambda context: pairs, (lambda context, pairs: fills,))(source, target)
 
 
-def _check_settings(
-    count: int, step: float, scheme: str, balance: str, relu: str, input_side: str, plans: dict[str, Any]
-) -> None:
-    choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
-    choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
-    for kind, (given, valid) in choices.items():
-        known(kind, given, valid)
-    finite("step, the weight of the shallow network,", step, 0, 1)
-    if (reg := plans.get("reg")) is not None:
-        finite("reg", reg, above=0)
-    if balance == "merge" and count > 2:
-        raise ValueError(f"{count} networks are balanced by adding layers")
-    if scheme == "naive" and plans:
-        raise ValueError(f"an average without transport takes no {', '.join(plans)}")
-
-
-def _check_options(what: str, options: Mapping[str, Any], valid: Sequence[str]) -> None:
-    for name in options:
-        known(f"option of {what}", name, valid)
-
-
 def _sorted(models: Sequence[Network], images: Tensor) -> list[Chain]:
     """Networks of one task, read, and the deepest first."""
     if len(models) < 2:
@@ -289,24 +273,3 @@ def _check_alike(chains: Sequence[Chain]) -> None:
         if len({shape[axis] for _, shape in weights}) > 1:
             shapes = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
             raise ValueError(f"the networks differ in {what}: {shapes}")
-
-
-def _check(networks: Sequence[Network], images: Tensor) -> None:
-    """Raise ValueError unless all are finite, of one dtype, take the images and give logits."""
-    models = [each.model if isinstance(each, Chain) else each for each in networks]
-    for place, model in enumerate(models, 1):
-        check_network(f"network {place}", model, values=True)
-    check_images("images", images)
-    dtypes = [parameter.dtype for model in models for parameter in model.parameters()]
-    for place, model in enumerate(models, 1):
-        for name, tensor in model.state_dict().items():
-            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-                raise ValueError(f"{name} of network {place} holds NaN or infinity")
-        for name, parameter in model.named_parameters():
-            if parameter.dtype != dtypes[0]:
-                raise ValueError(f"{name} of network {place} is {parameter.dtype}, unlike the first network's")
-        with taking(f"network {place}", images), evaluating(model):
-            given = model(images[:1])
-        if not isinstance(given, Tensor):
-            kind = f"{type(model).__name__}, gives a {type(given).__name__}"
-            raise ValueError(f"network {place}, a {kind}, not logits: wrap it in a network that does")

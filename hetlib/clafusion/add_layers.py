@@ -19,6 +19,7 @@ FEW = 2
 UNLIKE = "between their layers the deep and the shallow network differ in what they do"
 
 
+@torch.inference_mode(False)
 def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     """Make the shallow network as deep as the deep one, without changing what it computes.
 

@@ -16,6 +16,7 @@ from hetlib.errors import known, of_kind
 RELUS = ("sum", "majority", "average")
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Module:
     """Make a deep multilayer perceptron as shallow as the other, by multiplying layers without a partner into the next.

@@ -12,6 +12,7 @@ from hetlib.errors import finite_numbers
 from hetlib.merging.interpolate import check_sharing
 
 
+@torch.inference_mode(False)
 def average(models: Sequence[nn.Module], images: Tensor, weights: Sequence[float] | None = None) -> nn.Module:
     """The average of networks with the same shapes.
 

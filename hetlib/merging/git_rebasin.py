@@ -43,6 +43,7 @@ class Matching(NamedTuple):
     distances: tuple[float, ...]
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def match_weights(
     source: nn.Module, target: nn.Module, *, seed: int = 0, sweeps: int = 100, example: Tensor | None = None

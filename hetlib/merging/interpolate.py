@@ -16,6 +16,7 @@ MOST = 10**6
 """Points of a curve: more are a mistake."""
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     """The network that stands at ``(1 - share) * a + share * b``.

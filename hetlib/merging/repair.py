@@ -22,6 +22,7 @@ CONSTANT = 1e-6
 """A channel that varies by no more than this part of its mean, or of what it should, is rounding."""
 
 
+@torch.inference_mode(False)
 def repair(
     fused: nn.Module, parents: Sequence[nn.Module], images: Tensor, weights: Sequence[float] | None = None
 ) -> nn.Module:

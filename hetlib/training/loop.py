@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.checks import check_sequence
 from hetlib.data import Images, normalise
-from hetlib.errors import check_callable, of_kind, seed_of
-from hetlib.files import as_tensors, check_writable, checksum, save_tensors
+from hetlib.errors import seed_of
+from hetlib.files import as_tensors, checksum, save_tensors
 from hetlib.training import checkpoint as checkpoints
-from hetlib.training.check import check, memory_format, parameter_of
+from hetlib.training.check import check, check_call, check_steps, listed, memory_format, parameter_of
 from hetlib.training.evaluate import evaluate, use_bf16
 from hetlib.training.objectives import Objective, cross_entropy
 from hetlib.training.optimiser import optimiser_of
@@ -78,13 +77,7 @@ def fit(
     OSError
         If the checkpoint cannot be written; the previous one is intact.
     """
-    if recipe is not None:
-        of_kind("recipe", recipe, Recipe)
-    if on_epoch is not None:
-        check_callable("on_epoch", on_epoch)
-    if checkpoint is not None:
-        of_kind("checkpoint", checkpoint, str, PathLike)
-        check_writable(checkpoint)
+    check_call(recipe, on_epoch, checkpoint)
     recipe = (recipe or Recipe()).changed(**changes)
     how: dict[str, Any] = {"objective": objective, "rows": rows, "batches": batches}
     loop = Loop(model, data, test, recipe, seed=seed, validation=validation, **how)
@@ -154,13 +147,8 @@ class Loop:
         seed: int = 0,
         validation: Images | None = None,
     ):
-        if not isinstance(rows, Tensor):
-            check_sequence("rows", rows, "tensors")
-        rows = (rows,) if isinstance(rows, Tensor) else tuple(rows)
-        for what, step in (("objective", objective), ("batches", batches)):
-            if step is not None:
-                check_callable(what, step)
-        seed = seed_of(seed)
+        check_steps(objective=objective, batches=batches)
+        rows, seed = listed(rows), seed_of(seed)
         plain = objective is None or objective is cross_entropy
         check(model, data, test, validation, rows, logits=plain)
         self.recipe, self.history = recipe or Recipe(), History()
