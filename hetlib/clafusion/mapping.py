@@ -18,11 +18,7 @@ from hetlib.match.align import check_pins
 from hetlib.transfer import Context, Pair
 
 MAPPINGS = ("align", "chain", "random")
-SHORTCUTS = {
-    "identity": "a bare shortcut",
-    "projection": "a projection",
-    "plain": "a shortcut that pads or pools",
-}
+SHORTCUTS = {"identity": "a bare shortcut", "projection": "a projection", "plain": "a shortcut that pads or pools"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +210,8 @@ def map_layers(
     alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
     for group in alignments:
-        for block, pick in zip(group.shallow, group.picks, strict=True):
-            pairs |= _paired(chains, group.deep[pick], block, advise_pins=isinstance(mapping, str) and not pins[0])
+        for k in range(len(group.picks)):
+            pairs |= _paired(chains, group, k, pinned=not isinstance(mapping, str) or pins[0] > 0)
     return CrossMap(alignments, pairs, *chains)
 
 
@@ -242,19 +238,23 @@ def _mapping(given: str | Sequence[int]) -> str | list[int]:
     return given
 
 
-def _paired(chains: tuple[Chain, Chain], deep: Block, shallow: Block, advise_pins: bool) -> dict[str, str]:
-    shortcuts = [found.shortcut_of(block.number) for found, block in zip(chains, (deep, shallow), strict=True)]
-    words = [described(shortcut) for shortcut in shortcuts]
-    here, there = ([layer.kind == "shortcut" for layer in block.layers] for block in (deep, shallow))
-    if here != there or words[0] != words[1]:
-        advice = "; blocks that change the resolution do if the first of each group is pinned, pins=(1, ...)"
+def _paired(chains: tuple[Chain, Chain], group: Alignment, number: int, pinned: bool) -> dict[str, str]:
+    """The layers of one shallow block of a group, each with its partner; advice only where pins would help."""
+    deep, shallow = group.deep[group.picks[number]], group.shallow[number]
+    (here, mine), (there, theirs) = _looks(chains[0], deep), _looks(chains[1], shallow)
+    if (here, mine) != (there, theirs):
+        helps = not pinned and _looks(chains[0], group.deep[0]) == _looks(chains[1], group.shallow[0])
         raise ValueError(
-            f"{deep.name} of the deep network has {len(here)} layers and {words[0]}, {shallow.name} of the shallow one "
-            f"{len(there)} and {words[1]}: only blocks of as many layers with the same kind of shortcut can be paired"
-            + advice
-            * advise_pins
+            f"{deep.name} of the deep network has {len(here)} layers and {mine}, {shallow.name} of the shallow one "
+            f"{len(there)} and {theirs}: only blocks of as many layers with the same kind of shortcut can be paired"
+            + "; pin the first block of each group, which are alike, by pins=(1, ...)"
+            * helps
         )
     return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}
+
+
+def _looks(found: Chain, block: Block) -> tuple[list[bool], str]:
+    return [layer.kind == "shortcut" for layer in block.layers], described(found.shortcut_of(block.number))
 
 
 def _pins(run: Sequence[Block], pins: tuple[int, int]) -> tuple[int, int]:

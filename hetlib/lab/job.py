@@ -17,7 +17,7 @@ from torch import nn
 from hetlib import data, zoo
 from hetlib.checks import check_sequence
 from hetlib.data import Images
-from hetlib.errors import of_kind, seed_of
+from hetlib.errors import of_kind, seed_of, shown
 from hetlib.lab.definitions import MAIN, define, inside, named, script
 from hetlib.training import Recipe
 
@@ -101,7 +101,8 @@ class Job(Shipped):
             if given is not None and (not callable(given) or isinstance(given, type)):
                 raise TypeError(f"{self.label}: {name} must be a dataclass or function that is called, got {given!r}")
         if self.order is not None:
-            of_kind(f"{self.label}: order", self.order, int, words="a seed, which is a whole number")
+            if type(self.order) is not int:
+                raise TypeError(f"{self.label}: order must be a seed, which is a whole number, got {shown(self.order)}")
             seed_of(self.order, f"{self.label}: order")
         if bool(self.sources) != (self.transfer is not None):
             raise ValueError(f"{self.label}: sources and a transfer need each other")
