@@ -238,7 +238,7 @@ def _write_(
     for name in {**state, **own}:
         there, here = (tuple(side[name].shape) if name in side else "nothing" for side in (state, own))
         if there != here:
-            raise ValueError(f"{name}: the result has {there}, the target has {here}")
+            raise ValueError(f"{name}: the result has {there}, the target {here}")
     check_sharing(target, state)
     fills = []
     for name, out in own.items():

@@ -211,7 +211,7 @@ def map_layers(
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
     for group in alignments:
         for k in range(len(group.picks)):
-            pairs |= _paired(chains, group, k, pinned=not isinstance(mapping, str) or pins[0] > 0)
+            pairs |= _paired(chains, group, k)
     return CrossMap(alignments, pairs, *chains)
 
 
@@ -238,16 +238,16 @@ def _mapping(given: str | Sequence[int]) -> str | list[int]:
     return given
 
 
-def _paired(chains: tuple[Chain, Chain], group: Alignment, number: int, pinned: bool) -> dict[str, str]:
-    """The layers of one shallow block of a group, each with its partner; advice only where pins would help."""
+def _paired(chains: tuple[Chain, Chain], group: Alignment, number: int) -> dict[str, str]:
+    """The layers of one shallow block of a group, each with its partner; advice only where there is some."""
     deep, shallow = group.deep[group.picks[number]], group.shallow[number]
     (here, mine), (there, theirs) = _looks(chains[0], deep), _looks(chains[1], shallow)
     if (here, mine) != (there, theirs):
-        helps = not pinned and _looks(chains[0], group.deep[0]) == _looks(chains[1], group.shallow[0])
+        helps = number == 0 and _looks(chains[0], group.deep[0]) == _looks(chains[1], group.shallow[0])
         raise ValueError(
             f"{deep.name} of the deep network has {len(here)} layers and {mine}, {shallow.name} of the shallow one "
             f"{len(there)} and {theirs}: only blocks of as many layers with the same kind of shortcut can be paired"
-            + "; pin the first block of each group, which are alike, by pins=(1, ...)"
+            + f"; {group.deep[0].name} can, where pins=(1, ...) or a map by hand puts it"
             * helps
         )
     return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}
