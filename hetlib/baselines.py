@@ -13,7 +13,8 @@ from torch import nn
 
 from hetlib.chain import reading
 from hetlib.chain.nested import check, flatten, leaves
-from hetlib.errors import unknown
+from hetlib.checks import check_network
+from hetlib.errors import known
 from hetlib.transfer import ByBlocks, ByScore, Context, Fill, Overlay, Pair, Transfer, TransferReport, unpaired
 
 __all__ = ["METHODS", "ByBlocks", "ByScore", "HeNormal", "Overlay", "transfer"]
@@ -77,8 +78,9 @@ def transfer(source: nn.Module, target: nn.Module, method: str = "dpiat", seed: 
     arXiv 2101.02757; its paper blends crops with a weight of 0.75, its released code, which this follows, injects
     centrally. That code also pairs weights with vectors, which fails; here only layers of one kind are paired.
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
+    known("method", method, METHODS)
+    for role, model in (("target", target), ("source", source)):
+        check_network(role, model, values=role == "target" or method != "he")
     with reading(*source.modules(), *target.modules()):
         for role, model in (("target", target), ("source", source)):
             if not list(leaves(flatten(model))) and not (method == "he" and role == "source"):

@@ -17,6 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from hetlib.errors import of_kind
 
 DEEPEST = 100
 """How deep the lists and objects of a JSON text may stand in one another."""
@@ -129,11 +132,15 @@ def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Any], meta: Mapp
     OSError
         As `write`.
     """
+    of_kind("path", path, str, os.PathLike)
     flat, coded = as_tensors(tensors)
     first: dict[tuple, str] = {}
     owner = {name: first.setdefault(_memory(name, tensor), name) for name, tensor in flat.items()}
     plain = {name: _plain(flat[name]) for name in first.values()}
-    text = json.dumps(dict(meta), sort_keys=True)
+    try:
+        text = json.dumps(dict(meta), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"meta holds what JSON cannot: {error}") from error
     header, same = {"meta": text}, {name: other for name, other in owner.items() if name != other}
     if coded or same:
         header["form"] = json.dumps({"coded": coded, "same": same})
@@ -166,6 +173,8 @@ def as_tensors(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]
     coded = [name for name, value in values.items() if not isinstance(value, Tensor)]
     for name, value in values.items():
         if isinstance(value, Tensor):
+            if is_lazy(value) or value.is_meta:
+                raise ValueError(f"{name} has no values yet: it is lazy, or on meta")
             tensors[name] = value
             continue
         inner: list[Tensor] = []
@@ -216,7 +225,7 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
     DamagedFile
         If the file is truncated or altered; the message names it.
     """
-    meta, header = _header(Path(path))
+    meta, header = _header(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -235,11 +244,13 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any
 
 def load_meta(path: str | os.PathLike) -> dict[str, Any]:
     """The facts alone of what `save_tensors` wrote, unchecked; errors as in `load_tensors`."""
-    return _header(Path(path))[0]
+    return _header(path)[0]
 
 
-def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _header(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, str]]:
     """The facts, and the header that they stand in as text."""
+    of_kind("path", path, str, os.PathLike)
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no file at {path}")
     if not path.is_file():  # a pipe would be waited for

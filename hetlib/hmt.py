@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from hetlib.chain import Network, main_path
-from hetlib.errors import whole_numbers
+from hetlib.errors import seed_of, whole_numbers
 from hetlib.kernels.resize_cyclic import resize
 from hetlib.match import by_position
 from hetlib.transfer import Context, Cyclic, Pair, Transfer, TransferReport
@@ -46,6 +46,8 @@ class ByPosition:
     def __post_init__(self):
         if not isinstance(self.order, str):
             object.__setattr__(self, "order", tuple(whole_numbers("order", self.order)))
+        if self.seed is not None:
+            seed_of(self.seed)
 
     def __call__(self, context: Context) -> list[Pair]:
         """The pairs, in the order of the target's chain.
@@ -135,4 +137,4 @@ def transfer(
     how = (align_corners, resizer, antialias, correct_gain, batch_norm, noise)
     sentence = Transfer(ByPosition(order, seed), (Cyclic(*how),))
     name = f"HMT, {order if isinstance(order, str) else 'explicit'} order"
-    return replace(sentence(source, target, seed=seed or 0), method=name)
+    return replace(sentence(source, target, seed=0 if seed is None else seed), method=name)

@@ -10,7 +10,7 @@ import hetlib
 
 PACKAGE = Path(hetlib.__file__).parent
 FLOORS = (
-    {"errors", "files", "clone", "parameters", "chain"},
+    {"errors", "checks", "files", "clone", "parameters", "chain"},
     {"kernels", "zoo", "data", "match", "merging"},
     {"transfer", "training"},
     {"hmt", "clafusion", "grafting", "amalgamation", "tlv", "baselines"},

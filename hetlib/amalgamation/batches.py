@@ -7,7 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.errors import known, positive, whole_numbers
 from hetlib.training import Loop
 
 EPOCHS = ("largest", "shortest", "all", "released")
@@ -35,8 +35,9 @@ def batch_sizes(lengths: Sequence[int], largest: int = 64) -> tuple[list[int], i
     ValueError
         If there are no subsets, or one is empty, which is named by its number.
     """
-    if not lengths or largest < 1:
-        raise ValueError(f"{len(lengths)} subsets cannot be divided into batches of at most {largest}")
+    lengths, largest = whole_numbers("the lengths of the subsets", lengths), positive("largest", largest)
+    if not lengths:
+        raise ValueError("no subset to make batches of")
     for number, length in enumerate(lengths):
         if length < 1:
             raise ValueError(f"subset {number} of {tuple(lengths)} holds no images: no batch can be made of it")
@@ -66,8 +67,9 @@ class OfEachSubset:
     epoch: str = "largest"
 
     def __post_init__(self):
-        if self.epoch not in EPOCHS:
-            raise unknown("length of an epoch", self.epoch, EPOCHS)
+        if not whole_numbers("sizes", self.sizes, 1):
+            raise ValueError("sizes: there is no subset to make batches of")
+        known("length of an epoch", self.epoch, EPOCHS)
 
     def steps(self, lengths: Sequence[int], images: int) -> int:
         """Steps of an epoch, for subsets of these lengths out of so many images."""

@@ -43,7 +43,7 @@ class Bridge(nn.Module):
         space = teacher_widths if common_widths is None else common_widths
         if not len(student_widths) == len(teacher_widths) == len(space):
             counts = f"{len(student_widths)}, {len(teacher_widths)} and {len(space)}"
-            raise ValueError(f"student, teacher and common space have {counts} taps: they need equally many")
+            raise ValueError(f"student, teacher and the common space have {counts} taps: they need equally many")
         self.ours = _convolutions(student_widths, space)
         self.theirs = _convolutions([] if common_widths is None else teacher_widths, space)
         self.m = nn.Parameter(torch.ones(1)) if scale else None

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from hetlib.amalgamation.sources import Source
 from hetlib.chain import evaluating
+from hetlib.checks import check_floating
 from hetlib.data import Images, normalise
-from hetlib.errors import unknown
+from hetlib.errors import known, positive, seed_of
 from hetlib.kernels.choice import RULES, choose_teacher
 from hetlib.training.progress import progress_bar
 
@@ -45,6 +46,7 @@ def task_logits(
     Tensor of shape (sources, images, classes)
         float32, on the CPU.
     """
+    positive("batch_size", batch_size)
     device = next(sources[0].network.parameters()).device
     parts: list[Tensor] = []
     with evaluating(*(source.network for source in sources)), progress_bar(progress, len(data)) as tick:
@@ -91,8 +93,12 @@ def subsets(
     ValueError
         As `choose_teacher`, or if a source is left without an image, which is named.
     """
-    if rule not in SUBSETS:
-        raise unknown("rule for choosing teachers", rule, SUBSETS)
+    known("rule for choosing teachers", rule, SUBSETS)
+    check_floating("logits", logits)
+    if logits.ndim != 3:
+        raise ValueError(f"logits must have the shape (sources, images, classes), got {tuple(logits.shape)}")
+    positive("batch_size", batch_size)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     count, images, _ = logits.shape
     if rule == "average":
         return torch.ones(images, count, dtype=torch.bool)
@@ -101,7 +107,6 @@ def subsets(
     if rule != "released" and not finite.all():
         source, image = torch.nonzero(~finite)[0].tolist()
         raise ValueError(f"{names[source]} gives image {image} logits that hold NaN or infinity")
-    generator = torch.Generator().manual_seed(seed)
     how: dict[str, Any] = {"temperatures": temperatures, "labels": labels, "generator": generator}
     if rule == "batch":
         chosen = torch.cat([choose_teacher(part, rule, **how) for part in logits.split(batch_size, 1)])

@@ -15,7 +15,7 @@ from hetlib.amalgamation.settings import RECIPE, Settings
 from hetlib.amalgamation.sources import Source, accuracy, check_outputs, covering, labelled
 from hetlib.amalgamation.stages import Stages
 from hetlib.data import Images, sample
-from hetlib.errors import unknown
+from hetlib.errors import check_callable, known, of_kind, seed_of
 from hetlib.training import History, Recipe
 
 METHODS = ("amalgamation", "direct", *PEERS)
@@ -113,8 +113,20 @@ def customise(
         number of logits than its tasks need, or logits that are not finite; for one that wins no image; for networks
         whose taps differ in number. Later, for a checkpoint in the folder that another call left.
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
+    known("method", method, METHODS)
+    for what, given, kind in (
+        ("data", data, Images),
+        ("test", test, Images | None),
+        ("recipe", recipe, Recipe),
+        ("target_recipe", target_recipe, Recipe | None),
+        ("settings", settings, Settings | None),
+        ("folder", folder, str | PathLike | Mapping | None),
+    ):
+        of_kind(what, given, kind)
+    for what, make in (("component", component), ("target", target)):
+        if make is not None:
+            check_callable(what, make)
+    seed_of(seed)
     settings = (settings or Settings()).changed(**changes)
     sources = covering(pool, wanted)
     settings.check([source.name for source in pool], wanted)
@@ -122,12 +134,14 @@ def customise(
         check_outputs(f"source {source.name}", source.network, source.tasks, sample(data, 2))
     if not isinstance(folder, Mapping):
         folder = {} if folder is None else dict.fromkeys(KEPT, folder)
+    for kind in folder:
+        known("kind of folder", kind, KEPT)
     stages = Stages(sources, data, settings, seed, folder, progress)
     default = partial(zoo.build, "resnet18", in_channels=data.shape[0])
     outputs = sum(map(len, stages.classes.values()))
     made = Customised(stages.build(target or partial(default, width=90 / 64), 0, outputs), stages.heads)
     check_outputs("the target", made.target, stages.classes, sample(data, 2))
-    tests = {} if test is None else {task: labelled(test, task, known) for task, known in stages.classes.items()}
+    tests = {} if test is None else {task: labelled(test, task, classes) for task, classes in stages.classes.items()}
     if method == "amalgamation":
         for number, (task, classes) in enumerate(stages.classes.items(), start=1):
             made.components[task] = network = stages.build(component or default, number, len(classes))

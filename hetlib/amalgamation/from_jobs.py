@@ -12,7 +12,7 @@ from hetlib.amalgamation.settings import Settings
 from hetlib.amalgamation.sources import PerTask, Source, covering
 from hetlib.amalgamation.stages import Stages
 from hetlib.data import Images
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.training import Recipe
 
 WAYS = ("chosen", "all", *PEERS)
@@ -55,8 +55,7 @@ class AmalgamateFrom:
     seed: int = 0
 
     def __post_init__(self):
-        if self.way not in WAYS:
-            raise unknown("way to learn from teachers", self.way, WAYS)
+        known("way to learn from teachers", self.way, WAYS)
 
     @property
     def rehearsed(self) -> "AmalgamateFrom":

@@ -1,6 +1,6 @@
 """Knowledge amalgamation as objectives: sources teach a component, components teach a target."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hetlib.amalgamation.bridges import Bridge
 from hetlib.amalgamation.teachers import Taught, Teacher
+from hetlib.errors import finite, whole_numbers
 
 
 class Amalgamation(Taught):
@@ -70,8 +71,12 @@ class Amalgamation(Taught):
         freeze_norms: bool = False,
         **taught: Any,
     ):
+        for name, weight in (("features", features), ("logits", logits), ("norm", norm)):
+            finite(name, weight, 0)
+        if common is not None:
+            check_common(common)
         super().__init__(student, teachers, images, **taught)
-        self.sizes = None if sizes is None else list(sizes)
+        self.sizes = None if sizes is None else whole_numbers("sizes", sizes, 1)
         self.joint, self.freeze_norms = sizes is None if joint is None else joint, freeze_norms
         self.parts = (features, logits, norm)
         self._check()
@@ -150,6 +155,14 @@ class Amalgamation(Taught):
         """All settings: they tell one training from another."""
         settings = f"sizes={self.sizes}, joint={self.joint}, parts={self.parts}, freeze_norms={self.freeze_norms}"
         return f"{super().extra_repr()}\n{settings}"
+
+
+def check_common(common: float | Sequence[int]) -> None:
+    """Refuse widths of a common space that are neither a factor above 0 nor whole numbers of at least 1."""
+    if isinstance(common, Iterable):
+        whole_numbers("common", common, 1)
+    else:
+        finite("common", common, above=0)
 
 
 def _common(common: float | Sequence[int] | None, shapes: Sequence[torch.Size]) -> list[int] | None:

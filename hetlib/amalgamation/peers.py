@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hetlib.amalgamation.bridges import resized
 from hetlib.amalgamation.teachers import Taught, Teacher
 from hetlib.chain import eval_chain
+from hetlib.errors import finite_numbers
 from hetlib.kernels.mmd import mmd
 from hetlib.transfer import Context, Pair
 
@@ -50,6 +51,7 @@ class AverageDistillation(Taught):
         weights: Sequence[float] = (1.0,),
         **taught: Any,
     ):
+        weights = finite_numbers("weights", weights)
         super().__init__(student, teachers, images, **{"match": logits_only, **taught})
         if len(weights) != self.terms:
             raise ValueError(f"{type(self).__name__} has {self.terms} terms, got the weights {tuple(weights)}")

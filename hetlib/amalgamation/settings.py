@@ -6,8 +6,9 @@ from typing import Any
 
 from hetlib.amalgamation.batches import EPOCHS
 from hetlib.amalgamation.choosing import SUBSETS
+from hetlib.amalgamation.objective import check_common
 from hetlib.amalgamation.taps import ByResolution
-from hetlib.errors import unknown
+from hetlib.errors import check_callable, finite, known, of_kind
 from hetlib.training import Recipe
 from hetlib.transfer.transfer import Match
 
@@ -99,15 +100,21 @@ class Settings:
     def __post_init__(self):
         choices = (("rule for choosing teachers", self.rule, SUBSETS), ("view", self.view, VIEWS))
         for kind, name, names in (*choices, ("length of an epoch", self.epoch, EPOCHS)):
-            if name not in names:
-                raise unknown(kind, name, names)
+            known(kind, name, names)
+        check_callable("match", self.match)
+        for name in ("features", "logits", "norm"):
+            finite(name, getattr(self, name), 0)
+        for name, least in (("temperatures", {"above": 0}), ("tasks", {"low": 0})):
+            of_kind(name, getattr(self, name), Mapping, words="a mapping of names to numbers")
+            for key, value in getattr(self, name).items():
+                finite(f"{name}: that of {key!r}", value, **least)
+        check_common(self.common)
 
     def changed(self, **changes: Any) -> "Settings":
         """The same settings with some replaced; an unknown one is named with its nearest neighbours."""
         valid = [each.name for each in fields(self)]
         for name in changes:
-            if name not in valid:
-                raise unknown("setting of amalgamation", name, valid)
+            known("setting of amalgamation", name, valid)
         return replace(self, **changes)
 
     def check(self, sources: Sequence[str], tasks: Sequence[str]) -> None:
@@ -117,8 +124,7 @@ class Settings:
             ("task with a weight", self.tasks, tasks),
         ):
             for name in given:
-                if name not in valid:
-                    raise unknown(kind, name, valid)
+                known(kind, name, valid)
 
     @property
     def bridge(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
+from hetlib.checks import check_network, check_sequence
 from hetlib.data import HAS, AttributeImages, Images, class_split
-from hetlib.errors import unknown
+from hetlib.errors import known, of_kind, shown
 from hetlib.training import Recipe, evaluate, fit
 
 
@@ -34,7 +35,16 @@ class Source:
     tasks: Mapping[str, Sequence[str]]
 
     def __post_init__(self):
+        check_network("network", self.network)
+        if not isinstance(self.tasks, Mapping):
+            check_sequence("tasks", self.tasks, "names of attributes")
         tasks = self.tasks if isinstance(self.tasks, Mapping) else dict.fromkeys(self.tasks, HAS)
+        for task, classes in tasks.items():
+            check_sequence(
+                f"tasks: the classes of {task!r}", [classes] if isinstance(classes, str) else classes, "names"
+            )
+        if not tasks or not all(len(classes) for classes in tasks.values()):
+            raise ValueError(f"tasks: a source knows one or more, of one class or more each, got {shown(tasks)}")
         object.__setattr__(self, "tasks", {task: tuple(classes) for task, classes in tasks.items()})
 
     def head(self, task: str) -> slice:
@@ -60,6 +70,12 @@ def covering(pool: Sequence[Source], wanted: Sequence[str]) -> dict[str, list[So
         If nothing is wanted or something twice, no source covers a wanted task (those covered are listed), sources that
         share a wanted task list its classes differently, or two sources have one name.
     """
+    for what, given, kind in (("pool", pool, Source), ("wanted", wanted, str)):
+        check_sequence(what, given, f"{kind.__name__}s")
+        for each in given:
+            of_kind(f"each task in {what}" if kind is str else f"each of the {what}", each, kind)
+    if not pool:
+        raise ValueError("pool: there is no source to learn from")
     names = [source.name for source in pool]
     if len(set(names)) < len(names):
         raise ValueError(f"sources need names of their own, got {', '.join(names)}")
@@ -68,8 +84,7 @@ def covering(pool: Sequence[Source], wanted: Sequence[str]) -> dict[str, list[So
     covered = dict.fromkeys(task for source in pool for task in source.tasks)
     found = {}
     for task in wanted:
-        if task not in covered:
-            raise unknown("task: no source covers", task, covered)
+        known("task: no source covers", task, covered)
         found[task] = [source for source in pool if task in source.tasks]
         first, *others = found[task]
         for other in others:
@@ -124,8 +139,7 @@ def labelled(data: Images, task: str, classes: Sequence[str]) -> Images:
     if isinstance(data, AttributeImages):
         return data.task(task)
     for name in classes:
-        if name not in data.classes:
-            raise unknown(f"class of {data.name}", name, data.classes)
+        known(f"class of {data.name}", name, data.classes)
     return class_split(data, [[data.classes.index(name) for name in classes]])[0]
 
 

@@ -20,6 +20,7 @@ from hetlib.amalgamation.settings import Settings
 from hetlib.amalgamation.sources import Source, about, heads, labelled
 from hetlib.amalgamation.teachers import Taught, Teacher
 from hetlib.chain import eval_chain
+from hetlib.checks import check_network
 from hetlib.data import Images, sample
 from hetlib.files import DamagedFile, checksum, load_tensors, save_tensors
 from hetlib.training import History, Recipe, fit
@@ -71,7 +72,9 @@ class Stages:
         """The network of a number, with random weights of its own; it lies where the sources do."""
         device = next(next(iter(self.sources.values()))[0].network.parameters()).device
         with self._drawn(number):
-            return make(outputs).to(device)
+            made = make(outputs)
+        check_network(f"what the function for {'the target' if not number else 'a component'} makes", made)
+        return made.to(device)
 
     def check_taps(self, components: Sequence[nn.Module], target: nn.Module) -> None:
         """Refuse, before anything is trained, networks that the settings' match cannot compare."""
@@ -195,7 +198,7 @@ class Stages:
     def _drawn(self, number: int) -> Iterator[None]:
         """Draw from torch's global generator on the CPU what belongs to one number, and set it back."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(1000 * (self.seed + 1) + number)
+            torch.default_generator.manual_seed((1000 * (self.seed + 1) + number) % 2**64)
             yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from hetlib.chain import Call, Chain
-from hetlib.errors import unknown
+from hetlib.errors import known, positive
 from hetlib.transfer import Context, Pair
 
 
@@ -23,6 +23,9 @@ class ByResolution:
     """
 
     count: int = 5
+
+    def __post_init__(self):
+        positive("count, how many taps,", self.count)
 
     def __call__(self, context: Context) -> list[Pair]:
         """One pair for each tap; ValueError if the networks have different numbers of them, which names both."""
@@ -99,8 +102,7 @@ def tapped(found: Chain, outputs: Sequence[str] = (), inputs: Sequence[str] = ()
     calls = {str(node.target): node for node in reversed(found.graph.nodes) if node.op == "call_module"}
     layers = {layer.name for layer in found.layers}
     for name in (*outputs, *inputs):
-        if name not in layers:
-            raise unknown(f"layer of {type(found.model).__name__}", name, sorted(layers))
+        known(f"layer of {type(found.model).__name__}", name, sorted(layers))
     ends = found.block_ends()
     wanted = [found.nodes[ends[name]] if name in ends else calls[name] for name in outputs]
     wanted += [calls[name].all_input_nodes[0] for name in inputs]

@@ -8,6 +8,8 @@ from torch import Tensor, fx, nn
 
 from hetlib.amalgamation.taps import ByResolution, tapped
 from hetlib.chain import chain, eval_chain, evaluating
+from hetlib.checks import check_images, check_network, check_sequence
+from hetlib.errors import finite, of_kind
 from hetlib.training import Frozen
 from hetlib.transfer import Context, Pair
 from hetlib.transfer.transfer import Match
@@ -34,6 +36,10 @@ class Teacher:
     says: slice = field(default_factory=lambda: slice(None))
     answers: slice = field(default_factory=lambda: slice(None))
     weight: float = 1.0
+
+    def __post_init__(self):
+        check_network("network", self.network)
+        finite("weight", self.weight, 0)
 
 
 class Taught(nn.Module):
@@ -80,8 +86,13 @@ class Taught(nn.Module):
         steps: int = 1,
     ):
         super().__init__()
+        check_sequence("teachers", teachers, "Teachers")
+        for teacher in teachers:
+            of_kind("each teacher", teacher, Teacher)
         if not teachers:
             raise ValueError("a student needs one teacher or more")
+        check_network("student", student, values=True)
+        check_images("images", images)
         here = eval_chain(student)
         self.names = [teacher.name for teacher in teachers]
         self.says, self.answers = ([getattr(teacher, way) for teacher in teachers] for way in ("says", "answers"))

@@ -19,19 +19,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Chain, Network, eval_chain, evaluating
+from hetlib.chain import Chain, Network, eval_chain
+from hetlib.checks import check_network, check_sequence
 from hetlib.clafusion.add_layers import add_layers
+from hetlib.clafusion.checks import (
+    FUSE_OPTIONS,
+    MAP_OPTIONS,
+    STACK_OPTIONS,
+    check_networks,
+    check_options,
+    check_settings,
+)
 from hetlib.clafusion.costs import layer_costs
 from hetlib.clafusion.hmt_variants import stacked
 from hetlib.clafusion.mapping import Align, map_layers
-from hetlib.clafusion.merge_layers import RELUS, merge_layers
+from hetlib.clafusion.merge_layers import merge_layers
 from hetlib.clafusion.plans import neuron_plans
 from hetlib.clafusion.transport import Transport, transport_neurons
-from hetlib.clafusion.weights import SIDES, fuse_weights
+from hetlib.clafusion.weights import fuse_weights
 from hetlib.data import Images, sample
-from hetlib.errors import unknown
+from hetlib.errors import of_kind, positive, seed_of
 from hetlib.merging import average, check_sharing
 from hetlib.transfer import Fill, Pair, Transfer, TransferReport
 
@@ -49,15 +59,13 @@ __all__ = [
     "transfer",
     "transport_neurons",
 ]
-BALANCES = ("add", "merge")
-SCHEMES = ("many-to-one", "iterative", "naive")
-MAP_OPTIONS = ("mapping", "measure", "pins", "seed")
 
 
+@torch.inference_mode(False)
 def fuse(
     models: Sequence[Network],
     images: Tensor,
-    *,
+    *others: Any,
     step: float = 0.5,
     scheme: str = "many-to-one",
     balance: str = "add",
@@ -78,6 +86,8 @@ def fuse(
         put there, with a warning. None is changed.
     images : Tensor of shape (N, ...)
         Normalised images, which layers and neurons are compared on; 200 in the released runs.
+    *others
+        Nothing: whoever gives the networks one by one is told to give them in a list.
     step : float
         Of two networks, the weight of the shallow one, from 0 to 1.
     scheme : {"many-to-one", "iterative", "naive"}
@@ -104,27 +114,33 @@ def fuse(
     ValueError
         If there are fewer than two networks, they differ in classes, inputs or dtype or do not take the images, a
         weight is not finite, `step` is not from 0 to 1, or a step of the method cannot be done; the layer is named.
+    TypeError
+        If the networks are not given in a list.
 
     References
     ----------
     Nguyen et al., ICASSP 2023, sections 3 and 4; more than two networks as in its released code.
     """
+    if others or isinstance(models, nn.Module | Chain):
+        raise TypeError("fuse takes its models in a list, and then the images: fuse([a, b], images)")
+    check_options("fuse", options, FUSE_OPTIONS)
     how = {name: value for name, value in options.items() if name in MAP_OPTIONS}
     plans = {name: value for name, value in options.items() if name not in MAP_OPTIONS}
-    _check_settings(len(models), step, scheme, balance, relu, input_side, plans)
-    _check(models, images)
-    first, *others = _sorted(models, images)
-    maps = [map_layers(first, other, images, **how) for other in others]
+    check_sequence("models", models, "networks")
+    check_settings(len(models), step, scheme, balance, relu, input_side, plans)
+    check_networks(models, images)
+    first, *rest = _sorted(models, images)
+    maps = [map_layers(first, other, images, **how) for other in rest]
     if balance == "merge":
-        first, balanced = eval_chain(merge_layers(maps[0], images, relu), images), others
+        first, balanced = eval_chain(merge_layers(maps[0], images, relu), images), rest
     else:
         balanced = [eval_chain(add_layers(found, images), images) for found in maps]
     if scheme == "naive":
-        if len(others) == 1:
+        if len(rest) == 1:
             return average([balanced[0].model, first.model], images, (step, 1 - step))
         return average([found.model for found in (first, *balanced)], images)
     plans["input_side"] = input_side
-    if len(others) == 1:
+    if len(rest) == 1:
         return transport_neurons(first, balanced[0], images, step, **plans)
     if scheme == "iterative":
         fused = transport_neurons(balanced[0], first, images, 0.5, **plans)
@@ -174,11 +190,17 @@ def transfer(
     ValueError
         As `fuse` does, or if the target has another shape: the tensor is named with both shapes.
     """
+    check_sequence("sources", sources, "networks")
+    check_network("target", target, values=True)
+    of_kind("data", data, Images, Tensor, words="Images, or a Tensor of normalised images")
+    positive("samples", samples)
+    seed_of(activation_seed, "activation_seed")
     images = data if isinstance(data, Tensor) else sample(data, samples, activation_seed)
-    _check([target, *sources] if len(sources) == 1 else sources, images)
+    check_networks([target, *sources] if len(sources) == 1 else sources, images)
     if hmt is not None:
         if len(sources) > 2:
             raise ValueError(f"{len(sources)} networks: HMT stacks one onto another")
+        check_options("stacking", options, STACK_OPTIONS)
         deep, shallow = _sorted([target, *sources] if len(sources) == 1 else sources, images)
         made, fed = stacked(deep, shallow, images, hmt, **options)
         # For "add", the shallow network was fed, whose layers then got the names of the deep one's.
@@ -188,6 +210,7 @@ def transfer(
     if len(sources) == 1:
         deep, source = eval_chain(target, images), eval_chain(sources[0], images)
         _check_alike([deep, source])
+        check_options("map_layers", options, MAP_OPTIONS)
         found = map_layers(deep, source, images, **options)
         made = add_layers(found, images)
         report = _write_(target, made, source, found.modules(), "taken", "added: it changes nothing")
@@ -226,22 +249,6 @@ def _write_(
     return Transfer(lambda context: pairs, (lambda context, pairs: fills,))(source, target)
 
 
-def _check_settings(
-    count: int, step: float, scheme: str, balance: str, relu: str, input_side: str, plans: dict[str, Any]
-) -> None:
-    choices = {"scheme": (scheme, SCHEMES), "balance": (balance, BALANCES)}
-    choices |= {"ReLU approximation": (relu, RELUS), "side": (input_side, SIDES)}
-    for kind, (given, valid) in choices.items():
-        if given not in valid:
-            raise unknown(kind, given, valid)
-    if not 0 <= step <= 1:
-        raise ValueError(f"step {step}: the weight of the shallow network is from 0 to 1")
-    if balance == "merge" and count > 2:
-        raise ValueError(f"{count} networks are balanced by adding layers")
-    if scheme == "naive" and plans:
-        raise ValueError(f"an average without transport takes no {', '.join(plans)}")
-
-
 def _sorted(models: Sequence[Network], images: Tensor) -> list[Chain]:
     """Networks of one task, read, and the deepest first."""
     if len(models) < 2:
@@ -266,30 +273,3 @@ def _check_alike(chains: Sequence[Chain]) -> None:
         if len({shape[axis] for _, shape in weights}) > 1:
             shapes = ", ".join(f"{name}.weight {shape}" for name, shape in weights)
             raise ValueError(f"the networks differ in {what}: {shapes}")
-
-
-def _check(networks: Sequence[Network], images: Tensor) -> None:
-    """Raise ValueError unless all are finite, of one dtype, take the images and give logits."""
-    models = [network.model if isinstance(network, Chain) else network for network in networks]
-    if not len(images):
-        raise ValueError("no images to compare layers or neurons on")
-    if not images.isfinite().all():
-        raise ValueError("the images hold NaN or infinity")
-    dtypes = [parameter.dtype for model in models for parameter in model.parameters()]
-    for number, model in enumerate(models, 1):
-        for name, tensor in model.state_dict().items():
-            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-                raise ValueError(f"{name} of network {number} holds NaN or infinity")
-        for name, parameter in model.named_parameters():
-            if parameter.dtype != dtypes[0]:
-                raise ValueError(f"{name} of network {number} is {parameter.dtype}, unlike the first network's")
-        try:
-            with evaluating(model):
-                given = model(images[:1])
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"network {number} does not take images of shape {tuple(images.shape[1:])}: {error}"
-            ) from error
-        if not isinstance(given, Tensor):
-            kind = f"{type(model).__name__}, gives a {type(given).__name__}"
-            raise ValueError(f"network {number}, a {kind}, not logits: wrap it in a network that does")

@@ -10,6 +10,7 @@ from hetlib.chain import Call, Chain, Layer, evaluating, neurons, set_sizes_
 from hetlib.clafusion.blocks import Block
 from hetlib.clafusion.mapping import CrossMap, described
 from hetlib.clafusion.values import scaling
+from hetlib.errors import of_kind
 from hetlib.merging import update_bn
 
 RELU_LIKE = ("relu", "relu6")
@@ -20,6 +21,7 @@ FEW = 2
 UNLIKE = "between their layers the deep and the shallow network differ in what they do"
 
 
+@torch.inference_mode(False)
 def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     """Make the shallow network as deep as the deep one, without changing what it computes.
 
@@ -57,6 +59,7 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     ----------
     Nguyen et al., ICASSP 2023, section 3 ("layer balancing"); for residual blocks the released code.
     """
+    of_kind("found", found, CrossMap, words="what map_layers gives")
     balanced = deepcopy(found.deep.model)
     inserted: list[str] = []  # batch norms of added layers
     donors = {layer.name: layer for layer in found.shallow.layers}

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
+from hetlib.checks import check_images, check_network, taking
 from hetlib.clafusion.blocks import Block, corresponding, groups
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.kernels import transport_plan
 from hetlib.kernels.cca import cca
 from hetlib.kernels.cka import compare, gram
@@ -47,19 +48,27 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure:
     ----------
     Nguyen et al., ICASSP 2023, section 3; Kornblith et al., ICML 2019.
     """
-    if measure not in MEASURES:
-        raise unknown("measure", measure, MEASURES)
-    chains = eval_chain(deep, images), eval_chain(shallow, images)
+    known("measure", measure, MEASURES)
+    chains = chains_of(deep, shallow, images)
     runs = corresponding(*chains)
     if measure in ("neurons", "index"):
         sizes = [[torch.tensor(_sizes(run, measure), dtype=torch.float64) for run in side] for side in runs]
         return [(rows[:, None] - columns).square() for rows, columns in zip(*sizes, strict=True)]
     if images is None:
         raise ValueError(f"the measure {measure!r} compares layers on images, and none are given")
-    with evaluating(*(found.model for found in chains)):
+    with taking("one of the networks", images), evaluating(*(found.model for found in chains)):
         seen = [_represented(found, images, measure) for found in chains]
     kept = [[[now[block.last.name] for block in run] for run in side] for now, side in zip(seen, runs, strict=True)]
     return [_dissimilarity(rows, columns, measure).double() for rows, columns in zip(*kept, strict=True)]
+
+
+def chains_of(deep: Network, shallow: Network, images: Tensor | None) -> tuple[Chain, Chain]:
+    """Both networks, read, with the images as examples; errors name what is no network, or no images."""
+    for what, given in (("the deep network", deep), ("the shallow network", shallow)):
+        check_network(what, given.model if isinstance(given, Chain) else given, values=True)
+    if images is not None:
+        check_images("images", images)
+    return eval_chain(deep, images), eval_chain(shallow, images)
 
 
 def _sizes(run: Sequence[Block], measure: str) -> list[int]:

@@ -9,7 +9,7 @@ from hetlib.chain import Network, eval_chain
 from hetlib.clafusion.add_layers import add_layers
 from hetlib.clafusion.mapping import Align, map_layers
 from hetlib.clafusion.transport import transport_neurons
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.merging import average
 from hetlib.transfer import Context, Cyclic, Pair, Transfer, TransferReport
 
@@ -107,10 +107,8 @@ def stacked(
     seed: int = 0,
 ) -> tuple[nn.Module, TransferReport]:
     """What `stack` makes, and the report of HMT's copy in it."""
-    if variant not in VARIANTS:
-        raise unknown("HMT variant", variant, VARIANTS)
-    if order not in ORDERS:
-        raise unknown("order", order, ORDERS)
+    known("HMT variant", variant, VARIANTS)
+    known("order", order, ORDERS)
     match = Align(convolutions=True) if order == "align" else InOrder(seed if order == "random" else None)
     deep, shallow = eval_chain(deep, images), eval_chain(shallow, images)
     source, fed = (deep, shallow.copy()) if variant == "add" else (shallow, deep.copy())

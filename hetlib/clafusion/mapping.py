@@ -9,19 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetlib.chain import Chain, Network, Shortcut, eval_chain
+from hetlib.chain import Chain, Network, Shortcut
 from hetlib.clafusion.blocks import Block, check_modules, corresponding
-from hetlib.clafusion.costs import MEASURES, layer_costs
-from hetlib.errors import unknown, whole_numbers
+from hetlib.clafusion.costs import MEASURES, chains_of, layer_costs
+from hetlib.errors import known, seed_of, whole_numbers
 from hetlib.match import align, legal_maps
+from hetlib.match.align import check_pins
 from hetlib.transfer import Context, Pair
 
 MAPPINGS = ("align", "chain", "random")
-SHORTCUTS = {
-    "identity": "a bare shortcut",
-    "projection": "a projection",
-    "plain": "a shortcut that pads or pools",
-}
+SHORTCUTS = {"identity": "a bare shortcut", "projection": "a projection", "plain": "a shortcut that pads or pools"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +111,12 @@ class Align:
     convolutions: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "pins", tuple(self.pins))
-        if not isinstance(self.mapping, str):
-            object.__setattr__(self, "mapping", tuple(whole_numbers("mapping", self.mapping)))
+        known("measure", self.measure, MEASURES)
+        object.__setattr__(self, "pins", check_pins(self.pins))
+        mapping = _mapping(self.mapping)
+        object.__setattr__(self, "mapping", mapping if isinstance(mapping, str) else tuple(mapping))
+        if self.seed is not None:
+            seed_of(self.seed)
 
     def map(self, context: Context) -> CrossMap:
         """The map of all layers, as `map_layers` gives it; of two equally deep networks the target counts as deep."""
@@ -188,13 +188,9 @@ def map_layers(
     ----------
     Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, ICASSP 2023.
     """
-    if measure not in MEASURES:
-        raise unknown("measure", measure, MEASURES)
-    if not isinstance(mapping, str):
-        mapping = whole_numbers("mapping", mapping)
-    elif mapping not in MAPPINGS:
-        raise unknown("mapping", mapping, MAPPINGS)
-    chains = eval_chain(deep, images), eval_chain(shallow, images)
+    known("measure", measure, MEASURES)
+    mapping, pins, seed = _mapping(mapping), check_pins(pins), seed_of(seed)
+    chains = chains_of(deep, shallow, images)
     for found in chains:
         check_modules(found)
     ours, theirs = corresponding(*chains)
@@ -214,8 +210,8 @@ def map_layers(
     alignments = tuple(Alignment(tuple(a), tuple(b), tuple(p), n, c) for a, b, p, n, c in rows)
     pairs = {chains[0].layers[-1].name: chains[1].layers[-1].name}
     for group in alignments:
-        for block, pick in zip(group.shallow, group.picks, strict=True):
-            pairs |= _paired(chains, group.deep[pick], block)
+        for k in range(len(group.picks)):
+            pairs |= _paired(chains, group, k)
     return CrossMap(alignments, pairs, *chains)
 
 
@@ -234,17 +230,31 @@ def _legal(deep: Sequence[Block], shallow: Sequence[Block], pins: tuple[int, int
     return count
 
 
-def _paired(chains: tuple[Chain, Chain], deep: Block, shallow: Block) -> dict[str, str]:
-    shortcuts = [found.shortcut_of(block.number) for found, block in zip(chains, (deep, shallow), strict=True)]
-    words = [described(shortcut) for shortcut in shortcuts]
-    here, there = ([layer.kind == "shortcut" for layer in block.layers] for block in (deep, shallow))
-    if here != there or words[0] != words[1]:
+def _mapping(given: str | Sequence[int]) -> str | list[int]:
+    """How layers are paired: by a name, which must exist, or by whole numbers."""
+    if not isinstance(given, str):
+        return whole_numbers("mapping", given)
+    known("mapping", given, MAPPINGS)
+    return given
+
+
+def _paired(chains: tuple[Chain, Chain], group: Alignment, number: int) -> dict[str, str]:
+    """The layers of one shallow block of a group, each with its partner; advice only where there is some."""
+    deep, shallow = group.deep[group.picks[number]], group.shallow[number]
+    (here, mine), (there, theirs) = _looks(chains[0], deep), _looks(chains[1], shallow)
+    if (here, mine) != (there, theirs):
+        helps = number == 0 and _looks(chains[0], group.deep[0]) == _looks(chains[1], group.shallow[0])
         raise ValueError(
-            f"{deep.name} of the deep network has {len(here)} layers and {words[0]}, {shallow.name} of the "
-            f"shallow one {len(there)} and {words[1]}: they cannot be paired. Blocks that change the "
-            "resolution pair with each other if the first block of each group is pinned, pins=(1, ...)"
+            f"{deep.name} of the deep network has {len(here)} layers and {mine}, {shallow.name} of the shallow one "
+            f"{len(there)} and {theirs}: only blocks of as many layers with the same kind of shortcut can be paired"
+            + f"; {group.deep[0].name} can, where pins=(1, ...) or a map by hand puts it"
+            * helps
         )
     return {one.name: other.name for one, other in zip(deep.layers, shallow.layers, strict=True)}
+
+
+def _looks(found: Chain, block: Block) -> tuple[list[bool], str]:
+    return [layer.kind == "shortcut" for layer in block.layers], described(found.shortcut_of(block.number))
 
 
 def _pins(run: Sequence[Block], pins: tuple[int, int]) -> tuple[int, int]:
@@ -273,14 +283,16 @@ def _picked(
 def _by_hand(ours: list[list[Block]], theirs: list[list[Block]], mapping: Sequence[int]) -> list[list[int]]:
     wanted = sum(map(len, theirs))
     if len(mapping) != wanted:
-        raise ValueError(f"a map by hand names the deep block of each of {wanted} shallow ones, got {list(mapping)}")
+        raise ValueError(
+            f"mapping: a map by hand names the deep block of each of {wanted} shallow ones, got {list(mapping)}"
+        )
     picks, begin, rest = [], 0, list(mapping)
     for a, b in zip(ours, theirs, strict=True):
         mine, rest = [i - begin for i in rest[: len(b)]], rest[len(b) :]
         if mine != sorted(set(mine)) or mine[0] < 0 or mine[-1] >= len(a):
             raise ValueError(
-                f"{[i + begin for i in mine]} must increase from {begin} to {begin + len(a) - 1} at most, the blocks "
-                f"of the deep network from {a[0].name} on"
+                f"mapping: {[i + begin for i in mine]} must increase from {begin} to {begin + len(a) - 1} at most, the "
+                f"blocks of the deep network from {a[0].name} on"
             )
         picks.append(mine)
         begin += len(a)

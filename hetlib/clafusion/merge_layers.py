@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating, full_precision, layer_outputs
+from hetlib.checks import check_images, taking
 from hetlib.clafusion.add_layers import RELU_LIKE, followers, set_weight_
 from hetlib.clafusion.mapping import CrossMap
 from hetlib.clafusion.values import scaling
-from hetlib.errors import unknown
+from hetlib.errors import known, of_kind
 
 RELUS = ("sum", "majority", "average")
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Module:
     """Make a deep multilayer perceptron as shallow as the other, by multiplying layers without a partner into the next.
@@ -47,8 +49,9 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
     ----------
     Nguyen et al., ICASSP 2023, section 3 ("layer merging").
     """
-    if relu not in RELUS:
-        raise unknown("ReLU approximation", relu, RELUS)
+    known("ReLU approximation", relu, RELUS)
+    check_images("images", images)
+    of_kind("found", found, CrossMap, words="what map_layers gives")
     for side in (found.deep, found.shallow):
         calls = Counter(str(node.target) for node in side.graph.nodes if node.op == "call_module")
         if again := [layer.name for layer in side.layers if calls[layer.name] > 1]:
@@ -62,7 +65,7 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
         raise ValueError(f"{', '.join(scales)} are in no layer: only layers merge; balance by adding layers")
     if unlike := [layer.name for layer in idle if not followers(found.deep, layer) <= {*RELU_LIKE, "dropout"}]:
         raise ValueError(f"no ReLU follows {', '.join(unlike)}: what stands in for one would be wrong")
-    with evaluating(found.deep.model):
+    with taking("the deep network", images), evaluating(found.deep.model):
         seen = layer_outputs(found.deep, images)
         active = {layer.name: _active(value, relu) for layer, value in seen if layer.name not in found.pairs}
     merged = deepcopy(found.shallow.model)

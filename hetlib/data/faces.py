@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetlib.data.face_attributes import NAMES, draw_attributes
 from hetlib.data.face_canvas import BLOCK, Canvas, norm, rgb
-from hetlib.errors import unknown
+from hetlib.errors import finite, known, positive, seed_of
 
 MEAN, STD = (0.52, 0.45, 0.41), (0.23, 0.22, 0.22)
 COUNT = {"train": 8000, "test": 2000}
@@ -61,12 +61,11 @@ def render(
     ValueError
         If the split is unknown or a number is out of range.
     """
-    if split not in COUNT:
-        raise unknown("split", split, COUNT)
+    known("split", split, COUNT)
     count = COUNT[split] if count is None else count
-    if count < 1:
-        raise ValueError(f"count must be positive, got {count}")
-    generator = torch.Generator().manual_seed(2 * seed + (split == "test"))
+    positive("count", count)
+    finite("noise", noise, 0)
+    generator = torch.Generator().manual_seed((2 * seed_of(seed) + (split == "test")) % 2**64)
     images, labels = [], []
     for start in range(0, count, _DRAWN):
         labels.append(draw_attributes(_DRAWN, generator)[: count - start])

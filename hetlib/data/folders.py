@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hetlib.data.images import Images, positions
-from hetlib.errors import unknown
+from hetlib.errors import known
 
 PREFIX = "imagefolder:"
 SPLITS = {"train": "train", "test": "val"}
@@ -151,8 +151,7 @@ def load(name: str, split: str) -> Folder:
     """
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    if split not in SPLITS:
-        raise unknown(f"split of {name}", split, SPLITS)
+    known(f"split of {name}", split, SPLITS)
     root = Path(name.removeprefix(PREFIX))
     classes = {part: _classes(root, part) for part in SPLITS.values()}
     if differing := sorted(set(classes["train"]) ^ set(classes["val"])):

@@ -1,14 +1,16 @@
 """Labelled images as tensors: they stay uint8 on one device; crops and flips are one batched gather."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.checks import check_sequence
+from hetlib.errors import finite_numbers, known, of_kind, positive, seed_of, shown, whole
 from hetlib.files import checksum
 
 HAS = ("no", "yes")
@@ -43,6 +45,22 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not hasattr(self.images, "shape") or len(self.images.shape) != 4:  # a folder's are not in memory
+            raise ValueError(f"images must be uint8 and (n, channels, height, width), got {shown(self.images)}")
+        if isinstance(self.images, Tensor) and self.images.dtype != torch.uint8:
+            raise ValueError(f"images must be uint8, as `normalise` takes them, got {shown(self.images)}")
+        of_kind("labels", self.labels, Tensor)
+        whole = not (self.labels.is_floating_point() or self.labels.is_complex() or self.labels.dtype == torch.bool)
+        if not whole or self.labels.shape[:1] != self.images.shape[:1]:
+            raise ValueError(f"labels must be {len(self.images)} whole numbers (int64), got {shown(self.labels)}")
+        check_sequence("classes", self.classes, "names")
+        for title in self.classes:
+            of_kind("classes: each name", title, str)
+        for name, values, above in (("mean", self.mean, -inf), ("std", self.std, 0)):
+            if len(finite_numbers(name, values, above=above)) not in (1, self.images.shape[1]):
+                raise ValueError(f"{name} must have one number per channel, of {self.images.shape[1]}: {values}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,6 +123,7 @@ class AttributeImages(Images):
     """
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "tasks", dict.fromkeys(self.classes, HAS))
 
     def __repr__(self) -> str:
@@ -136,8 +155,7 @@ class AttributeImages(Images):
         return logits.unflatten(1, (labels.shape[1], -1)).flatten(0, 1), labels.flatten()
 
     def _column(self, name: str) -> int:
-        if name not in self.classes:
-            raise unknown(f"attribute of {self.name}", name, self.classes)
+        known(f"attribute of {self.name}", name, self.classes)
         return self.classes.index(name)
 
 
@@ -149,6 +167,10 @@ def positions(given: Tensor | np.ndarray | Sequence[int], count: int) -> Tensor:
     ValueError
         For fractions, numbers outside 0 to `count` - 1, a mask of another length, or more than one axis.
     """
+    if not isinstance(given, Tensor | np.ndarray):
+        check_sequence("indices of images", given, "whole numbers, or a mask")
+        if any(isinstance(each, str | Iterable) for each in given):
+            raise ValueError(f"indices of images are whole numbers on one axis, or a mask, got {shown(given)}")
     index = torch.as_tensor(given)
     if index.dim() != 1:
         raise ValueError(f"indices of images have one axis, got shape {tuple(index.shape)}")
@@ -188,6 +210,10 @@ def augment(images: Tensor, generator: torch.Generator, pad: int = 4, flip: bool
     Tensor
         Like `images`, in new memory.
     """
+    of_kind("images", images, Tensor)
+    if images.ndim != 4:
+        raise ValueError(f"images must be (n, channels, height, width), got {shown(images)}")
+    pad = whole("pad", pad, 0)
     n, _, height, width = images.shape
     own = generator.device
     top, left = torch.randint(2 * pad + 1, (2, n), generator=generator, device=own).to(images.device)
@@ -227,6 +253,9 @@ def normalise(
     Tensor
         (n, channels, height, width).
     """
+    mean, std = finite_numbers("mean", mean), finite_numbers("std", std, above=0)
+    if not {len(mean), len(std)} <= {1, images.shape[1]}:
+        raise ValueError(f"mean {mean} and std {std} must have one number per channel, of {images.shape[1]}")
     centre, spread = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
     return (images / 255).sub_(centre).div_(spread).to(dtype, memory_format=memory_format)
 
@@ -247,7 +276,7 @@ def sample(data: Images, count: int = 200, seed: int = 21) -> Tensor:
     -------
     Tensor of shape (count, channels, height, width)
     """
-    if count < 1:
-        raise ValueError(f"count {count}: at least one image has to be drawn")
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
+    of_kind("data", data, Images)
+    positive("count, how many images to draw,", count)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed_of(seed)))[:count]
     return normalise(data.images[order.to(data.images.device)], data.mean, data.std)

@@ -20,7 +20,7 @@ from hetlib.data.face_attributes import NAMES
 from hetlib.data.images import AttributeImages, Images
 from hetlib.data.subsets import few_shot, skill_split
 from hetlib.data.tasks import of_tasks
-from hetlib.errors import unknown
+from hetlib.errors import finite, known, of_kind, positive, seed_of, unknown
 
 # As HMT's protocol normalises CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -95,6 +95,9 @@ def load(
     DamagedFile
         If a file is not, byte for byte, the published one.
     """
+    of_kind("the name of a data set", name, str)
+    if root is not None:
+        of_kind("root", root, str, os.PathLike)
     if name.startswith(folders.PREFIX):
         return folders.load(name, split)
     name, _, asked = name.partition(":")
@@ -138,11 +141,15 @@ def folder(root: str | os.PathLike | None = None) -> Path:
 
 
 def _check(name: str, split: str, options: Mapping[str, Any], valid: Sequence[str]) -> None:
-    if split not in splits(name):
-        raise unknown(f"split of {name}", split, splits(name))
-    for option in options:
-        if option not in valid:
-            raise unknown(f"option of {name}", option, valid)
+    known(f"split of {name}", split, splits(name))
+    for option, value in options.items():
+        known(f"option of {name}", option, valid)
+        if option in ("count", "per_class", "size"):
+            positive(option, value)
+        elif option in ("seed", "draw"):
+            seed_of(value, option)
+        else:
+            finite(option, value, 0)
 
 
 @lru_cache(maxsize=2)

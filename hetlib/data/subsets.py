@@ -6,8 +6,9 @@ from math import ceil
 
 import torch
 
+from hetlib.checks import check_sequence
 from hetlib.data.images import Images
-from hetlib.errors import positive, whole_numbers
+from hetlib.errors import finite, of_kind, positive, seed_of, whole, whole_numbers
 
 
 def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:
@@ -30,6 +31,8 @@ def class_split(data: Images, groups: Iterable[Sequence[int]]) -> list[Images]:
     ValueError
         If a label does not exist or is listed twice.
     """
+    of_kind("data", data, Images)
+    check_sequence(f"the groups of the classes of {data.name}", groups, "lists of labels")
     parts = [whole_numbers(f"the classes of {data.name}", group) for group in groups]
     listed = [label for part in parts for label in part]
     if len(set(listed)) < len(listed) or not set(listed) <= set(range(data.num_classes)):
@@ -46,14 +49,15 @@ def few_shot(data: Images, per_class: int, seed: int = 0) -> Images:
     ValueError
         If a class has fewer images; the message names it. If `per_class` is no whole number of at least 1.
     """
+    of_kind("data", data, Images)
     positive("per_class", per_class)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     order = torch.randperm(len(data), generator=generator)
     labels = data.labels.cpu()[order]
     parts = [order[labels == label][:per_class] for label in range(data.num_classes)]
     for title, part in zip(data.classes, parts, strict=True):
         if len(part) < per_class:
-            raise ValueError(f"{data.name} has {len(part)} images of class {title!r}, not {per_class}")
+            raise ValueError(f"{data.name} has {len(part)} images of class {title!r}, and per_class is {per_class}")
     return data.subset(torch.cat(parts))
 
 
@@ -85,14 +89,13 @@ def skill_split(data: Images, label: int, share: float = 0.1, seed: int = 0) -> 
     Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, ICASSP 2023, skill
     transfer, after Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020.
     """
-    if not 0 <= label < data.num_classes or not 0 <= share <= 1:
-        raise ValueError(f"{data.name} has labels 0..{data.num_classes - 1}, a share is from 0 to 1: {label}, {share}")
-    (label,) = whole_numbers("label", [label])
+    of_kind("data", data, Images)
+    label = whole(f"label, a class of {data.name},", label, 0, data.num_classes - 1)
+    finite("share", share, 0, 1)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     labels = data.labels.cpu()
     others = (labels != label).nonzero().flatten()
-    few = others[
-        torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[: ceil(share * len(others))]
-    ]
+    few = others[torch.randperm(len(others), generator=generator)[: ceil(share * len(others))]]
     special = labels == label
     special[few] = True
     return data.subset(special.nonzero().flatten()), data.subset((~special).nonzero().flatten())

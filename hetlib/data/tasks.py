@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hetlib.data.images import Images
 from hetlib.data.subsets import class_split
+from hetlib.errors import seed_of, whole
 
 CREATURES = (
     *("beaver", "dolphin", "otter", "seal", "whale"),
@@ -48,6 +49,8 @@ def class_parts(classes: Sequence[str], parts: int, seed: int = 0) -> list[tuple
     ValueError
         If a part would be empty.
     """
+    whole("parts", parts)
+    seed_of(seed)
     order = sorted(classes)
     random.Random(seed).shuffle(order)
     size = round(len(order) / parts) if parts > 0 else 0

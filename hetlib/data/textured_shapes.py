@@ -15,7 +15,7 @@ from os import PathLike
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.errors import finite, known, positive, seed_of
 
 MEAN, STD = (0.5,) * 3, (0.23,) * 3
 COUNT = {"train": 8000, "test": 2000}
@@ -123,14 +123,15 @@ def render(
     ValueError
         If the vocabulary or the split is unknown, or a number is out of range.
     """
-    if vocabulary not in SHAPES:
-        raise unknown("vocabulary", vocabulary, SHAPES)
-    if split not in COUNT:
-        raise unknown("split", split, COUNT)
+    known("vocabulary", vocabulary, SHAPES)
+    known("split", split, COUNT)
     count = COUNT[split] if count is None else count
-    if count < 1 or noise < 0 or clutter < 0:
-        raise ValueError(f"count must be positive, noise and clutter not negative; got {count}, {noise}, {clutter}")
-    generator = torch.Generator().manual_seed(4 * seed + 2 * (vocabulary == "target") + (split == "test"))
+    positive("count", count)
+    finite("noise", noise, 0)
+    finite("clutter", clutter, 0)
+    generator = torch.Generator().manual_seed(
+        (4 * seed_of(seed) + 2 * (vocabulary == "target") + (split == "test")) % 2**64
+    )
     labels = (torch.arange(count) % len(classes(vocabulary)))[torch.randperm(count, generator=generator)]
     images = [_Canvas(len(part), generator).draw(vocabulary, part, noise, clutter) for part in labels.split(_BATCH)]
     return torch.cat(images), labels

@@ -9,12 +9,14 @@ released code.
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import fields
 from math import cos, pi
 from typing import Any
 
 from torch import Tensor, nn
 
-from hetlib.errors import unknown
+from hetlib.checks import check_sequence
+from hetlib.errors import finite, known, positive
 from hetlib.grafting.after_epoch import AfterEpoch, Averaging, Voting
 from hetlib.grafting.blends import ByEntropy, ByNorm
 from hetlib.grafting.fits import CopyByActivation, CopyByScale, Internal, Noise, invalid_filters
@@ -85,8 +87,11 @@ def graft(
     ----------
     Meng et al., CVPR 2020, and the released code.
     """
+    for name in settings:
+        known("setting of a graft", name, [each.name for each in fields(Grafting)])
+    check_sequence("networks", states, "networks, or of their state dicts")
     how = Grafting(a, c, **settings)
-    grafted = [deepcopy(each) if isinstance(each, nn.Module) else _copied(each) for each in states]
+    grafted = [_copied(each) if isinstance(each, Mapping) else deepcopy(each) for each in states]
     how(grafted, images, seed, epoch)
     return [each.state_dict() if isinstance(each, nn.Module) else each for each in grafted]
 
@@ -105,8 +110,8 @@ def initial_rates(lr: float, k: int) -> list[float]:
     ----------
     The released code: ``lr * (1 + cos(pi * (K - i) / K)) / 2`` for i = 1 ... K.
     """
-    if k < 1:
-        raise ValueError(f"rates for {k} networks: there must be at least one")
+    positive("k, the number of networks,", k)
+    finite("lr", lr, above=0)
     return [lr * (1 + cos(pi * (k - i) / k)) / 2 for i in range(1, k + 1)]
 
 
@@ -122,11 +127,11 @@ def recipes(preset: str, k: int, recipe: Recipe = RELEASED) -> list[Recipe]:
     recipe : Recipe
         Everything else; its `lr` is the highest.
     """
+    known("preset of learning rates", preset, ("slr", "dlr"))
+    positive("k, the number of networks,", k)
     if preset == "slr":
         return [recipe] * k
-    if preset == "dlr":
-        return [recipe.changed(lr=lr, schedule="cosine") for lr in initial_rates(recipe.lr, k)]
-    raise unknown("preset of learning rates", preset, ("slr", "dlr"))
+    return [recipe.changed(lr=lr, schedule="cosine") for lr in initial_rates(recipe.lr, k)]
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hetlib.chain.nested import flatten, leaves, only
 from hetlib.data import sample
+from hetlib.errors import finite, positive
 from hetlib.grafting.checks import tensors_of
 from hetlib.grafting.fits import invalid_filters
 from hetlib.grafting.settings import Grafting
@@ -53,8 +54,7 @@ class AfterEpoch:
     watch: bool = False
 
     def __post_init__(self):
-        if self.every < 1:
-            raise ValueError(f"every {self.every} epochs: a graft needs at least 1 between")
+        positive("every, the epochs from one graft to the next,", self.every)
 
     def __call__(self, ring: Lockstep) -> dict[str, Any]:
         """Graft where it is time to; see `noted` for the facts."""
@@ -165,6 +165,10 @@ class Averaging:
 
     start: float = 0.75
     decay: float = 0.8
+
+    def __post_init__(self):
+        for name in ("start", "decay"):
+            finite(name, getattr(self, name), 0, 1)
 
     @torch.no_grad()
     def __call__(self, ring: Lockstep) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hetlib.errors import positive
 from hetlib.kernels.fill import Fill
-from hetlib.kernels.graft import coefficient, entropy_coefficients
+from hetlib.kernels.graft import check_settings, coefficient, entropy_coefficients
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class ByEntropy:
     decimals: int | None = 2
     bins: int = 10
     named: bool = False
+
+    def __post_init__(self):
+        check_settings(self.a, self.c, self.decimals)
+        positive("bins", self.bins)
 
     def __call__(self, fills: Sequence[Fill]) -> list[Tensor]:
         """The coefficient of each fill, one after another as the tensors stand in the network."""

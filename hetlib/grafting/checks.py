@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from hetlib.checks import check_sequence
+from hetlib.errors import of_kind
+
 
 def tensors_of(network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The floating tensors of a network, or of a state dict, by key: what a graft blends. Counters are left out."""
@@ -23,6 +26,14 @@ def check_ring(networks: Sequence[Any], fewest: int = 2) -> None:
         If they are fewer than `fewest`, one stands twice, two differ in an entry (the first is named, with both
         shapes), or a tensor on the CPU is not finite. On a GPU that would cost a wait for it.
     """
+    check_sequence("networks", networks, "networks, or of their state dicts")
+    for k, network in enumerate(networks):
+        of_kind(f"network {k}", network, nn.Module, Mapping, words="a network (nn.Module), or a state dict")
+        if isinstance(network, nn.Module) != isinstance(networks[0], nn.Module):
+            raise TypeError("networks and state dicts cannot stand in one ring: give the networks themselves")
+        for key, value in (network.state_dict() if isinstance(network, nn.Module) else network).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                raise ValueError(f"network {k}: {key} has no values yet, it is on meta: move it off")
     if len(networks) < fewest:
         raise ValueError(f"a ring needs at least {fewest} networks, got {len(networks)}")
     if len({id(network) for network in networks}) < len(networks):

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.grafting.flat import Flat
 
 BACKENDS = ("gloo", "nccl")
@@ -34,8 +34,7 @@ def joined(timeout: float = PATIENCE, backend: str = "gloo") -> Iterator["Exchan
     ValueError
         If the backend is unknown or there is no GPU for it, the timeout is not positive, or there is only one rank.
     """
-    if backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
+    known("backend", backend, BACKENDS)
     if backend == "nccl" and not torch.cuda.is_available():
         raise ValueError("backend nccl joins GPUs, and torch finds none here")
     if not timeout > 0:

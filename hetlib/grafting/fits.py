@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from hetlib.chain import evaluating
 from hetlib.chain.nested import Leaf, check, flatten, kind_of, leaves, only
+from hetlib.checks import check_images, check_network, taking
+from hetlib.errors import finite, positive, whole
 from hetlib.grafting.blends import inherited, leaders
 from hetlib.kernels.entropy import weight_entropy
 from hetlib.kernels.fill import Fill, keep
-from hetlib.kernels.graft import coefficient
+from hetlib.kernels.graft import check_settings, coefficient
 from hetlib.transfer import Context, Copy, Pair
 
 
@@ -30,6 +32,10 @@ class CopyByActivation:
     decimals: int | None = 2
     bins: int = 10
 
+    def __post_init__(self):
+        check_settings(self.a, self.c, self.decimals)
+        positive("bins", self.bins)
+
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """The copies, each with its coefficient.
 
@@ -40,6 +46,7 @@ class CopyByActivation:
         """
         if context.images is None:
             raise ValueError("activations are compared on images, and none were given")
+        check_images("images", context.images)
         modules = dict(context.target.named_modules())
         fills = [replace(fill, kind=kind_of(modules[fill.layer])) for fill in Copy()(context, pairs)]
         numbers = leaders(fills)
@@ -107,6 +114,10 @@ class Noise:
     epoch: int = 0
     threshold: float = 0.1
 
+    def __post_init__(self):
+        whole("epoch", self.epoch, 0)
+        finite("threshold", self.threshold, above=0)
+
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """A fill for each convolution with an invalid filter; the source is not looked at."""
         for name, layer in _convolutions(context.target):
@@ -132,6 +143,9 @@ class Internal:
     """
 
     threshold: float = 0.1
+
+    def __post_init__(self):
+        finite("threshold", self.threshold, above=0)
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """A fill for each convolution with an invalid filter; the source is not looked at."""
@@ -159,6 +173,8 @@ def invalid_filters(model: nn.Module, threshold: float = 0.1) -> tuple[int, int]
     ----------
     Meng et al., CVPR 2020, and the released code.
     """
+    check_network("model", model, values=True)
+    finite("threshold", threshold, above=0)
     found = [sums(layer.weight) for _, layer in _convolutions(model)]
     return sum(int((each < threshold).sum()) for each in found), sum(map(len, found))
 
@@ -185,7 +201,7 @@ def _entropies(model: nn.Module, names: list[str], images: Tensor, bins: int) ->
 
     hooks = [model.get_submodule(name).register_forward_hook(measure(name)) for name in names]
     try:
-        with evaluating(model):
+        with taking("a network of the ring", images), evaluating(model):
             model(images)
     finally:
         for hook in hooks:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.errors import unknown
+from hetlib.errors import finite, known, positive, seed_of, whole
 from hetlib.grafting.blends import ByEntropy, ByNorm
 from hetlib.grafting.checks import check_ring, tensors_of
 from hetlib.grafting.fits import CopyByActivation, CopyByScale, Internal, Noise
 from hetlib.kernels.fill import Fill
+from hetlib.kernels.graft import check_settings
 from hetlib.kernels.write import write
 from hetlib.merging import match_weights
 from hetlib.transfer import Copy, SameName, Transfer, unpaired
@@ -77,14 +78,11 @@ class Grafting:
     threshold: float = 0.1
 
     def __post_init__(self):
-        if not 0 <= self.a <= 1:
-            raise ValueError(f"a = {self.a}: the range of coefficients is from 0 (plain averaging) to 1 wide")
-        for name in ("bins", "threshold"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_settings(self.a, self.c, self.decimals)
+        positive("bins", self.bins)
+        finite("threshold", self.threshold, above=0)
         for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
+            known(name, getattr(self, name), valid)
         if self.named and (self.level == "filter" or self.criterion == "activation"):
             asked = f"level {self.level!r}, criterion {self.criterion!r}"
             raise ValueError(f"the released rule (named) goes by keys and whole layers, not by {asked}")
@@ -144,6 +142,7 @@ class Grafting:
             hold values that are not finite (which network, which tensor); on a GPU the training itself meets those.
         """
         alone = self.scion != "external"
+        seed, epoch = seed_of(seed), whole("epoch", epoch, 0)
         check_ring(networks, fewest=1 if alone else 2)
         if alone:
             step = Noise(epoch, self.threshold) if self.scion == "noise" else Internal(self.threshold)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.checks import check_floating, check_labels
+from hetlib.errors import finite_numbers, known, shown
 
 RULES = ("entropy", "batch", "random", "oracle", "released")
 DEEPEST = -1e4
@@ -53,11 +54,11 @@ def choose_teacher(
         NaN or infinite, which names the first such teacher and image; "released" takes these as they come. On a GPU the
         host would have to wait to see it: there, a teacher without a finite entropy is chosen only if none has one.
     """
+    check_floating("logits", logits)
     shape = logits.shape
     if len(shape) != 3 or not shape[0]:
         raise ValueError(f"logits must have the shape (teachers, batch, classes), got {tuple(shape)}")
-    if rule not in RULES:
-        raise unknown("rule for choosing teachers", rule, RULES)
+    known("rule for choosing teachers", rule, RULES)
     if rule == "random":
         device = generator.device if generator else logits.device
         return torch.randint(shape[0], shape[1:2], generator=generator, device=device).to(logits.device)
@@ -65,6 +66,8 @@ def choose_teacher(
     if logits.dtype.itemsize < 4:
         logits = logits.float()
     if temperatures is not None:
+        if not isinstance(temperatures, Tensor):
+            temperatures = finite_numbers("temperatures", temperatures, shape[0], above=0)
         logits = logits / torch.as_tensor(temperatures, dtype=logits.dtype, device=logits.device).view(-1, 1, 1)
     if rule == "released":
         return released_entropy(logits).min(0).indices
@@ -72,6 +75,7 @@ def choose_teacher(
     if rule == "oracle":
         if labels is None:
             raise ValueError("the oracle needs the true labels: give labels=")
+        check_labels("labels", labels, *shape[1:])
         chances = logits.log_softmax(2).gather(2, labels.expand(len(logits), -1).unsqueeze(2))[:, :, 0]
         return chances.nan_to_num(-torch.inf).max(0).indices
     found = _certainty(logits)
@@ -134,6 +138,10 @@ def calibrate(logits: Tensor, labels: Tensor) -> float:
     ----------
     Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
     """
+    check_floating("logits", logits)
+    if logits.ndim != 2 or not logits.isfinite().all():
+        raise ValueError(f"logits must be finite and of shape (batch, classes), got {shown(logits)}")
+    check_labels("labels", labels, *logits.shape)
     logits = logits.detach().double()
     wanted = logits.gather(1, labels.unsqueeze(1)).mean()
     low, high = 0.05, 20.0

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hetlib.checks import check_real, check_tensors
 from hetlib.kernels.scale import exponents, shifted
 
 BLOCK = 2**18
@@ -107,6 +108,7 @@ def gram(x: Tensor, debiased: bool = False, *, bf16: bool = False) -> Tensor:
     ValueError
         If there are no axes of features, or fewer than 2 (debiased: 4) samples.
     """
+    check_real("x", x)
     layers = {"x": x}
     check(layers, least=4 if debiased else 2)
     whole, rows = x.new_empty(len(x), len(x), dtype=_dtype(layers)), _rows(x)
@@ -125,7 +127,7 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
 
     Parameters
     ----------
-    ks, ls : sequences of Tensor of shape (N, N)
+    ks, ls : sequences of Tensor of shape (N, N), or a Tensor of several
         What `gram` gave, all with the same `debiased`.
 
     Returns
@@ -137,6 +139,7 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
     ValueError
         If there are no Grams, they differ in samples, or one, which is named, holds values that are not finite.
     """
+    ks, ls = (list(given) if isinstance(given, Tensor) and given.ndim == 3 else given for given in (ks, ls))
     grams = named(ks, ls, "ks", "ls")
     flat = stacked(grams).flatten(1)
     cosines, norms = cosines_(flat, len(ks), grams, _moments(flat, len(ks)))
@@ -146,8 +149,8 @@ def compare(ks: Sequence[Tensor], ls: Sequence[Tensor]) -> Tensor:
 
 def named(xs: Sequence[Tensor], ys: Sequence[Tensor], first: str = "xs", second: str = "ys") -> dict[str, Tensor]:
     """Both networks' layers in one row, each by the name that errors give it."""
-    if not len(xs) or not len(ys):
-        raise ValueError(f"no pairs of layers to compare: {len(xs)} and {len(ys)}")
+    for side, layers in ((first, xs), (second, ys)):
+        check_tensors(side, layers)
     return {f"{side}[{i}]": x for side, layers in ((first, xs), (second, ys)) for i, x in enumerate(layers)}
 
 

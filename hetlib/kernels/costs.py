@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.checks import check_real
+from hetlib.errors import known, whole
 from hetlib.kernels.scale import exponents, extreme, shifted
 
 METRICS = ("euclidean", "squared", "cosine", "correlation")
@@ -53,14 +54,13 @@ def cost_matrix(
     Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020: ground metric of the released code. Stoica et
     al., *ZipIt! Merging Models from Different Tasks without Training*, ICLR 2024: correlation.
     """
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
-    if normalise not in NORMALISATIONS:
-        raise unknown("normalisation", normalise, NORMALISATIONS)
+    known("metric", metric, METRICS)
+    known("normalisation", normalise, NORMALISATIONS)
+    check_real("the rows x", x)
+    check_real("the rows y", y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.numel() or not y.numel():
         raise ValueError(f"no distances between the rows of {tuple(x.shape)} and {tuple(y.shape)}")
-    if samples < 1:
-        raise ValueError(f"samples: {samples} is below 1")
+    samples = whole("samples", samples)
     if metric in ("cosine", "correlation"):
         cost = (_cosine if metric == "cosine" else _correlation)(x, y)
     else:

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hetlib.checks import check_real, check_tensors
+from hetlib.errors import positive
+
 FEW = 2**20
 """Comparisons of values with edges that `filter_entropy` holds in memory at once, one byte each."""
 
@@ -43,6 +46,7 @@ def weight_entropy(weights: Sequence[Tensor], bins: int = 10) -> Tensor:
     -----
     Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020.
     """
+    check_tensors("weights", weights, 0)
     return entropies(weights, bins, [f"weights[{number}]" for number in range(len(weights))])
 
 
@@ -81,8 +85,9 @@ def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
     ValueError
         As `weight_entropy` does; the first filter that holds NaN or infinity is named by its number.
     """
+    check_real("weight", weight)
     if not weight.dim():
-        raise ValueError("a tensor of shape () has no filters")
+        raise ValueError("a weight of shape () has no filters")
     check([weight], bins, ["the weight"])
     raised = _raised(weight)
     if raised.device.type != "cpu":
@@ -100,8 +105,7 @@ def filter_entropy(weight: Tensor, bins: int = 10) -> Tensor:
 
 def check(weights: Sequence[Tensor], bins: int, names: Sequence[str]) -> None:
     """Refuse, by the given names, what has no entropy; NaN and infinity are not looked for."""
-    if bins < 1:
-        raise ValueError(f"{bins} bins: at least 1 is needed")
+    positive("bins", bins)
     for weight, name in zip(weights, names, strict=True):
         if not weight.numel():
             raise ValueError(f"{name} of shape {tuple(weight.shape)} is empty")

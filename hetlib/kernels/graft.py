@@ -6,6 +6,8 @@ from math import pi
 import torch
 from torch import Tensor
 
+from hetlib.checks import check_tensors
+from hetlib.errors import finite, whole
 from hetlib.kernels.blend import place
 from hetlib.kernels.entropy import check, entropies, launched_together
 
@@ -39,7 +41,10 @@ def coefficient(
     -----
     Meng et al., Filter Grafting for Deep Neural Networks, CVPR 2020.
     """
-    _check_settings(a, decimals)
+    check_settings(a, c, decimals)
+    for what, numbers in (("own", own), ("donor", donor)):
+        if not isinstance(numbers, Tensor):
+            finite(what, numbers)
     first, second = (torch.as_tensor(numbers, dtype=torch.float64) for numbers in (own, donor))
     share = a / pi * torch.arctan(c * (first - second)) + 0.5
     return share if decimals is None else share.round(decimals=decimals)
@@ -78,9 +83,11 @@ def entropy_coefficients(
         If the sequences differ in length; as `coefficient` does, or as `hetlib.kernels.weight_entropy` does of
         ``own[n]`` or ``donor[n]``.
     """
+    for what, weights in (("own", own), ("donor", donor)):
+        check_tensors(what, weights, 0)
     if len(own) != len(donor):
         raise ValueError(f"{len(own)} weights of its own and {len(donor)} of the donor")
-    _check_settings(a, decimals)
+    check_settings(a, c, decimals)
     weights = [*own, *donor]
     names = [f"{side}[{n}]" for side in ("own", "donor") for n in range(len(own))]
     keys = [place(weight) for weight in weights]
@@ -100,8 +107,9 @@ def entropy_coefficients(
     return coefficient(ours, theirs, a, c, decimals)
 
 
-def _check_settings(a: float, decimals: int | None) -> None:
-    if not 0 <= a <= 1:
-        raise ValueError(f"a {a} is not from 0 to 1")
-    if decimals is not None and not 0 <= decimals <= 15:
-        raise ValueError(f"decimals {decimals} is not from 0 to 15")
+def check_settings(a: float, c: float, decimals: int | None) -> None:
+    """Refuse what coefficients cannot be made by: see `coefficient`."""
+    finite("a, the range of coefficients,", a, 0, 1)
+    finite("c, the steepness of coefficients,", c)
+    if decimals is not None:
+        whole("decimals", decimals, 0, 15)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hetlib.checks import check_tensors
+from hetlib.errors import finite_numbers
+
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 1.0, 2.0)
 """The released bandwidths."""
 SHORTEST = 1e-12
@@ -49,10 +52,12 @@ def mmd(xs: Sequence[Tensor], ys: Sequence[Tensor], sigmas: Sequence[float] = SI
     -----
     On a GPU, three launches of Triton's serve all pairs forward, and one backward.
     """
-    if not xs or len(xs) != len(ys):
+    for what, features in (("xs", xs), ("ys", ys)):
+        check_tensors(what, features)
+    if len(xs) != len(ys):
         raise ValueError(f"no pairs of features: {len(xs)} and {len(ys)}")
-    if not all(sigma > 0 for sigma in sigmas):
-        raise ValueError(f"bandwidths must be positive, got {tuple(sigmas)}")
+    if not (widths := finite_numbers("the bandwidths sigmas", sigmas, above=0)):
+        raise ValueError("the bandwidths sigmas must be one or more")
     for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
         if x.dim() < 2 or len(x) != len(xs[0]) or len(y) != len(x) or x[0].numel() != y[0].numel():
             raise ValueError(
@@ -63,7 +68,7 @@ def mmd(xs: Sequence[Tensor], ys: Sequence[Tensor], sigmas: Sequence[float] = SI
     for each in (*xs, *ys):
         dtype = torch.promote_types(dtype, each.dtype)
     rows = [each.to(dtype).flatten(1) for pair in zip(xs, ys, strict=True) for each in pair]
-    return (_Launched if _on_gpu(rows[0]) else _MMD).apply(tuple(sigmas), *rows)
+    return (_Launched if _on_gpu(rows[0]) else _MMD).apply(tuple(widths), *rows)
 
 
 def _on_gpu(rows: Tensor) -> bool:

@@ -6,13 +6,14 @@ Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and 
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.errors import known, of_kind, positive, whole_numbers
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.resize_width import he_normal, map_width, resize_width
 from hetlib.kernels.select import shuffle_rows_
@@ -58,11 +59,13 @@ def resize_kernel(
     ValueError
         If a kernel would grow by an odd number of taps, and so have no centre, or a name is unknown.
     """
-    if pool not in POOLS:
-        raise unknown("pooling", pool, POOLS)
-    if pad not in PADS:
-        raise unknown("padding", pad, PADS)
-    here, there = tuple(weight.shape[2:]), (size, size) if isinstance(size, int) else tuple(size)
+    known("pooling", pool, POOLS)
+    known("padding", pad, PADS)
+    of_kind("weight", weight, Tensor)
+    sizes: Any = (size, size) if isinstance(size, Integral) else size
+    here, there = tuple(weight.shape[2:]), tuple(whole_numbers("size", sizes, 1))
+    if len(there) != len(here):
+        raise ValueError(f"size must be a number or {len(here)} of them, got {there}")
     margins = _margins(here, there)
     weight = _pooled(weight, there, pool)
     if not any(margins):
@@ -160,8 +163,8 @@ def filled(
     ValueError
         As `resize_kernel` and `resize_width`, or if `shuffle` is something else.
     """
-    if shuffle not in (True, False, *SHUFFLES):
-        raise unknown("shuffle", str(shuffle), ("True", "False", *SHUFFLES))
+    if not isinstance(shuffle, bool):
+        known("shuffle", shuffle, ("True", "False", *SHUFFLES))
     size = tuple(out.shape[2:])
     if legacy_random and tuple(weight.shape[2:]) != size:
         torch.randn(*weight.shape[:2], *size, generator=generator)  # drawn there, and not used for padding with zeros
@@ -194,7 +197,7 @@ def resize_bias(bias: Tensor, n: int, generator: torch.Generator | None = None) 
     -------
     Tensor of shape (n,)
     """
-    m = len(bias)
+    m, n = len(bias), positive("n", n)
     if m >= n:
         start = (m - n) // 2
         return bias[start : start + n].clone()

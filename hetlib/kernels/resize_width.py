@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.kernels.fill import gather_slices
 from hetlib.kernels.select import HOW, moments, numpy_generator, pick
 
@@ -151,8 +151,7 @@ def _among_drawn(weight: Tensor, target: Tensor, keep: str, generator: torch.Gen
 def _check(weight: Tensor, keep: str, drop: str) -> None:
     """Refuse unknown ways to choose, and values that cannot be ranked."""
     for how in (keep, drop):
-        if how not in HOW:
-            raise unknown("way to choose", how, HOW)
+        known("way to choose", how, HOW)
     # A sum is finite only if all its terms are; in bf16 and fp16 it would be rounded, or overflow.
     if not weight.sum(dtype=torch.promote_types(weight.dtype, torch.float32)).isfinite():
         raise ValueError(f"a weight of shape {tuple(weight.shape)} holds values that are not finite")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.errors import known, of_kind, shown, whole
 
 BLOCK = 2**17
 """Taps whose deviations are held at a time."""
@@ -53,11 +53,12 @@ def pick(
     Duong et al., *Heterogeneous Transfer Learning Using Variance-based Mapping and Pre-trained Feature Crossover*,
     AICI 2024, released code.
     """
+    of_kind("variance", variance, Tensor)
+    known("way to choose", how, HOW)
+    if not variance.ndim:
+        raise ValueError(f"variance has one value per filter, and it is {shown(variance)}")
     total = variance.shape[-1]
-    if how not in HOW:
-        raise unknown("way to choose", how, HOW)
-    if not 1 <= n <= total:
-        raise ValueError(f"cannot choose {n} of {total} filters")
+    n = whole(f"n, how many of {total} filters to choose,", n, 1, total)
     if how == "random":
         rows = variance.shape[:-1].numel()
         drawn = _draw(rows, n, total, generator, legacy_random)

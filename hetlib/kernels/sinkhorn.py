@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hetlib.checks import check_real
+from hetlib.errors import finite, positive
+
 LN2 = log(2.0)
 DEEPEST = -87.0 / LN2
 """The least exponent of two that is taken as it is: below -126 a float32 power is no normal number."""
@@ -80,6 +83,8 @@ def sinkhorn(
     ----------
     Cuturi, *Sinkhorn Distances*, NIPS 2013; stabilised as in Feydy et al., AISTATS 2019.
     """
+    check_real("the cost", cost)
+    finite("tolerance", tolerance, 0)
     if cost.ndim < 2 or not cost.numel():
         raise ValueError(f"a cost of shape {tuple(cost.shape)} is no matrix of n by m units")
     real = _check(cost.dtype, reg, iterations)
@@ -104,8 +109,8 @@ def sinkhorn(
 
 def _check(dtype: torch.dtype, reg: float, iterations: int) -> torch.dtype:
     """The dtype of the results, in which `reg` can be divided by."""
-    if dtype.is_complex:
-        raise TypeError(f"costs are real numbers, and these are {dtype}")
+    finite("reg", reg, above=0)
+    positive("iterations", iterations)
     real = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else torch.float64
     tiny = torch.finfo(real).tiny
     if not tiny <= reg * LN2 <= 1 / tiny or iterations < 1:

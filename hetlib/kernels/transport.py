@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hetlib.checks import check_real, check_tensors
+from hetlib.errors import positive
+
 PIVOTS = 2**40
 """How many pivots the network simplex may take; its own 100,000 end 2,048 units before the optimum."""
 OUTLIER = 1e6
@@ -46,6 +49,7 @@ def transport_plan(cost: Tensor) -> Tensor:
     Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020. Crouse's assignment (SciPy) at equal widths,
     Bonneel's network simplex (POT) at unequal ones.
     """
+    check_real("the cost", cost)
     if cost.ndim != 2 or not cost.numel():
         raise ValueError(f"a cost of shape {tuple(cost.shape)} is no matrix of n by m units")
     matrix = np.ascontiguousarray(cost.detach().to("cpu", torch.float64).numpy())
@@ -74,6 +78,9 @@ def transport_plans(costs: Sequence[Tensor], threads: int | None = None) -> list
     ValueError, RuntimeError
         As `transport_plan` does.
     """
+    check_tensors("costs", costs, 0)
+    if threads is not None:
+        positive("threads", threads)
     largest_first = sorted(range(len(costs)), key=lambda i: -costs[i].numel())
     with ThreadPoolExecutor(threads or _cores()) as pool:
         running = {i: pool.submit(transport_plan, costs[i]) for i in largest_first}

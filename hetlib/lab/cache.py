@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hetlib import files
+from hetlib.errors import of_kind
 from hetlib.lab.definitions import name_of
 
 Result = tuple[dict[str, Tensor], dict[str, Any]]
@@ -33,6 +34,8 @@ class Cache:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
+        if root is not None:
+            of_kind("root", root, str, os.PathLike)
         given = Path(root or os.environ.get("HETLIB_CACHE") or Path.home() / ".cache" / "hetlib")
         # Absolute, so that it stays one place wherever a process that is told of it runs.
         self.root = given.expanduser().absolute()

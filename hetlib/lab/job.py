@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from hetlib import data, zoo
+from hetlib.checks import check_sequence
 from hetlib.data import Images
+from hetlib.errors import of_kind, seed_of, shown
 from hetlib.lab.definitions import MAIN, define, inside, named, script
 from hetlib.training import Recipe
 
@@ -80,7 +82,17 @@ class Job(Shipped):
     objective: Callable[..., Mapping[str, Any]] | None = None
 
     def __post_init__(self):
+        for name, kind in (
+            ("model", str),
+            ("data", str),
+            ("recipe", Recipe),
+            ("options", Mapping),
+            ("data_options", Mapping),
+        ):
+            of_kind(f"{name} of a job", getattr(self, name), kind)
+        check_sequence("the sources of a job", self.sources, "Jobs")
         object.__setattr__(self, "sources", tuple(self.sources))
+        seed_of(self.seed, f"{self.label}: seed")
         for each in self.sources:
             if not isinstance(each, Job):
                 raise TypeError(f"{self.label}: a source must be a Job, got {type(each).__name__}")
@@ -88,8 +100,10 @@ class Job(Shipped):
             given = getattr(self, name)
             if given is not None and (not callable(given) or isinstance(given, type)):
                 raise TypeError(f"{self.label}: {name} must be a dataclass or function that is called, got {given!r}")
-        if self.order is not None and type(self.order) is not int:
-            raise TypeError(f"{self.label}: order must be a seed, which is a whole number, got {self.order!r}")
+        if self.order is not None:
+            if type(self.order) is not int:
+                raise TypeError(f"{self.label}: order must be a seed, which is a whole number, got {shown(self.order)}")
+            seed_of(self.order, f"{self.label}: order")
         if bool(self.sources) != (self.transfer is not None):
             raise ValueError(f"{self.label}: sources and a transfer need each other")
 

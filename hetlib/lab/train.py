@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hetlib import data
+from hetlib.errors import of_kind
 from hetlib.lab.cache import Cache
 from hetlib.lab.definitions import portable
 from hetlib.lab.group import Group
@@ -102,6 +103,8 @@ def train(
     Stopped
         If `on_epoch` stopped the run. Nothing is lost: the next call goes on after the epoch it had reached.
     """
+    of_kind("job", job, Job, Group)
+    of_kind("cache", cache, Cache)
     return _trained(job, *_fetch(job, cache, device, on_epoch))
 
 

@@ -5,6 +5,9 @@ from math import comb, inf
 import torch
 from torch import Tensor
 
+from hetlib.checks import check_real
+from hetlib.errors import shown, whole, whole_numbers
+
 
 def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool = False) -> list[int]:
     """Map every layer of the shallow network to one of the deep network, in order, at the least total cost.
@@ -35,16 +38,19 @@ def align(cost: Tensor, pins: tuple[int, int] = (1, 1), *, legacy_single: bool =
     Nguyen et al., *On Cross-Layer Alignment for Model Fusion of Heterogeneous Neural Networks*, ICASSP 2023. The
     released options are ``pins = (start - 1, free_end)``.
     """
-    cost = torch.as_tensor(cost, dtype=torch.float64)
-    if cost.ndim != 2:
+    check_real("the cost", cost)
+    cost = cost.double()
+    if cost.ndim != 2 or not cost.shape[1]:
         raise ValueError(f"the cost has shape {tuple(cost.shape)}, not (deep, shallow)")
-    (m, n), (first, last) = cost.shape, pins
+    (m, n), (first, last) = cost.shape, check_pins(pins)
     if m < n:
         raise ValueError(f"{m} deep and {n} shallow layers: the rows of the cost belong to the deeper network")
     if not cost.isfinite().all():
         raise ValueError("the cost holds NaN or infinity")
     if not legal_maps(m, n, pins):
-        raise ValueError(f"no map of {n} layers into {m} pairs the first {first} and the last {last} with each other")
+        raise ValueError(
+            f"no map of {n} layers into {m} pairs the first {first} and the last {last} with each other, as pins ask"
+        )
     if m == n or (n == 1 and (first or legacy_single)):
         return list(range(n))
     last = min(last, n)  # only of a single layer more may be pinned than there are
@@ -83,7 +89,10 @@ def least_costs(cost: Tensor, pins: tuple[int, int] = (1, 1)) -> Tensor:
     ----------
     Nguyen et al., ICASSP 2023: cross-layer alignment.
     """
-    (m, n), (first, last) = cost.shape, pins
+    check_real("the cost", cost)
+    if cost.ndim != 2:
+        raise ValueError(f"the cost has shape {tuple(cost.shape)}, not (deep, shallow)")
+    (m, n), (first, last) = cost.shape, check_pins(pins)
     deep, shallow = torch.arange(m).unsqueeze(1), torch.arange(n)
     forbidden = (shallow < first) & (deep != shallow) | (shallow >= n - last) & (deep != shallow + m - n)
     pairs = cost.double().masked_fill(forbidden.to(cost.device), inf)
@@ -116,9 +125,22 @@ def legal_maps(m: int, n: int, pins: tuple[int, int] = (1, 1)) -> int:
     ValueError
         If n < 1 or a number of pins is negative.
     """
-    if n < 1 or min(pins) < 0:
-        raise ValueError(f"cannot map {n} layers with pins {pins}")
+    m, n, pins = whole("m", m, 0), whole("n", n), check_pins(pins)
     if m == n or (n == 1 and any(pins)):
         return int(m > 0)
     pinned = sum(pins)
     return comb(m - pinned, n - pinned) if pinned <= n <= m else 0
+
+
+def check_pins(pins: tuple[int, int]) -> tuple[int, int]:
+    """Return how many layers are pinned at the beginning and at the end; a ValueError that names the pins, if not two.
+
+    Raises
+    ------
+    ValueError
+        If they are not two whole numbers of at least 0.
+    """
+    found = whole_numbers("pins", pins, 0)
+    if len(found) != 2:
+        raise ValueError(f"pins must be two numbers, for the first layers and the last, got {shown(pins)}")
+    return found[0], found[1]

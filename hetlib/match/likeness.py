@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hetlib.checks import check_real
+from hetlib.errors import check_callable, shown, whole_numbers
 from hetlib.match.ratio import check_lengths
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -21,6 +23,10 @@ def shape_score(a: Sequence[int], b: Sequence[int]) -> float:
     ----------
     DPIAT's released code (KamilPiechowiak/iatransfer): ShapeScore.
     """
+    return _score(*(whole_numbers("a shape", shape, 1) for shape in (a, b)))
+
+
+def _score(a: Sequence[int], b: Sequence[int]) -> float:
     if len(a) != len(b):
         return 0.0
     score = 1.0
@@ -55,6 +61,9 @@ def by_score(scores: Tensor) -> list[int | None]:
     Flat dynamic programming ("DPF") of DPIAT's toolkit as TLV's release carries it. Its last step indexes the list of
     target layers by a source layer; this one does not.
     """
+    check_real("scores", scores)
+    if scores.ndim != 2 or not scores.isfinite().all():
+        raise ValueError(f"scores must be finite and of shape (n_target, n_source), got {shown(scores)}")
     n_target, n_source = scores.shape
     check_lengths(n_source, n_target)
     scores = scores.double()
@@ -100,12 +109,13 @@ def by_blocks(sources: Sequence, targets: Sequence, score: Callable[[Any, Any], 
     ----------
     Dynamic programming of DPIAT's released code (KamilPiechowiak/iatransfer), matching "dp".
     """
+    check_callable("score", score)
     return _align(sources, targets, score)[1]
 
 
 def likeness(a: tuple[str, Any], b: tuple[str, Any]) -> float:
     """`shape_score` of the weights of two layers, each a name and a module; 0 for layers of different kinds."""
-    return shape_score(a[1].weight.shape, b[1].weight.shape) if _of_one_kind(a[1], b[1]) else 0.0
+    return _score(a[1].weight.shape, b[1].weight.shape) if _of_one_kind(a[1], b[1]) else 0.0
 
 
 def _of_one_kind(a: nn.Module, b: nn.Module) -> bool:

@@ -1,5 +1,10 @@
 """Layers paired in proportion to depth."""
 
+from hetlib.errors import whole
+
+MOST = 10**6
+"""Layers of a network: more are a mistake, and would take long to list."""
+
 
 def by_ratio(n_source: int, n_target: int) -> list[int]:
     """Spread the source's layers over the target's in proportion to depth.
@@ -37,5 +42,5 @@ def check_lengths(n_source: int, n_target: int) -> None:
         Says which chain is empty.
     """
     for role, length in (("source", n_source), ("target", n_target)):
-        if length < 1:
+        if not whole(f"the number of layers of the {role}", length, 0, MOST):
             raise ValueError(f"the {role} has no layers to match")

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
+from hetlib.checks import check_images, check_network, check_sequence, taking
+from hetlib.errors import finite_numbers
 from hetlib.merging.interpolate import check_sharing
 
 
+@torch.inference_mode(False)
 def average(models: Sequence[nn.Module], images: Tensor, weights: Sequence[float] | None = None) -> nn.Module:
     """The average of networks with the same shapes.
 
@@ -27,8 +30,14 @@ def average(models: Sequence[nn.Module], images: Tensor, weights: Sequence[float
     ValueError
         If two shapes differ, the parameter is named with both; or as `check_statistics` and `check_sharing` do.
     """
+    check_sequence("models", models, "networks")
+    if not len(models):
+        raise ValueError("models: there is no network to average")
+    for number, model in enumerate(models, 1):
+        check_network(f"network {number}", model, values=True)
+    check_images("images", images)
     check_statistics(models[0])
-    shares = [1 / len(models)] * len(models) if weights is None else weights
+    shares = [1 / len(models)] * len(models) if weights is None else finite_numbers("weights", weights, len(models))
     fused = deepcopy(models[0]).requires_grad_()
     _average_(fused, list(zip(models, shares, strict=True)))
     update_bn(fused, images)
@@ -83,6 +92,8 @@ def update_bn(model: nn.Module, images: Tensor) -> None:
     ValueError
         If the network cannot run on these images in training mode; all statistics stay as they were.
     """
+    check_network("model", model, values=True)
+    check_images("images", images)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.running_mean is not None]
     if not norms:
@@ -91,7 +102,7 @@ def update_bn(model: nn.Module, images: Tensor) -> None:
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
     untouched = norms
     try:
-        with evaluating(model):
+        with taking("the model", images), evaluating(model):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # the plain mean of what comes

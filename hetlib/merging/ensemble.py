@@ -1,9 +1,13 @@
 """Networks that vote."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor, nn
+
+from hetlib.checks import check_network
+from hetlib.errors import finite_numbers, of_kind
 
 
 class Ensemble(nn.Module):
@@ -24,12 +28,16 @@ class Ensemble(nn.Module):
 
     def __init__(self, models: Iterable[nn.Module], weights: Sequence[float] | None = None):
         super().__init__()
-        self.models = nn.ModuleList(models)
-        given = [1.0] * len(self.models) if weights is None else [float(weight) for weight in weights]
-        if not given or len(given) != len(self.models):
-            raise ValueError(f"an ensemble of {len(self.models)} networks cannot have {len(given)} weights")
-        if not (min(given) >= 0 and 0 < sum(given) < float("inf")):
-            raise ValueError(f"weights must be at least 0, finite and not all 0, got {given}")
+        of_kind("models", models, Iterable, words="networks in a list")
+        networks = list(models)
+        for number, model in enumerate(networks, 1):
+            check_network(f"network {number}", model)
+        if not networks:
+            raise ValueError("models: an ensemble needs one network or more")
+        self.models = nn.ModuleList(networks)
+        given = [1.0] * len(networks) if weights is None else finite_numbers("weights", weights, len(networks), low=0)
+        if not 0 < sum(given) < inf:
+            raise ValueError(f"weights must be finite and not all 0, got {given}")
         self.weights = tuple(weight / sum(given) for weight in given)
         # A module is born in training mode: `evaluate` would restore that, and wake the batch norms of its members.
         self.training = any(model.training for model in self.models)

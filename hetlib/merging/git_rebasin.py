@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import Group, chain
+from hetlib.checks import check_network
+from hetlib.errors import seed_of, whole
 from hetlib.merging.interpolate import check_alike
 
 ROUNDING = 1e-12
@@ -41,6 +43,7 @@ class Matching(NamedTuple):
     distances: tuple[float, ...]
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def match_weights(
     source: nn.Module, target: nn.Module, *, seed: int = 0, sweeps: int = 100, example: Tensor | None = None
@@ -79,6 +82,10 @@ def match_weights(
     ----------
     Ainsworth, Hayase, Srinivasa, *Git Re-Basin: Merging Models modulo Permutation Symmetries*, ICLR 2023, algorithm 1.
     """
+    for what, given in (("source", source), ("target", target)):
+        check_network(what, given, values=True)
+    whole("sweeps", sweeps, 0)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     check_alike(source, target)
     model = copy.deepcopy(source)
     state = model.state_dict()
@@ -87,7 +94,6 @@ def match_weights(
     groups = tuple(group for group in chain(model, example).axes if group.fixed is None)
     orders = [torch.arange(group.size) for group in groups]
     places = [{member.name for member in group.members} & goal.keys() for group in groups]
-    generator = torch.Generator().manual_seed(seed)
     distances, settled = [_distance(state, goal)], set[int]()
     for _ in range(sweeps):
         for number in torch.randperm(len(groups), generator=generator).tolist():

@@ -8,9 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hetlib.checks import check_network
+from hetlib.errors import check_callable, finite, finite_numbers, whole
+
 T = TypeVar("T")
+MOST = 10**6
+"""Points of a curve: more are a mistake."""
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     """The network that stands at ``(1 - share) * a + share * b``.
@@ -34,6 +40,7 @@ def between(a: nn.Module, b: nn.Module, share: float) -> nn.Module:
     ValueError
         If the networks differ in shape, see `check_alike`, or in what is shared, see `check_sharing`.
     """
+    finite("share", share)
     check_alike(a, b)
     point, ends = copy.deepcopy(a), b.state_dict()
     # Everything is mixed before anything is written: a shared tensor stands under several names.
@@ -87,12 +94,16 @@ def curve(
     ValueError
         If there are fewer than two steps, or the networks differ in shape, see `check_alike`.
     """
-    if isinstance(steps, int):
-        if steps < 2:
-            raise ValueError(f"steps: {steps} has no room for both ends")
-        steps = [i / (steps - 1) for i in range(steps)]
+    check_callable("score", score)
+    if finish is not None:
+        check_callable("finish", finish)
+    if isinstance(steps, Sequence):
+        shares = finite_numbers("steps", steps)
+    else:
+        count = whole("steps, which both ends are among,", steps, 2, MOST)
+        shares = [i / (count - 1) for i in range(count)]
     scores = []
-    for share in steps:
+    for share in shares:
         point = between(a, b, share)
         if finish is not None:
             finish(point)
@@ -126,8 +137,8 @@ def barrier(losses: Sequence[float], at: Sequence[float] | None = None) -> float
     Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, ICML 2020, with the ends weighted as
     in Entezari et al., *The Role of Permutation Invariance in Linear Mode Connectivity*, ICLR 2022.
     """
-    heights = np.array([float(loss) for loss in losses])
-    places = np.arange(len(heights)) if at is None else np.array([float(place) for place in at])
+    heights = np.array(finite_numbers("losses", losses, finite=False))
+    places = np.arange(len(heights)) if at is None else np.array(finite_numbers("places (at)", at))
     if len(heights) < 2 or len(places) != len(heights) or not (np.diff(places) > 0).all():
         raise ValueError(f"no barrier of {len(heights)} losses at {places.tolist()}: two at least, places ascending")
     expected = np.interp(places, places[[0, -1]], heights[[0, -1]])
@@ -142,6 +153,8 @@ def check_alike(a: nn.Module, b: nn.Module) -> None:
     ValueError
         Names the first entry that differs and both shapes.
     """
+    for what, model in (("the first network", a), ("the second network", b)):
+        check_network(what, model, values=True)
     one, other = ({name: _described(value) for name, value in model.state_dict().items()} for model in (a, b))
     for name in [*one, *other]:
         if one.get(name) != other.get(name):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from hetlib.chain import eval_chain, evaluating
+from hetlib.checks import check_images, check_network, check_sequence, taking
+from hetlib.errors import finite_numbers
 from hetlib.merging.average import check_statistics, update_bn
 from hetlib.merging.hidden import check_layers, check_own, layers_with_norms, sharing
 
@@ -20,6 +22,7 @@ CONSTANT = 1e-6
 """A channel that varies by no more than this part of its mean, or of what it should, is rounding."""
 
 
+@torch.inference_mode(False)
 def repair(
     fused: nn.Module, parents: Sequence[nn.Module], images: Tensor, weights: Sequence[float] | None = None
 ) -> nn.Module:
@@ -59,11 +62,14 @@ def repair(
     ----------
     Jordan et al., ICLR 2023, section 4.
     """
-    shares = [1 / max(1, len(parents))] * len(parents) if weights is None else [*weights]
-    if not shares or len(shares) != len(parents):
-        raise ValueError(f"{len(shares)} weights for {len(parents)} parents")
-    if not len(images) or not images.isfinite().all():
-        raise ValueError("the images hold NaN or infinity" if len(images) else "no images to repair on")
+    check_sequence("parents", parents, "networks")
+    check_network("the fused network", fused, values=True)
+    for parent in parents:
+        check_network("a parent", parent, values=True)
+    if not len(parents):
+        raise ValueError("no parents to repair the network by")
+    shares = [1 / len(parents)] * len(parents) if weights is None else finite_numbers("weights", weights, len(parents))
+    check_images("images", images)
     check_statistics(fused)
     read = eval_chain(fused)
     modules, norms = check_layers(read, "fused network"), layers_with_norms(read)
@@ -109,6 +115,8 @@ def variances(model: nn.Module, images: Tensor) -> dict[str, float]:
         Per layer the mean of its channels' variances, behind its batch norm if it has one. Divided by the mean of the
         parents' this is the "variance collapse" of a fused network.
     """
+    check_network("model", model, values=True)
+    check_images("images", images)
     read = eval_chain(model)
     check_layers(read, "network")
     behind = {name: norm or name for name, norm in [*layers_with_norms(read).items()][:-1]}
@@ -142,7 +150,8 @@ def _moments(model: nn.Module, images: Tensor, behind: Mapping[str, str]) -> dic
             seen[name] = _moment(value, _axis(model.get_submodule(name), value))
 
     alone = ({name: name for name in names} for names in (behind, behind.values()))
-    with evaluating(model), _listening(model, next(alone), ran), _listening(model, next(alone), note):
+    hearing = _listening(model, next(alone), ran), _listening(model, next(alone), note)
+    with taking("a network", images), evaluating(model), hearing[0], hearing[1]:
         model(images)
     return seen
 

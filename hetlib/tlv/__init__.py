@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain.nested import check
-from hetlib.errors import unknown
-from hetlib.kernels.resize_by_variance import fill, filled, resize_bias, resize_kernel, resize_width
+from hetlib.checks import check_network
+from hetlib.errors import known
+from hetlib.kernels.resize_by_variance import SHUFFLES, fill, filled, resize_bias, resize_kernel, resize_width
 from hetlib.kernels.select import pick
 from hetlib.match import by_ratio
 from hetlib.tlv.crossover import Crossover, CrossoverWith, crossover
@@ -88,6 +89,10 @@ class ByVariance:
     pad: str = "zero"
     shuffle: bool | str = True
     legacy_random: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.shuffle, bool):
+            known("shuffle", self.shuffle, SHUFFLES)
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """A fill per paired convolution, and one per bias that both layers have."""
@@ -242,9 +247,9 @@ def transfer(
     """
     choices = (("standardisation", standardise, STANDARDS), ("match", match, MATCHES), ("place", place, PLACES))
     for kind, name, names in choices:
-        if name not in names:
-            raise unknown(kind, name, names)
+        known(kind, name, names)
     for role, model in (("source", source), ("target", target)):
+        check_network(role, model)
         if convolutions and not any(isinstance(module, nn.Conv2d) for module in model.modules()):
             raise ValueError(f"the {role} ({type(model).__name__}) has no 2-D convolution")
     fits: list[Any] = []

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hetlib.checks import check_network
 from hetlib.data import Images
-from hetlib.errors import unknown
+from hetlib.errors import finite, known, positive
 from hetlib.tlv.support import head_of, pooled_features, support_features
 from hetlib.training import Frozen, Objective, Recipe, cross_entropy
 
@@ -64,8 +65,7 @@ def crossover(features: Tensor, pretrained: Tensor, p: float, uniform: Tensor | 
 
 
 def _check_probability(p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be a probability from 0 to 1, got {p}")
+    finite("the probability p", p, 0, 1)
 
 
 class Crossover(nn.Module):
@@ -120,11 +120,12 @@ class Crossover(nn.Module):
         super().__init__()
         choices = (("mask", mask, MASKS), ("source", source, SOURCES), ("schedule", schedule, tuple(SCHEDULES)))
         for kind, name, names in choices:
-            if name not in names:
-                raise unknown(kind, name, names)
-        if schedule != "constant" and (steps is None or steps < 1):
-            raise ValueError(f"a {schedule} p needs the number of steps of the training, got steps={steps}")
+            known(kind, name, names)
+        if steps is not None or schedule != "constant":
+            positive(f"the steps of the training, which a {schedule} p needs,", steps)
         _check_probability(p)
+        if support is not None:
+            check_network("support", support)
         self.support = None if support is None else Frozen(support)
         self.p, self.mask, self.source, self.inner = p, mask, source, inner
         self.schedule, self.steps, self._step = schedule, steps or 1, 0

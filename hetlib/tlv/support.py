@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hetlib.chain import eval_mode
+from hetlib.checks import check_network
 from hetlib.data import Images, normalise
+from hetlib.errors import positive
 from hetlib.training import use_bf16
 from hetlib.training.check import run
 
@@ -35,6 +37,8 @@ def support_features(support: nn.Module, data: Images, batch_size: int = 500, pr
     Tensor of shape (len(data), D)
         float32: what a `Crossover` without a support takes, given to `hetlib.training.fit` as `rows`.
     """
+    check_network("support", support)
+    positive("batch_size", batch_size)
     device = next(support.parameters(), torch.empty(0)).device
     parts = []
     with eval_mode(support):

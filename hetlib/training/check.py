@@ -1,12 +1,17 @@
 """Whether a network can be trained on images and scored on them, found out before the first step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating
+from hetlib.checks import check_network, check_sequence
 from hetlib.data import Images, normalise
+from hetlib.errors import check_callable, of_kind
+from hetlib.training.checkpoint import check_writable
+from hetlib.training.recipe import Recipe
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
@@ -52,6 +57,29 @@ def parameter_of(model: nn.Module) -> Tensor:
     raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train or to score")
 
 
+def check_call(recipe: Any, on_epoch: Any, checkpoint: Any) -> None:
+    """Refuse what `fit` is given beside what a loop is, before anything is changed; None is none of all."""
+    of_kind("recipe", recipe, Recipe | None)
+    check_steps(on_epoch=on_epoch)
+    if checkpoint is not None:
+        check_writable(checkpoint)
+
+
+def check_steps(**steps: Any) -> None:
+    """Refuse functions, by the names they are given under, that cannot be called; None is none."""
+    for what, step in steps.items():
+        if step is not None:
+            check_callable(what, step)
+
+
+def listed(rows: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What an objective is given of each image: one tensor, or several."""
+    if isinstance(rows, Tensor):
+        return (rows,)
+    check_sequence("rows", rows, "tensors")
+    return tuple(rows)
+
+
 def check(
     model: nn.Module,
     data: Images,
@@ -61,9 +89,19 @@ def check(
     logits: bool,
 ) -> None:
     """Refuse by name what cannot be trained, before anything is changed; `logits` are needed to be scored, too."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("nothing can be trained under torch.inference_mode(): leave it first")
+    check_network("model", model, values=True)
+    for what, images in (("data", data), ("test", test), ("validation", validation)):
+        if images is not None or what == "data":
+            of_kind(what, images, Images)
     if len(data) == 0:
         raise ValueError(f"{data.name} ({data.split}) holds no images to train on")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"model: {name} holds values that are not finite")
     for each in rows:
+        of_kind("rows", each, Tensor)
         if each.shape[:1] != (len(data),):
             count = len(each) if each.dim() else "no"
             raise ValueError(f"rows: a tensor has {count} rows, {data.name} ({data.split}) has {len(data)} images")
@@ -76,9 +114,16 @@ def check(
         return
     outputs = _tried(model, data, torch.contiguous_format).shape[1]
     for images in (data, *scored):
-        highest = int(images.labels.max())
-        if images.labels.dim() == 1 and highest >= outputs:
-            raise ValueError(f"{images.name} has label {highest}, but {type(model).__name__} ends in {outputs} outputs")
+        if images.labels.dim() == 1:
+            check_range(images, images.labels, outputs, type(model).__name__)
+
+
+def check_range(data: Images, labels: Tensor, outputs: int, name: str) -> None:
+    """Refuse labels for which a network of so many outputs has none."""
+    low, high = (int(end) for end in labels.aminmax())
+    if low < 0 or high >= outputs:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{data.name} has label {wrong}, but {name} ends in {outputs} outputs")
 
 
 def memory_format(model: nn.Module, data: Images, tried: bool) -> torch.memory_format:

@@ -1,14 +1,18 @@
 """What a checkpoint holds beside the network, and which training it belongs to."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hetlib.errors import of_kind
 from hetlib.files import DamagedFile, checksum, load_tensors
 
 OTHERS = {
@@ -30,6 +34,29 @@ def read(path: str | PathLike) -> tuple[dict[str, Any], dict[str, Any]] | None:
     except DamagedFile as error:
         warnings.warn(f"{error}; training starts again from its first epoch", stacklevel=3)
         return None
+
+
+def check_writable(path: str | PathLike) -> None:
+    """Refuse, before there is anything to write, a path that a checkpoint could not be written to.
+
+    Raises
+    ------
+    ValueError
+        If something that is no file stands there: a folder, a pipe, or a link to nothing.
+    OSError
+        If the folder cannot be made or written to.
+    """
+    of_kind("checkpoint", path, str, PathLike)
+    path = Path(path)
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(f"{path} is no file, and none can be written in its place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{token_hex(4)}.part")
+        part.touch(exist_ok=False)
+        part.unlink()
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written ({error.strerror})") from error
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from hetlib.chain import eval_mode
+from hetlib.checks import check_network
 from hetlib.data import Images, normalise
-from hetlib.errors import unknown
-from hetlib.training.check import answers, parameter_of
+from hetlib.errors import known, of_kind, positive
+from hetlib.training.check import answers, check_range, parameter_of
 from hetlib.training.recipe import PRECISIONS
 
 TOP = (1, 5, 10)
@@ -41,6 +42,9 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
     ValueError
         If there are no images, or the network gives something else than logits.
     """
+    check_network("model", model, values=True)
+    of_kind("data", data, Images)
+    positive("batch_size", batch_size)
     if not len(data):
         raise ValueError(f"{data.name} ({data.split}) holds no images to score")
     like = parameter_of(model)
@@ -52,6 +56,8 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, device.type)):
                 logits = answers(model, pixels)
             logits, labels = data.scored(logits, labels)
+            if labels.is_cpu:  # a GPU would have to be waited for
+                check_range(data, labels, logits.shape[1], type(model).__name__)
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
             ranked = logits.topk(min(max(TOP), logits.shape[1])).indices.eq(labels[:, None])
             hits += torch.stack([ranked[:, :k].any(1).sum() for k in TOP])
@@ -60,13 +66,14 @@ def evaluate(model: nn.Module, data: Images, batch_size: int = 500, precision: s
     return {f"top{k}": score for k, score in zip(TOP, scores, strict=True)} | {"loss": loss.item() / count}
 
 
-@cache
 def use_bf16(precision: str, device: str) -> bool:
     """Whether `precision` means bf16 on a kind of device; "auto" asks the device for bf16 arithmetic."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    if precision != "auto":
-        return precision == "bf16"
+    known("precision", precision, PRECISIONS)
+    return precision == "bf16" if precision != "auto" else _has_bf16(device)
+
+
+@cache
+def _has_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hetlib.checks import check_sequence
+from hetlib.errors import of_kind
 from hetlib.files import as_tensors, save_tensors
 from hetlib.training import checkpoint as checkpoints
 from hetlib.training.loop import Loop
@@ -44,6 +46,9 @@ class Lockstep:
     """
 
     def __init__(self, loops: Sequence[Loop], between: "Callable[[Lockstep], Any] | None" = None, first: int = 0):
+        check_sequence("the trainings", loops, "Loops")
+        for loop in loops:
+            of_kind("each of the trainings", loop, Loop)
         epochs = [loop.recipe.epochs for loop in loops]
         if len(set(epochs)) != 1:
             raise ValueError(f"trainings in lock step have as many epochs each, got {epochs}")

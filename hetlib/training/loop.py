@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.data import Images, normalise
+from hetlib.errors import seed_of
 from hetlib.files import as_tensors, checksum, save_tensors
 from hetlib.training import checkpoint as checkpoints
-from hetlib.training.check import check, memory_format, parameter_of
+from hetlib.training.check import check, check_call, check_steps, listed, memory_format, parameter_of
 from hetlib.training.evaluate import evaluate, use_bf16
 from hetlib.training.objectives import Objective, cross_entropy
 from hetlib.training.optimiser import optimiser_of
@@ -76,6 +77,7 @@ def fit(
     OSError
         If the checkpoint cannot be written; the previous one is intact.
     """
+    check_call(recipe, on_epoch, checkpoint)
     recipe = (recipe or Recipe()).changed(**changes)
     how: dict[str, Any] = {"objective": objective, "rows": rows, "batches": batches}
     loop = Loop(model, data, test, recipe, seed=seed, validation=validation, **how)
@@ -145,7 +147,8 @@ class Loop:
         seed: int = 0,
         validation: Images | None = None,
     ):
-        rows = (rows,) if isinstance(rows, Tensor) else tuple(rows)
+        check_steps(objective=objective, batches=batches)
+        rows, seed = listed(rows), seed_of(seed)
         plain = objective is None or objective is cross_entropy
         check(model, data, test, validation, rows, logits=plain)
         self.recipe, self.history = recipe or Recipe(), History()

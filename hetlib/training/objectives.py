@@ -11,14 +11,15 @@ import hashlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hetlib.checks import check_network
 from hetlib.data import Images
+from hetlib.errors import finite
 from hetlib.files import checksum
 from hetlib.training.check import answers
 from hetlib.training.recipe import Recipe
@@ -75,10 +76,8 @@ def distillation_loss(
 
 
 def _check(alpha: float, temperature: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
-    if not (temperature > 0 and isfinite(temperature)):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    finite("alpha", alpha, 0, 1)
+    finite("temperature", temperature, above=0)
 
 
 class Frozen(nn.Module):
@@ -100,6 +99,7 @@ class Frozen(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
+        check_network("network", network)
         # In a tuple it is no submodule, and `train()` does not reach its batch norms and dropouts.
         self._network = (deepcopy(network).eval().requires_grad_(False),)
 
@@ -142,6 +142,7 @@ class Distillation(nn.Module):
     def __init__(self, teacher: nn.Module, alpha: float, temperature: float):
         super().__init__()
         _check(alpha, temperature)
+        check_network("teacher", teacher)
         self.teacher, self.alpha, self.temperature = Frozen(teacher), alpha, temperature
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

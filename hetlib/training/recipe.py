@@ -1,11 +1,12 @@
 """How a network is trained, and what came of it: settings and history as plain data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from math import cos, pi
 from typing import Any
 
-from hetlib.errors import unknown
+from hetlib.checks import check_sequence
+from hetlib.errors import finite, known, positive, shown, whole_numbers
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -58,20 +59,21 @@ class Recipe:
             "precision": PRECISIONS,
         }
         for name, valid in choices.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
-        for name in ("epochs", "batch_size", "lr", "evaluate_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        object.__setattr__(self, "rates", tuple((name, factor) for name, factor in self.rates))
+            known(name, getattr(self, name), valid)
+        for name in ("epochs", "batch_size", "evaluate_every"):
+            positive(name, getattr(self, name))
+        finite("lr", self.lr, above=0)
+        finite("momentum", self.momentum, 0, 1)
+        for name in ("weight_decay", "gamma"):
+            finite(name, getattr(self, name), 0)
+        object.__setattr__(self, "milestones", tuple(whole_numbers("milestones", self.milestones, 0)))
+        object.__setattr__(self, "rates", _rates(self.rates))
 
     def changed(self, **changes: Any) -> "Recipe":
         """The same recipe with some settings replaced; an unknown setting is named with its nearest neighbours."""
         valid = [f.name for f in fields(self)]
         for name in changes:
-            if name not in valid:
-                raise unknown("training setting", name, valid)
+            known("training setting", name, valid)
         return replace(self, **changes)
 
     def rate_of(self, name: str) -> float:
@@ -81,6 +83,17 @@ class Recipe:
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of 0-based optimiser step `step`."""
         return self.lr * SCHEDULES[self.schedule](self, step, steps_per_epoch)
+
+
+def _rates(given: Iterable[Any]) -> tuple[tuple[str, float], ...]:
+    """Pairs of a name and a factor of at least 0; errors name the rates."""
+    check_sequence("rates", given, "pairs of a name's beginning and a factor")
+    found = []
+    for pair in given:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise TypeError(f"rates: a name's beginning and a factor are needed, got {shown(pair)}")
+        found.append((pair[0], finite(f"rates: the factor of {pair[0]!r}", pair[1], 0)))
+    return tuple(found)
 
 
 def _steps(recipe: Recipe, step: int, per_epoch: int) -> float:

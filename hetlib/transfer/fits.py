@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain.nested import kind_of
-from hetlib.errors import unknown
+from hetlib.errors import finite, known
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.resize_cyclic import RESIZERS, resized
 from hetlib.kernels.write import write
@@ -68,10 +68,8 @@ class Cyclic:
     noise: float = 0.0
 
     def __post_init__(self):
-        if self.noise < 0:
-            raise ValueError(f"noise is a standard deviation, got {self.noise}")
-        if self.resizer not in RESIZERS:
-            raise unknown("resizer", self.resizer, RESIZERS)
+        finite("noise", self.noise, 0)
+        known("resizer", self.resizer, RESIZERS)
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """One fill per pair of convolutions, and four per batch norm where these are placed too."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import Chain
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.overlay import overlay
 from hetlib.transfer.transfer import Context, Pair, naming
@@ -40,8 +40,7 @@ class Overlay:
     place: str = "clip"
 
     def __post_init__(self):
-        if self.place not in PLACES:
-            raise unknown("place", self.place, PLACES)
+        known("place", self.place, PLACES)
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """One fill for each weight and bias that both layers of a pair have.

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from hetlib.chain import Chain, Network, eval_chain, reading
 from hetlib.chain.nested import Leaf, check, kind_of, with_weights
-from hetlib.errors import unknown
+from hetlib.checks import check_network, check_sequence
+from hetlib.errors import check_callable, finite, known, of_kind, seed_of
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
 from hetlib.transfer.fills import check_fills, once
@@ -63,8 +64,11 @@ class Context:
     @classmethod
     def of(cls, source: Network, target: Network, images: Tensor | None, seed: int) -> "Context":
         """A context of two networks; where one is given as its `Chain`, it is not traced again."""
-        models = (network.model if isinstance(network, Chain) else network for network in (source, target))
-        context = cls(next(models), next(models), images, torch.Generator().manual_seed(seed))
+        roles = {"source": source, "target": target}
+        models = {role: each.model if isinstance(each, Chain) else each for role, each in roles.items()}
+        for role, model in models.items():
+            check_network(role, model)
+        context = cls(**models, images=images, generator=torch.Generator().manual_seed(seed_of(seed)))
         read = {"source_chain": source, "target_chain": target}
         vars(context).update({name: found for name, found in read.items() if isinstance(found, Chain)})
         return context
@@ -134,9 +138,13 @@ class Transfer:
     blend: Blend | float = 0.0
 
     def __post_init__(self):
+        check_sequence("fits", self.fits, "functions")
         object.__setattr__(self, "fits", tuple(self.fits))
-        if not callable(self.blend) and not 0 <= self.blend <= 1:
-            raise ValueError(f"blend {self.blend}: what the target keeps of its own is from 0 to 1")
+        check_callable("match", self.match)
+        for fit in self.fits:
+            check_callable("each of the fits", fit)
+        if not callable(self.blend):
+            finite("blend", self.blend, 0, 1)
 
     def __str__(self) -> str:
         fits = " + ".join(map(described, self.fits))
@@ -197,15 +205,24 @@ class Transfer:
             return report(str(self), modules, context.with_weights, partners, fills)
 
     def _plan(self, context: Context) -> tuple[list[Pair], list[Fill]]:
-        pairs = list(self.match(context))
+        pairs = _given("match", self.match, self.match(context), Pair)
         _check_pairs(context, pairs)
-        fills = [fill for fit in self.fits for fill in fit(context, pairs)]
+        fills = [fill for fit in self.fits for fill in _given("fit", fit, fit(context, pairs), Fill)]
         check_fills(context.target_modules, fills)
         fills = once(context.with_weights[1], fills)
         if callable(self.blend):
             kind = lambda fill: kind_of(context.target_modules.get(fill.layer))
             fills = [fill if fill.kind else replace(fill, kind=kind(fill)) for fill in fills]
         return pairs, blended(fills, self.blend)
+
+
+def _given(role: str, step: Any, found: Any, kind: type) -> list[Any]:
+    """What a step gave, as a list; TypeError, which names the step, if that is something else than it must give."""
+    listed = list(found) if isinstance(found, Iterable) else [found]
+    for each in listed:
+        if not isinstance(each, kind):
+            of_kind(f"what the {role} {described(step)} gives", each, kind, words=f"a list of {kind.__name__}s")
+    return listed
 
 
 @contextmanager
@@ -224,8 +241,7 @@ def _check_pairs(context: Context, pairs: list[Pair]) -> None:
     """Refuse pairs of layers that do not exist, or whose weights are not there or cannot be written."""
     for role, modules in (("source", context.source_modules), ("target", context.target_modules)):
         for name in dict.fromkeys(getattr(pair, role) for pair in pairs):
-            if name not in modules:
-                raise unknown(f"layer of the {role} ({type(modules['']).__name__})", name, modules)
+            known(f"layer of the {role} ({type(modules['']).__name__})", name, modules)
             if isinstance(getattr(modules[name], "weight", None), Tensor):
                 check([(name, modules[name])], role)
 
@@ -242,14 +258,20 @@ def blended(fills: list[Fill], blend: Blend | float) -> list[Fill]:
     if not callable(blend) and blend == 0:
         return fills
     writing = [fill for fill in fills if not fill.keeps]
-    shares = list(blend(writing)) if callable(blend) else [blend] * len(writing)
+    shares = _shares(blend, writing) if callable(blend) else [blend] * len(writing)
     if len(shares) != len(writing):
         raise ValueError(f"the blend gave {len(shares)} coefficients for {len(writing)} tensors")
     for fill, share in zip(writing, shares, strict=True):
-        if not isinstance(share, Tensor) and not 0 <= share <= 1:
-            raise ValueError(f"{fill.layer}: coefficient {share} is not from 0 to 1")
+        if not isinstance(share, Tensor):
+            finite(f"{fill.layer}: its coefficient of the blend", share, 0, 1)
         if not (fill.out.is_floating_point() or fill.out.is_complex()):
             kind = f"{fill.layer} {tuple(fill.out.shape)} holds {fill.out.dtype}"
             raise ValueError(f"{kind}, which cannot be blended")
     taken = iter(shares)
     return [fill if fill.keeps else replace(fill, alpha=next(taken)) for fill in fills]
+
+
+def _shares(blend: Blend, writing: list[Fill]) -> list[float | Tensor]:
+    found = blend(writing)
+    of_kind("what the blend gives", found, Iterable, words="a list of coefficients")
+    return list(found)

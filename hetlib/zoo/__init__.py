@@ -4,14 +4,13 @@
 >>> model = zoo.build("resnet20", num_classes=100, width=0.5)
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from inspect import Parameter, signature
 
 from torch import nn
 
-from hetlib.errors import positive, unknown
+from hetlib.errors import finite, known, of_kind, positive, unknown
 from hetlib.zoo import plain, resnet
 from hetlib.zoo.layers import FeatureGuard, ImageGuard
 from hetlib.zoo.mlp import mlp
@@ -77,8 +76,8 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float =
     """
     positive("num_classes", num_classes)
     positive("in_channels", in_channels)
-    if not 0 < width < math.inf:
-        raise ValueError(f"width must be a finite number above 0, got {width!r}")
+    finite("width", width, above=0)
+    of_kind("the name of a model", name, str)
     if name.startswith(_TORCHVISION):
         return _from_torchvision(name, num_classes, in_channels, width, options)
     if name not in _BUILDERS:
@@ -87,8 +86,7 @@ def build(name: str, num_classes: int = 10, in_channels: int = 3, width: float =
     parameters = signature(builder).parameters.values()
     valid = [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
     for option in options:
-        if option not in valid:
-            raise unknown(f"option of {name}", option, valid or ["(none)"])
+        known(f"option of {name}", option, valid or ["(none)"])
     model = builder(num_classes, in_channels, width, **options)
     model.register_forward_pre_hook(_guard(name, model, in_channels))
     return model
@@ -107,10 +105,8 @@ def _from_torchvision(
 ) -> nn.Module:
     from torchvision import models
 
-    known = models.list_models(module=models)
     short = name.removeprefix(_TORCHVISION)
-    if short not in known:
-        raise unknown("torchvision model", short, known)
+    known("torchvision model", short, models.list_models(module=models))
     if in_channels != 3 or (width != 1.0 and short not in WIDENED):
         raise ValueError(f"{name} takes in_channels=3 and width=1.0 only, got {in_channels} and {width}")
     try:

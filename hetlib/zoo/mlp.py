@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hetlib.errors import positive
+from hetlib.errors import positive, whole_numbers
 from hetlib.zoo.layers import scaled
 
 
@@ -35,6 +35,7 @@ def mlp(
     """
     inputs = in_channels * 32 * 32 if in_features is None else positive("in_features", in_features)
     model = OrderedDict[str, nn.Module](flatten=nn.Flatten())
+    hidden = whole_numbers("hidden", hidden, 1)
     for number, neurons in enumerate(hidden, 1):
         outputs = scaled(neurons, width)
         model[f"fc{number}"] = nn.Linear(inputs, outputs, bias=bias)

@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import nn
 
-from hetlib.errors import positive
+from hetlib.checks import check_sequence
+from hetlib.errors import positive, whole_numbers
 from hetlib.zoo.layers import conv_norm, head, scaled
 
 Widths = Sequence[int | Literal["M"]]
@@ -81,6 +82,9 @@ def vgg(
         A BatchNorm after each convolution; a bias in each convolution and in the Linear.
         Both False gives CLAFusion's networks.
     """
+    check_sequence("widths", widths, "numbers of channels, and M for pools")
+    if not whole_numbers("widths", [entry for entry in widths if entry != "M"], 1):
+        raise ValueError("widths: there is no convolution")
     kept = _pools_kept(widths, positive("image_size", image_size))
     return _chain(widths, num_classes, in_channels, width, 3, bn, bias, kept)
 

@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetlib.errors import unknown
+from hetlib.errors import known
 from hetlib.zoo.layers import conv_norm, head, scaled
 
 
@@ -108,8 +108,7 @@ def resnet_cifar(
     bn, bias : bool
         BatchNorm after every convolution; a bias in the Linear and in convolutions that no BatchNorm follows.
     """
-    if shortcut not in ("A", "B"):
-        raise unknown("shortcut", shortcut, ["A", "B"])
+    known("shortcut", shortcut, ["A", "B"])
     stages = [(16, blocks, 1), (32, blocks, 2), (64, blocks, 2)]
     model = _resnet(16, stages, num_classes, in_channels, width, shortcut, bn, bias)
     for module in model.modules():

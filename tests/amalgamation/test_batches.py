@@ -53,7 +53,7 @@ def test_small_and_equal_subsets_have_batches_too():
 
 @pytest.mark.parametrize(
     ("lengths", "message"),
-    [([], "0 subsets cannot be divided"), ([5, 0, 2], r"subset 1 of \(5, 0, 2\) holds no images")],
+    [([], "no subset to make batches of"), ([5, 0, 2], r"subset 1 of \(5, 0, 2\) holds no images")],
 )
 def test_an_empty_subset_is_named(lengths, message):
     with pytest.raises(ValueError, match=message):

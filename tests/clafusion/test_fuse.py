@@ -244,8 +244,8 @@ def test_merged_networks_fuse():
     [
         ({"scheme": "many"}, "unknown scheme 'many'"),
         ({"balance": "pad"}, "unknown balance 'pad'"),
-        ({"step": 1.5}, "step 1.5"),
-        ({"step": float("nan")}, "step nan"),
+        ({"step": 1.5}, "step, .* got 1.5"),
+        ({"step": float("nan")}, "step, .* got nan"),
         ({"measure": "ckaa"}, "unknown measure 'ckaa': did you mean 'cka'"),
         ({"mapping": "dp"}, "unknown mapping 'dp'"),
         ({"metric": "l2"}, "unknown metric 'l2'"),
@@ -253,7 +253,7 @@ def test_merged_networks_fuse():
         ({"input_side": "both"}, "unknown side 'both'"),
         ({"relu": "max"}, "unknown ReLU approximation 'max'"),
         ({"tie": True, "by": "weights"}, "cannot be tied"),
-        ({"pins": (-1, 1)}, r"pins \(-1, 1\)"),
+        ({"pins": (-1, 1)}, "pins: whole numbers of at least 0"),
         ({"mapping": [0]}, "each of 2 shallow ones"),
         ({"mapping": [2, 1]}, r"\[2, 1\] must increase from 0 to 2"),
         ({"mapping": [0, 3]}, r"\[0, 3\] must increase from 0 to 2"),
@@ -489,7 +489,7 @@ def test_images_that_are_too_few_are_told():
         fuse([deep, shallow], pictures(0, 3, 16, 16), by="weights")
     with pytest.raises(ValueError, match="batch norms cannot take statistics from 1 images"):
         fuse([deep, shallow], pictures(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="count 0"):
+    with pytest.raises(ValueError, match=r"count, .*, got 0"):
         sample(data.load("shapes-source", count=60), 0)
 
 
@@ -530,3 +530,22 @@ def test_a_view_of_rows_is_followed_by_the_images_and_what_never_runs_stays():
     assert torch.equal(fused.spare.weight, deep.spare.weight)
     one = fuse([deep, copy.deepcopy(deep)], x)
     torch.testing.assert_close(one(x), deep(x))
+
+
+def test_what_is_made_under_inference_mode_can_be_trained():
+    deep, shallow, images = mlp(6, 5), mlp(6), digits()
+    with torch.inference_mode():
+        made = [fuse([deep, shallow], images), fuse([deep, shallow], images, balance="merge")]
+        made.append(add_layers(map_layers(deep, shallow, images)))
+    for network in made:
+        assert not any(parameter.is_inference() for parameter in network.parameters())
+        network(images).sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("pins", [(1, 1), (0, 1)])
+def test_pins_are_advised_only_where_they_help(pins):
+    deep, shallow = zoo.build("torchvision/resnet50"), zoo.build("torchvision/resnet18")
+    with pytest.raises(ValueError, match=r"has 4 layers and a projection, .* 2 and a bare shortcut") as refused:
+        map_layers(deep, shallow, None, pins=pins, measure="index")
+    assert "pins" not in str(refused.value)

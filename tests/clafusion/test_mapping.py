@@ -82,7 +82,7 @@ def test_a_group_longer_in_the_shallow_network():
 
 def test_a_projection_has_no_idle_block():
     images = pictures(2, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"layer2\.\d.*the first block of each group is pinned"):
+    with pytest.raises(ValueError, match=r"layer2\.\d.*; layer2\.0 can, where pins=\(1, \.\.\.\)"):
         map_layers(plain("resnet34"), plain("resnet18"), images, mapping=[0, 0 + 1, 2, 5, 6, 8, 9, 14, 15])
 
 
@@ -108,5 +108,5 @@ def test_maps_by_hand_may_be_tensors():
 
 def test_blocks_with_padded_shortcuts_stay_first():
     deep, shallow = settled("resnet32"), settled("resnet20", 1)
-    with pytest.raises(ValueError, match=r"layer2.1 of .* a bare shortcut, layer2.0 of .* pads or pools: .*cannot be"):
+    with pytest.raises(ValueError, match=r"layer2.1 of .* a bare shortcut, layer2.0 of .* pads or pools: only"):
         map_layers(deep, shallow, pictures(20, 3, 16, 16), mapping=[0, 1, 2, 3, 7, 8, 9, 11, 12, 13], pins=(0, 0))

@@ -173,11 +173,12 @@ class TestRender:
     def test_bad_arguments(self):
         with pytest.raises(ValueError, match="unknown split 'val'"):
             faces.render("val")
-        with pytest.raises(ValueError, match="count must be positive, got 0"):
+        with pytest.raises(ValueError, match="count must be a whole number of at least 1, got 0"):
             faces.render(count=0)
-        for wrong in ({"size": 48}, {"noise": -0.1}):
-            with pytest.raises(ValueError, match=r"size must be one of \(32, 64\) and noise not negative"):
-                faces.render(count=2, **wrong)
+        with pytest.raises(ValueError, match="noise must be a finite number of at least 0"):
+            faces.render(count=1, noise=-0.1)
+        with pytest.raises(ValueError, match=r"size must be one of \(32, 64\) and noise not negative"):
+            faces.render(count=2, size=48)
         with pytest.raises(ValueError, match=r"unknown option of faces 'sise'.*did you mean 'size'"):
             data.load("faces", sise=32)
         with pytest.raises(ValueError, match="unknown option of faces 'per_class'"):

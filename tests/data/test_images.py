@@ -82,7 +82,7 @@ def test_numbers_mean_the_images_in_that_order(form):
         ([True, False], "a mask of 2 does not say which of 5 images"),
         ([0, -1], "indices from -1 to 0 do not all stand for one of 5 images"),
         ([5], "indices from 5 to 5 do not all stand for one of 5 images"),
-        ([[0, 1]], r"one axis, got shape \(1, 2\)"),
+        ([[0, 1]], r"one axis, or a mask, got \[\[0, 1\]\]"),
         (torch.tensor(1), r"one axis, got shape \(\)"),
     ],
 )
@@ -108,5 +108,5 @@ def test_a_few_of_each_class_are_a_whole_number(count):
 
 @pytest.mark.parametrize("label", [0.5, True])
 def test_the_special_label_is_a_whole_number(label):
-    with pytest.raises(ValueError, match="label: whole numbers are needed"):
+    with pytest.raises(ValueError, match="label, a class of numbered, must be a whole number"):
         skill_split(numbered(), label)

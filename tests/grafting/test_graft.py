@@ -273,10 +273,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"a": 1.1}, "a = 1.1"),
-            ({"a": -0.1}, "a = -0.1"),
-            ({"a": float("nan")}, "a = nan"),
-            ({"bins": 0}, "bins must be positive"),
+            ({"a": 1.1}, "a, .* from 0 to 1, got 1.1"),
+            ({"a": -0.1}, "a, .* from 0 to 1, got -0.1"),
+            ({"a": float("nan")}, "a, .* from 0 to 1, got nan"),
+            ({"bins": 0}, "bins must be a whole number of at least 1"),
             ({"scion": "extern"}, "unknown scion 'extern': did you mean 'external'"),
             ({"level": "layers"}, "unknown level 'layers': did you mean 'layer'"),
             ({"criterion": "l2"}, "unknown criterion 'l2'"),

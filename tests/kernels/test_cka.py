@@ -192,8 +192,8 @@ class TestLinearCKA:
     @pytest.mark.parametrize(
         ("xs", "ys", "debiased", "message"),
         [
-            ([], [torch.ones(4, 2)], False, "no pairs of layers to compare: 0 and 1"),
-            ([torch.ones(4, 2)], [], False, "no pairs of layers to compare: 1 and 0"),
+            ([], [torch.ones(4, 2)], False, "xs must hold at least 1, got 0"),
+            ([torch.ones(4, 2)], [], False, "ys must hold at least 1, got 0"),
             ([torch.ones(4, 2)], [torch.ones(4, 3), torch.ones(5, 2)], False, r"ys\[1\] has 5 samples, xs\[0\] has 4"),
             ([torch.ones(4)], [torch.ones(4, 2)], False, r"xs\[0\]: shape \(4,\) is not \(samples, features\)"),
             ([torch.ones(4, 2)], [torch.tensor(1.0)], False, r"ys\[0\]: shape \(\) is not \(samples, features\)"),
@@ -230,7 +230,7 @@ class TestGrams:
         k = gram(draw(6, 3))
         with pytest.raises(ValueError, match="x has 3 samples, at least 4"):
             gram(draw(3, 3), debiased=True)
-        with pytest.raises(ValueError, match="no pairs of layers"):
+        with pytest.raises(ValueError, match="ls must hold at least 1"):
             compare([k], [])
         for other in (gram(draw(5, 3)), draw(6, 3), draw(6)):
             with pytest.raises(ValueError, match=r"ls\[0\]: .* is no Gram, or not of ks\[0\]'s samples: \(6, 6\)"):

@@ -124,7 +124,7 @@ class TestCostMatrix:
             ((3, 0), (2, 0), {}, r"rows of \(3, 0\)"),
             ((3, 4), (2, 4), {"metric": "euclid"}, "unknown metric 'euclid'.*did you mean 'euclidean'"),
             ((3, 4), (2, 4), {"normalise": "logs"}, "unknown normalisation 'logs'.*did you mean 'log'"),
-            ((3, 4), (2, 4), {"samples": 0}, "samples: 0 is below 1"),
+            ((3, 4), (2, 4), {"samples": 0}, "samples must be a whole number of at least 1"),
         ],
     )
     def test_bad_input_is_named(self, x, y, how, says):
@@ -387,7 +387,7 @@ class TestSinkhorn:
             sinkhorn(torch.tensor([[3e38, -3e38]]), 1e37)
 
     def test_complex_costs_are_refused(self):
-        with pytest.raises(TypeError, match=r"costs are real numbers, and these are torch\.complex64"):
+        with pytest.raises(TypeError, match=r"the cost must be real numbers, and these are torch\.complex64"):
             sinkhorn(torch.zeros(2, 2, dtype=torch.complex64), 0.1)
 
     @pytest.mark.parametrize(
@@ -395,11 +395,11 @@ class TestSinkhorn:
         [
             ((3,), {}, r"shape \(3,\) is no matrix"),
             ((0, 3), {}, r"shape \(0, 3\) is no matrix"),
-            ((3, 3), {"reg": 0}, "reg 0 is not above 0"),
-            ((3, 3), {"reg": nan}, "reg nan is not above 0"),
-            ((3, 3), {"reg": inf}, "reg inf is not above 0 and in the range of torch.float32"),
+            ((3, 3), {"reg": 0}, "reg must be a finite number above 0"),
+            ((3, 3), {"reg": nan}, "reg must be a finite number above 0"),
+            ((3, 3), {"reg": inf}, "reg must be a finite number above 0"),
             ((3, 3), {"reg": 1e-44}, "reg 1e-44 is not above 0 and in the range of torch.float32"),
-            ((3, 3), {"iterations": 0}, "iterations 0 below 1"),
+            ((3, 3), {"iterations": 0}, "iterations must be a whole number of at least 1"),
         ],
     )
     def test_bad_input_is_named(self, shape, how, says):

@@ -93,8 +93,8 @@ class TestAlign:
             (torch.zeros(3, 5), (1, 1), r"3 deep and 5 shallow layers: the rows .* deeper network"),
             (torch.zeros(5, 3), (2, 2), r"no map of 3 layers into 5 pairs the first 2 and the last 2"),
             (torch.zeros(5, 3), (4, 0), r"no map of 3 layers into 5 pairs the first 4"),
-            (torch.zeros(5, 3), (-1, 0), r"pins \(-1, 0\)"),
-            (torch.zeros(5, 0), (0, 0), r"cannot map 0 layers"),
+            (torch.zeros(5, 3), (-1, 0), "pins: whole numbers of at least 0"),
+            (torch.zeros(5, 0), (0, 0), r"the cost has shape \(5, 0\)"),
             (torch.zeros(5), (0, 0), r"shape \(5,\), not \(deep, shallow\)"),
             (torch.full((5, 3), torch.nan), (1, 1), "NaN or infinity"),
             (torch.full((5, 3), torch.inf), (1, 1), "NaN or infinity"),
@@ -143,5 +143,5 @@ class TestLegalMaps:
 
     @pytest.mark.parametrize(("n", "pins"), [(0, (0, 0)), (3, (-1, 1))])
     def test_bad_input_is_named(self, n, pins):
-        with pytest.raises(ValueError, match=rf"cannot map {n} layers with pins"):
+        with pytest.raises(ValueError, match="pins: whole numbers" if n else "n must be"):
             legal_maps(4, n, pins)

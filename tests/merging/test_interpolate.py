@@ -92,7 +92,7 @@ class TestCurve:
         torch.testing.assert_close(found[0].weight, (a[0].weight + b[0].weight) / 2)
 
     def test_bad_input_is_named(self):
-        with pytest.raises(ValueError, match="steps: 1 has no room for both ends"):
+        with pytest.raises(ValueError, match="steps, which both ends are among, must be a whole number from 2"):
             curve(network(0), network(1), id, 1)
         with pytest.raises(ValueError, match=r"0\.weight is \(3, 2, 3, 3\) and \(4, 2, 3, 3\)"):
             curve(network(0), network(1, width=4), id)

@@ -38,7 +38,7 @@ class TestCrossover:
 
     @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
     def test_p_is_a_probability(self, p):
-        with pytest.raises(ValueError, match="p must be a probability"):
+        with pytest.raises(ValueError, match="the probability p must"):
             tlv.crossover(draw(2, 3), draw(2, 3), p)
 
     def test_shapes_are_named(self):
@@ -171,7 +171,7 @@ class TestObjective:
             ({"mask": "img"}, "unknown mask"),
             ({"source": "x"}, "unknown source"),
             ({"schedule": "up"}, "unknown schedule"),
-            ({"schedule": "rising"}, "needs the number of steps"),
+            ({"schedule": "rising"}, "the steps of the training"),
         ):
             with pytest.raises(ValueError, match=says):
                 tlv.Crossover(support, **how)

@@ -108,7 +108,8 @@ class TestPick:
             pick(torch.zeros(1), 1, "random", legacy_random=True)
 
     @pytest.mark.parametrize(
-        ("n", "how", "says"), [(0, "max", "0 of 4"), (5, "max", "5 of 4"), (2, "maxvar", "did you mean 'max'")]
+        ("n", "how", "says"),
+        [(0, "max", "from 1 to 4, got 0"), (5, "max", "from 1 to 4, got 5"), (2, "maxvar", "did you mean 'max'")],
     )
     def test_what_cannot_be_chosen(self, n, how, says):
         with pytest.raises(ValueError, match=says):

@@ -96,9 +96,9 @@ class TestLoss:
     @pytest.mark.parametrize(
         ("alpha", "temperature", "message"),
         [
-            (1.1, 4, "alpha must be from 0 to 1, got 1.1"),
+            (1.1, 4, "alpha must be a finite number from 0 to 1, got 1.1"),
             (float("nan"), 4, "alpha must be"),
-            (0.5, 0, "temperature must be positive and finite, got 0"),
+            (0.5, 0, "temperature must be a finite number above 0, got 0"),
             (0.5, float("inf"), "temperature must be"),
         ],
     )
@@ -228,9 +228,9 @@ class TestEnsemble:
     @pytest.mark.parametrize(
         ("count", "weights", "message"),
         [
-            (0, None, "an ensemble of 0 networks cannot have 0 weights"),
-            (2, [1.0], "an ensemble of 2 networks cannot have 1 weights"),
-            (2, [1.0, -1.0], "weights must be at least 0, finite and not all 0"),
+            (0, None, "an ensemble needs one network"),
+            (2, [1.0], "weights: 2 numbers are needed, got 1"),
+            (2, [1.0, -1.0], "weights: finite numbers of at least 0"),
             (2, [0.0, 0.0], "not all 0"),
             (2, [1.0, float("nan")], "finite"),
         ],

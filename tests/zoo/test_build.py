@@ -256,9 +256,9 @@ def test_guards_survive_copies_and_leave_the_state_alone():
         ("resnet20", {"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
         ("resnet20", {"in_channels": 1.5}, "in_channels must be a whole number of at least 1"),
         ("plainnet5", {"kernel_size": 4}, "kernel_size must be odd"),
-        ("vgg8", {"widths": (8, "P")}, "whole number of at least 1, got 'P'"),
+        ("vgg8", {"widths": (8, "P")}, "widths: whole numbers of at least 1 are needed, got 'P'"),
         ("vgg8", {"image_size": 0}, "image_size must be a whole number of at least 1"),
-        ("mlp", {"hidden": (0,)}, "whole number of at least 1, got 0"),
+        ("mlp", {"hidden": (0,)}, "hidden: whole numbers of at least 1 are needed, got 0"),
     ],
 )
 def test_what_cannot_be_built_is_said(name, arguments, message):

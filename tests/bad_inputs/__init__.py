@@ -1,0 +1,1 @@
+"""Inputs that must be refused, by subject, and what they are given to."""
