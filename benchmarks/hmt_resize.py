@@ -29,7 +29,7 @@ def one_kernel_at_a_time(weight: torch.Tensor, shape: torch.Size) -> torch.Tenso
 
 
 def run() -> Iterator[Bar]:
-    """Measure the resizing of one pair beside the loop and a copy, and the transfers of all pairs beside a copy of the target."""
+    """Measure the resizing of one pair beside the loop and a copy, and all transfers beside copies of targets."""
     yield from _resize()
     for source, target in PAIRS:
         yield _transfer(source, target)

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from hetlib.chain.layers import Chain, Layer
 from hetlib.chain.read import chain
 from hetlib.chain.trace import Call
+from hetlib.checks import taking
 
 Network = nn.Module | Chain
 """A network, or what `chain` read from it: who has read it hands that on, so that it is not traced again."""
@@ -85,17 +86,18 @@ def layer_outputs(found: Chain, images: Tensor) -> Iterator[tuple[Layer, Tensor]
     Raises
     ------
     ValueError
-        If there are no images.
+        If there are no images, or the network cannot be run on them.
     """
     if not len(images):
         raise ValueError("no images to compare layers or neurons on")
-    ends = found.block_ends()
+    ends, who = found.block_ends(), f"the network ({type(found.model).__name__})"
     layers = {ends.get(layer.name, layer.name): layer for layer in found.layers}
     interpreter = fx.Interpreter(found.model, graph=found.graph)
     interpreter.args_iter = iter([images])
     for node in found.graph.nodes:
-        zeros = _zeros(found.model, node, interpreter.env)
-        interpreter.env[node] = value = interpreter.run_node(node) if zeros is None else zeros
+        with taking(who, images):
+            zeros = _zeros(found.model, node, interpreter.env)
+            interpreter.env[node] = value = interpreter.run_node(node) if zeros is None else zeros
         name = str(node.target) if node.op == "call_module" else node.name
         if name in layers:
             axis = found.channel_axis(node)

@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from hetlib.chain.layers import Chain, Layer
 from hetlib.chain.residuals import residual_blocks
 from hetlib.chain.trace import Call, trace
+from hetlib.checks import check_network
+from hetlib.errors import of_kind
 
 
 def chain(model: nn.Module, example: Tensor | None = None) -> Chain:
@@ -36,6 +38,9 @@ def chain(model: nn.Module, example: Tensor | None = None) -> Chain:
     ValueError
         If the network cannot be traced (the message names the module and the line) or calls no Conv2d or Linear.
     """
+    check_network("model", model)
+    if example is not None:
+        of_kind("example", example, Tensor, words="a Tensor, a batch of inputs")
     graph = trace(model, example)
     calls: dict[str, Call] = {}
     for call in (Call.of(model, node) for node in graph.nodes):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
-from hetlib.checks import check_images, check_network, taking
+from hetlib.checks import check_images, check_network
 from hetlib.clafusion.blocks import Block, corresponding, groups
 from hetlib.errors import known
 from hetlib.kernels import transport_plan
@@ -56,15 +56,17 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure:
         return [(rows[:, None] - columns).square() for rows, columns in zip(*sizes, strict=True)]
     if images is None:
         raise ValueError(f"the measure {measure!r} compares layers on images, and none are given")
-    with taking("one of the networks", images), evaluating(*(found.model for found in chains)):
+    with evaluating(*(found.model for found in chains)):
         seen = [_represented(found, images, measure) for found in chains]
     kept = [[[now[block.last.name] for block in run] for run in side] for now, side in zip(seen, runs, strict=True)]
     return [_dissimilarity(rows, columns, measure).double() for rows, columns in zip(*kept, strict=True)]
 
 
-def chains_of(deep: Network, shallow: Network, images: Tensor | None) -> tuple[Chain, Chain]:
+def chains_of(
+    deep: Network, shallow: Network, images: Tensor | None, names: tuple[str, str] = ("deep", "shallow")
+) -> tuple[Chain, Chain]:
     """Both networks, read, with the images as examples; errors name what is no network, or no images."""
-    for what, given in (("the deep network", deep), ("the shallow network", shallow)):
+    for what, given in zip([f"the {name} network" for name in names], (deep, shallow), strict=True):
         check_network(what, given.model if isinstance(given, Chain) else given, values=True)
     if images is not None:
         check_images("images", images)

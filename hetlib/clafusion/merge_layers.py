@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hetlib.chain import evaluating, full_precision, layer_outputs
-from hetlib.checks import check_images, taking
+from hetlib.checks import check_images
 from hetlib.clafusion.add_layers import RELU_LIKE, followers, set_weight_
 from hetlib.clafusion.mapping import CrossMap
 from hetlib.clafusion.values import scaling
@@ -65,7 +65,7 @@ def merge_layers(found: CrossMap, images: Tensor, relu: str = "sum") -> nn.Modul
         raise ValueError(f"{', '.join(scales)} are in no layer: only layers merge; balance by adding layers")
     if unlike := [layer.name for layer in idle if not followers(found.deep, layer) <= {*RELU_LIKE, "dropout"}]:
         raise ValueError(f"no ReLU follows {', '.join(unlike)}: what stands in for one would be wrong")
-    with taking("the deep network", images), evaluating(found.deep.model):
+    with evaluating(found.deep.model):
         seen = layer_outputs(found.deep, images)
         active = {layer.name: _active(value, relu) for layer, value in seen if layer.name not in found.pairs}
     merged = deepcopy(found.shallow.model)

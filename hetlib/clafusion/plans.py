@@ -5,12 +5,13 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from hetlib.chain import Chain, Network, eval_chain, evaluating, layer_outputs, neurons
+from hetlib.chain import Chain, Network, evaluating, layer_outputs, neurons
 from hetlib.clafusion.blocks import check_modules
+from hetlib.clafusion.costs import chains_of
 from hetlib.clafusion.streams import Block, streams
 from hetlib.clafusion.values import value_plans
 from hetlib.clafusion.weights import transport_inputs
-from hetlib.errors import unknown
+from hetlib.errors import finite, known
 from hetlib.kernels.costs import METRICS, cost_matrix
 from hetlib.kernels.sinkhorn_batched import sinkhorns
 from hetlib.kernels.transport import transport_plans
@@ -77,13 +78,13 @@ def neuron_plans(
     Singh and Jaggi, NeurIPS 2020; Ainsworth et al., *Git Re-Basin*, ICLR 2023, for `tie`; Stoica et al., *ZipIt!*,
     ICLR 2024, for "correlation".
     """
-    if by not in SOURCES:
-        raise unknown("source of costs", by, SOURCES)
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
+    known("source of costs", by, SOURCES)
+    known("metric", metric, METRICS)
+    if reg is not None:
+        finite("reg", reg, above=0)
     if tie and by == "weights":
         raise ValueError("plans by weights are made one after the other and cannot be tied: take hetlib.rebasin")
-    chains = eval_chain(source, images), eval_chain(target, images)
+    chains = chains_of(source, target, images, ("source", "target"))
     for found in chains:
         check_modules(found)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from hetlib.chain import Network, eval_chain
 from hetlib.chain.inherited import per_output
-from hetlib.clafusion.plans import neuron_plans
+from hetlib.clafusion.plans import SOURCES, neuron_plans
 from hetlib.clafusion.values import scaling, value_plans
-from hetlib.clafusion.weights import move_weights, transport_outputs
+from hetlib.clafusion.weights import SIDES, move_weights, transport_outputs
+from hetlib.errors import finite, known
+from hetlib.kernels.costs import METRICS
 from hetlib.kernels.fill import Fill
 from hetlib.merging import update_bn
 from hetlib.transfer import Context, Pair, SameName, Transfer
@@ -44,6 +46,13 @@ class Transport:
     last: bool = False
     reg: float | None = None
     input_side: str = "columns"
+
+    def __post_init__(self):
+        for kind, given, valid in (("source of costs", self.by, SOURCES), ("metric", self.metric, METRICS)):
+            known(kind, given, valid)
+        known("side", self.input_side, SIDES)
+        if self.reg is not None:
+            finite("reg", self.reg, above=0)
 
     def __call__(self, context: Context, pairs: list[Pair]) -> Iterator[Fill]:
         """The moved tensors of every pair; plans are made for all layers, paired or not.
@@ -103,6 +112,7 @@ def _vectors(context: Context, names: list[tuple[str, str]], plans: list[Tensor]
             yield Fill(owner, theirs[name], vector, note=note, source=owner)
 
 
+@torch.inference_mode(False)
 def transport_neurons(source: Network, target: Network, images: Tensor, step: float = 0.0, **options: Any) -> nn.Module:
     """OTFusion: move a network's neurons onto those of another one of equal depth, and average the two.
 

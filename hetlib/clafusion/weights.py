@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hetlib.chain import full_precision
-from hetlib.errors import unknown
+from hetlib.errors import finite, known
 
 Feeds = Sequence[Sequence[int]]
 SIDES = ("columns", "rows")
@@ -59,8 +59,8 @@ def fuse_weights(
     ----------
     Singh and Jaggi, *Model Fusion via Optimal Transport*, NeurIPS 2020, algorithm 1; Nguyen et al., ICASSP 2023.
     """
-    if input_side not in SIDES:
-        raise unknown("side", input_side, SIDES)
+    known("side", input_side, SIDES)
+    finite("step", step, 0, 1)
     if len(deep) != len(shallow) or len(plans) not in (len(deep), len(deep) - 1):
         raise ValueError(f"{len(deep)} and {len(shallow)} weights, {len(plans)} plans: balance the networks first")
     feeds = _guessed(deep) if feeds is None else feeds

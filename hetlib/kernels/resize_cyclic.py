@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hetlib.errors import unknown
+from hetlib.errors import of_kind, unknown, whole_numbers
 from hetlib.kernels.fill import Fill
 from hetlib.kernels.write import write
 
@@ -63,7 +63,8 @@ def resize(
     the released code's last state, which refuses kernels that are not square. The text of the paper gives no equation
     that we could check.
     """
-    shape = tuple(int(n) for n in shape)
+    of_kind("weight", weight, Tensor)
+    shape = tuple(whole_numbers("shape", shape))
     if out is None:
         _check(weight, shape, resizer)
         out = weight.new_empty(shape)

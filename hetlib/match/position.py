@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hetlib.errors import unknown, whole_numbers
+from hetlib.errors import seed_of, unknown, whole_numbers
 from hetlib.match.ratio import check_lengths
 
 ORDERS = ("chain", "longest", "shuffle", "interval")
@@ -55,7 +55,7 @@ def _source_order(n_source: int, order: str | Sequence[int], seed: int | None) -
         return list(range(0, n_source, 2))
     if order == "shuffle":
         if seed is not None:
-            return torch.randperm(n_source, generator=torch.Generator().manual_seed(seed)).tolist()
+            return torch.randperm(n_source, generator=torch.Generator().manual_seed(seed_of(seed))).tolist()
         return [i for i in RELEASED_SHUFFLE if i < n_source]
     raise unknown("order", order, (*ORDERS, "a sequence of source indices"))
 

@@ -119,7 +119,16 @@ def of_clafusion() -> Iterator[Case]:
     yield from each("neuron_plans metric", "metric", lambda v: plans(metric=v), NAMES)
     yield from each("neuron_plans by", "source", lambda v: plans(by=v), NAMES)
     yield from each("neuron_plans reg", "reg", lambda v: plans(reg=v), but(POSITIVE, None))
+    match = clafusion.neuron_plans
+    yield from each("neuron_plans source", "source", lambda v: match(v, w.deep, w.pixels), NETWORKS)
+    yield from each("neuron_plans target", "target", lambda v: match(w.deep, v, w.pixels), NETWORKS)
+    yield from each("neuron_plans images", "images", lambda v: match(w.deep, w.twin_deep, v), IMAGES)
+    yield from each("Transport metric", "metric", lambda v: clafusion.Transport(metric=v), NAMES)
+    yield from each("Transport by", "source", lambda v: clafusion.Transport(by=v), NAMES)
+    yield from each("Transport side", "side", lambda v: clafusion.Transport(input_side=v), NAMES)
+    yield from each("Transport reg", "reg", lambda v: clafusion.Transport(reg=v), but(POSITIVE, None))
     weights = [w.matrix]
+    yield from each("fuse_weights step", "step", lambda v: clafusion.fuse_weights(weights, weights, [], v), SHARES)
     yield one("fuse_weights plans", "plans", lambda: clafusion.fuse_weights(weights, weights, [w.matrix] * 3))
     yield from each(
         "transport_neurons step",

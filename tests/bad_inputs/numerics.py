@@ -16,7 +16,7 @@ from hetlib.kernels.graft import entropy_coefficients
 from hetlib.kernels.mmd import mmd
 from hetlib.kernels.sinkhorn import sinkhorn
 from hetlib.kernels.transport import transport_plans
-from tests.bad_inputs.world import COUNTS, FINITE, NAMES, POSITIVE, SHARES, Case, but, each, one, w
+from tests.bad_inputs.world import COUNTS, FINITE, NAMES, POSITIVE, SEEDS, SHARES, Case, but, each, one, w
 
 ROWS = torch.rand(6, 4)
 NO_TENSOR = [None, "x", 3, [1.0]]
@@ -138,6 +138,7 @@ def of_matches() -> Iterator[Case]:
     orders = [None, 3, "chian", [0.5], ["a"], [True], [99], [-1], [0, 0]]
     yield from each("by_position order", "order", lambda v: match.by_position(5, 3, v), orders)
     yield from each("by_position n_source", "source", lambda v: match.by_position(v, 3), but(COUNTS, 2**70))
+    yield from each("by_position seed", "seed", lambda v: match.by_position(5, 3, "shuffle", v), SEEDS)
     yield from each("by_score scores", "scores", match.by_score, [None, "x", 3, torch.ones(3), w.matrix * nan])
     yield from each("by_blocks score", "score", lambda v: match.by_blocks([1], [1], v), [None, 3, "x"])
     yield from each(

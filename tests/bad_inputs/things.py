@@ -20,6 +20,7 @@ from hetlib.transfer import Copy, SameName, Transfer
 from tests.bad_inputs.world import (
     COUNTS,
     NAMES,
+    NETWORKS,
     NOT_NEGATIVE,
     POSITIVE,
     SEEDS,
@@ -177,6 +178,8 @@ def of_networks() -> Iterator[Case]:
     yield from each("build shortcut", "shortcut", lambda v: zoo.build("resnet20", shortcut=v), NAMES)
     yield one("build option", "hiden hidden", lambda: zoo.build("mlp", hiden=(3,)))
     yield one("build torchvision", "resnet18", lambda: zoo.build("torchvision/resnet8"))
+    yield from each("chain model", "model", chain, NETWORKS)
+    yield from each("chain example", "example", lambda v: chain(w.a, v), ["x", 3, [1.0], w.b])
     yield one("chain lazy", "weights", lambda: chain(w.lazy))
     yield one("chain without layers", "Conv2d", lambda: chain(nn.Sequential(nn.ReLU())))
 

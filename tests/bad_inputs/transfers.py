@@ -27,9 +27,9 @@ def of_hmt() -> Iterator[Case]:
     yield from each("hmt.transfer target", "target", lambda v: hmt.transfer(w.a, v), [*NETWORKS, *odd])
     yield from each("ByPosition seed", "seed", lambda v: hmt.ByPosition("shuffle", v), SEEDS)
     yield from each("Cyclic noise", "noise", lambda v: Cyclic(noise=v), NOT_NEGATIVE)
-    shapes = [(4, 3, 3), (0, 3, 3, 3), (4, 3, -1, -1)]
+    shapes = [(4, 3, 3), (0, 3, 3, 3), (4, 3, -1, -1), "4333", 1.5, None, (4, 3, 1.5, 3), (4, 3, True, 3)]
+    yield from each("hmt.resize weight", "weight", lambda v: hmt.resize(v, (4, 3, 5, 5)), [None, "x", 3, [1.0], w.a])
     yield from each("hmt.resize shape", "shape", lambda v: hmt.resize(WEIGHT, v), shapes)
-    yield one("hmt.resize kernels", "square", lambda: hmt.resize(WEIGHT, (4, 3, 3, 5)))
     yield from each("hmt.resize resizer", "resizer", lambda v: hmt.resize(WEIGHT, (4, 3, 5, 5), resizer=v), NAMES)
 
 
