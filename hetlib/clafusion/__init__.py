@@ -83,7 +83,8 @@ def fuse(
     ----------
     models : sequence of nn.Module or Chain
         Two or more that classify the same images into the same classes. The deepest comes first; should it not, it is
-        put there, with a warning. None is changed.
+        put there, with a warning. None is changed. Channels may be concatenated, split, shuffled and convolved in
+        groups, and scaled by norms anywhere: docs/networks.md has what was tried.
     images : Tensor of shape (N, ...)
         Normalised images, which layers and neurons are compared on; 200 in the released runs.
     *others

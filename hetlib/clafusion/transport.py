@@ -88,17 +88,20 @@ class Transport:
             if layer.name in paired:
                 yield Fill(layer.name, theirs[i], weight, note="moved by transport", source=layer.name)
                 own = [plans[i]] if i < len(plans) else []
-                vectors = [(layer.name, key) for key in per_output(layer.module)]
+                keys = per_output(layer.module) | per_output(target.layers[i].module)
+                vectors = [(layer.name, key) for key in keys]
                 vectors += [] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")]
                 yield from _vectors(context, vectors, own, "moved with its layer's outputs")
         theirs_too = scaling(target)
         for (owner, key), here in scaling(source).items():
             if owner in paired and owner not in norms:
-                came = value_plans(here, theirs_too.get((owner, key)), numbered)
-                yield from _vectors(context, [(owner, key)], came, "moved with the channels that it scales")
+                came, spread = value_plans(here, theirs_too.get((owner, key)), numbered), here.spread if here else ""
+                yield from _vectors(context, [(owner, key)], came, "moved with the channels that it scales", spread)
 
 
-def _vectors(context: Context, names: list[tuple[str, str]], plans: list[Tensor], note: str) -> Iterator[Fill]:
+def _vectors(
+    context: Context, names: list[tuple[str, str]], plans: list[Tensor], note: str, spread: str = ""
+) -> Iterator[Fill]:
     """Numbers per channel, moved by the mean of some plans; no plan leaves them where they are."""
     ours, theirs = (dict(net.named_parameters(remove_duplicate=False)) for net in (context.source, context.target))
     for owner, key in names:
@@ -108,8 +111,15 @@ def _vectors(context: Context, names: list[tuple[str, str]], plans: list[Tensor]
         if name in ours:
             vector = ours[name].detach()
             if plans and vector.numel() > 1:
-                vector = torch.stack([transport_outputs(vector, plan) for plan in plans]).mean(0)
+                vector = torch.stack([_moved(vector, plan, spread) for plan in plans]).mean(0)
             yield Fill(owner, theirs[name], vector, note=note, source=owner)
+
+
+def _moved(vector: Tensor, plan: Tensor, spread: str) -> Tensor:
+    """Numbers per channel, or behind a flatten per channel and pixel, which move with their channel."""
+    if spread == "whole":
+        return transport_outputs(vector.unflatten(0, (-1, len(plan))).T, plan).T.flatten()
+    return transport_outputs(vector.unflatten(0, (len(plan), -1)) if spread else vector, plan).flatten()
 
 
 @torch.inference_mode(False)

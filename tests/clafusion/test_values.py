@@ -41,6 +41,13 @@ class Scaled(nn.Module):
         return tokens.permute(0, 3, 1, 2)
 
 
+class Turned(nn.Module):
+    """Channels last."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
 def conv(times=1, out=1, **options):
     return lambda width: nn.Conv2d(times * width, out * width, 3, padding=1, **options)
 
@@ -148,6 +155,29 @@ def test_networks_of_other_widths_move_too(kind):
         moved = transport_neurons(*pair, images)
         assert [p.shape for p in moved.parameters()] == [p.shape for p in pair[1].parameters()]
         assert moved(images).isfinite().all()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_norms_behind_a_flatten_move_too(last):
+    def network(seed):
+        torch.manual_seed(seed)
+        turned = [Turned()] if last else []
+        tail = nn.Flatten(), nn.BatchNorm1d(5 * 16), nn.ReLU(), nn.Linear(5 * 16, 3)
+        return redraw(nn.Sequential(nn.Conv2d(3, 5, 3), *turned, *tail).double(), torch.Generator().manual_seed(seed))
+
+    a, b, images = network(0).eval(), network(1).eval(), pictures(40, 3, 6, 6).double()
+    moved = transport_neurons(a, b, images)
+    update_bn(a, images)
+    torch.testing.assert_close(moved(images), a(images), rtol=1e-9, atol=1e-9)
+
+
+def test_a_bias_that_one_network_alone_has_is_named():
+    nets = [
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 5, bias=bias), nn.ReLU(), nn.Linear(5, 3)) for bias in (True, False)
+    ]
+    for pair in (nets, nets[::-1]):
+        with pytest.raises(ValueError, match=r"only one of the two networks has 1\.bias"):
+            transport_neurons(*pair, torch.rand(9, 1, 2, 2))
 
 
 def test_plans_keep_neurons_in_their_groups():
