@@ -441,10 +441,10 @@ else:
 # %% [markdown]
 # **What to notice.** For two networks it is as on digits. They end at 47.1 % grafting, at 45.8 with plain averaging and
 # at 48.1 when they vote, and one network trained twice as long ends at 48.0: over three seeds none of these is told
-# apart from grafting. In the ring of four, grafting ends at 45.0 and plain averaging at 45.5, which again are not told apart,
-# while one network trained four times as long (50.4) and four that vote (48.4) are better than the ring. The ring is
-# better than its first network alone (41.8), which costs a quarter. With 1,000 images and 40 epochs this is far from
-# the paper's 50,000 and 200: what happens there is open.
+# apart from grafting. In the ring of four, grafting ends at 45.0 and plain averaging at 45.5, which again are not told
+# apart, while one network trained four times as long (50.4) and four that vote (48.4) are better than the ring. The
+# ring is better than its first network alone (41.8), which costs a quarter. With 1,000 images and 40 epochs this is far
+# from the paper's 50,000 and 200: what happens there is open.
 
 # %% [markdown]
 # ## Invalid filters
