@@ -83,7 +83,7 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     for layer in found.deep.layers:
         if layer.name in found.pairs:
             _copy_layer_(balanced, layer, found.shallow.model, donors[found.pairs[layer.name]])
-    clips = any(found.alignments[0].picks[:1]) if found.alignments else False  # on the input a ReLU is no identity
+    clips = found.alignments and found.alignments[0].picks[0]  # an identity on the input, whose ReLU is no identity
     if images is not None and not clips:
         _check_same(balanced, found.shallow.model, images[:FEW])
     if images is not None and inserted:

@@ -205,7 +205,7 @@ def map_layers(
     if isinstance(mapping, str):
         sides, generator = zip(ours, theirs, costs, strict=True), torch.Generator().manual_seed(seed)
         picks = [_picked(a, b, mapping, cost, _pins(b, pins), generator) for a, b, cost in sides]
-        if picks and picks[0] and picks[0][0]:
+        if picks and picks[0][0]:
             name = ours[0][0].name
             warnings.warn(f"{name} has no partner: an identity in its place clips inputs below 0", stacklevel=2)
     else:
