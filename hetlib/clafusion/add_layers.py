@@ -63,19 +63,22 @@ def add_layers(found: CrossMap, images: Tensor | None = None) -> nn.Module:
     balanced = deepcopy(found.deep.model)
     inserted: list[str] = []  # batch norms of added layers
     donors = {layer.name: layer for layer in found.shallow.layers}
+    width = _inputs(found.shallow.layers[0])
     for alignment in found.alignments:
         partners = dict(zip(alignment.picks, alignment.shallow, strict=True))
-        # `near` is the partner, or else the last partner before: blocks that are added take their widths from it.
-        near = alignment.shallow[0]
-        width = near.layers[0].module.weight.shape[1]
+        # `near` is the partner, or else the last partner before: blocks that are added take their widths from it. In a
+        # group without partners they pass on what came before it, and keep their own widths inside.
+        near = alignment.shallow[0] if alignment.shallow else None
+        width = _inputs(near.layers[0]) if near else width
         for number, block in enumerate(alignment.deep):
             near = partners.get(number, near)
-            if number in partners:
+            if near and number in partners:
                 width = _outputs(near.last)
                 _copy_shortcut_(balanced, found.deep, block, found.shallow, near)
             elif block.is_residual:
                 _check_shortcut(found.deep, block)
-                _zero_block_(balanced, block, near, width)
+                inside = _widths(near) if near else _own_widths(found.deep, block, width)
+                _zero_block_(balanced, block, inside, width)
             else:
                 _check_neighbours(found.deep, block.last)
                 inserted += _identity_layer_(balanced, block.last, width)
@@ -230,9 +233,20 @@ def _identity_weight(layer: Layer, width: int) -> Tensor:
     return weight
 
 
-def _zero_block_(balanced: nn.Module, block: Block, near: Block, width: int) -> None:
-    """Zeros for all convolutions of a block, which then is its shortcut; inner widths are those of one beside it."""
-    inside = [_outputs(layer) for layer in near.layers if layer.kind != "shortcut"]
+def _own_widths(found: Chain, block: Block, width: int) -> list[int]:
+    """The widths of a block itself, but for layers tied to what passes by it, such as a depthwise one on its input."""
+    last = f"{block.last.name}.weight"
+    groups = [{member.name for member in group.writes} for group in found.axes]
+    tied = set().union(*(names for names in groups if last in names))
+    return [width if f"{layer.name}.weight" in tied else _outputs(layer) for layer in block.layers]
+
+
+def _widths(block: Block) -> list[int]:
+    return [_outputs(layer) for layer in block.layers if layer.kind != "shortcut"]
+
+
+def _zero_block_(balanced: nn.Module, block: Block, inside: list[int], width: int) -> None:
+    """Zeros for all convolutions of a block, which then is its shortcut; `inside` are its inner widths."""
     widths = [width, *inside[: len(block.layers) - 1], width]
     for layer, inputs, outputs in zip(block.layers, widths, widths[1:], strict=False):
         old = layer.module.weight
@@ -279,6 +293,10 @@ def followers(found: Chain, layer: Layer) -> set[str]:
     name = layer.norm or layer.name
     node = next(node for node in found.graph.nodes if node.op == "call_module" and node.target == name)
     return {Call.of(found.model, user).name for user in node.users}
+
+
+def _inputs(layer: Layer) -> int:
+    return layer.module.weight.shape[1] * getattr(layer.module, "groups", 1)
 
 
 def _outputs(layer: Layer) -> int:

@@ -1,7 +1,7 @@
 """The blocks in which layers of two networks are matched, and the groups within which they may be."""
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, zip_longest
 
 from torch.nn.modules import activation
 
@@ -82,6 +82,9 @@ def groups(found: Chain) -> list[list[Block]]:
 def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[list[Block]]]:
     """The groups of two networks, of which the shallow one has as many, and none longer.
 
+    Where only the deep network has residual blocks, and outside of any both have the same layers, those of the shallow
+    one are divided as the deep one's are, and the group beside the blocks is empty.
+
     Raises
     ------
     ValueError
@@ -97,11 +100,14 @@ def corresponding(deep: Chain, shallow: Chain) -> tuple[list[list[Block]], list[
     ours, theirs = groups(deep), groups(shallow)
     kinds = [[(run[0].is_residual, type(run[0].last.module)) for run in side] for side in (ours, theirs)]
     if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"the deep network ({type(deep.model).__name__}) has {_described(ours)}, the shallow one "
-            f"({type(shallow.model).__name__}) {_described(theirs)}: layers are aligned within groups, between two "
-            "pools or strides, so both need the same ones"
-        )
+        beside, why = _beside(deep, ours, theirs)
+        if why:
+            raise ValueError(
+                f"the deep network ({type(deep.model).__name__}) has {_described(ours)}, the shallow one "
+                f"({type(shallow.model).__name__}) {_described(theirs)}: layers are aligned within groups, between two "
+                f"pools or strides, so both need the same ones, but for idle residual blocks; {why}"
+            )
+        theirs = beside
     for a, b in zip(ours, theirs, strict=True):
         if len(a) < len(b):
             raise ValueError(
@@ -143,6 +149,34 @@ def _between(found: Chain) -> list[str]:
     """All pools, in order, and which activations there are."""
     names = [Call.of(found.model, node).name for node in found.graph.nodes]
     return [name for name in names if name in POOLS] + sorted(ACTIVATIONS.intersection(names))
+
+
+def _beside(deep: Chain, ours: list[list[Block]], theirs: list[list[Block]]) -> tuple[list[list[Block]], str]:
+    """The shallow network's blocks beside each group of the deep one, none beside idle ones; or why there are none."""
+    plain = [[block for run in side for block in run if not block.is_residual] for side in (ours, theirs)]
+    for pair in zip_longest(*plain):
+        kinds = [f"{block.last.kind} in stage {block.last.stage}" if block else "nothing" for block in pair]
+        if kinds[0] != kinds[1]:
+            words = [f"{block.name} ({kind})" if block else kind for block, kind in zip(pair, kinds, strict=True)]
+            return [], f"outside residual blocks the first layers that differ are {words[0]} and {words[1]}"
+    left = [(place, run) for place, run in zip(_places(theirs), theirs, strict=True) if run[0].is_residual]
+    beside: list[list[Block]] = []
+    for place, run in zip(_places(ours), ours, strict=True):
+        if not run[0].is_residual:
+            beside.append(plain[1][place[0] : place[0] + len(run)])
+        elif left and left[0][0] == place:
+            beside.append(left.pop(0)[1])
+        elif wrong := [block.name for block in run if deep.shortcuts[block.number or 0].kind != "identity"]:
+            return [], f"nothing in the shallow one stands beside {wrong[0]}, whose shortcut is not bare"
+        else:
+            beside.append([])
+    return beside, f"nothing in the deep one stands beside {left[0][1][0].name} of the shallow one" if left else ""
+
+
+def _places(side: list[list[Block]]) -> list[tuple[int, int, type]]:
+    """Where each group is: how many layers outside residual blocks come before it, its stage, and its kind."""
+    before = accumulate((0 if run[0].is_residual else len(run) for run in side), initial=0)
+    return [(count, run[0].last.stage, type(run[0].last.module)) for count, run in zip(before, side, strict=False)]
 
 
 def _described(side: list[list[Block]]) -> str:

@@ -37,7 +37,7 @@ def layer_costs(deep: Network, shallow: Network, images: Tensor | None, measure:
     Returns
     -------
     list of Tensors of shape (deep blocks, shallow blocks)
-        In float64.
+        In float64; without columns where only the deep network has residual blocks.
 
     Raises
     ------
@@ -93,6 +93,8 @@ def _represented(found: Chain, images: Tensor, measure: str) -> dict[str, Tensor
 
 
 def _dissimilarity(rows: list[Tensor], columns: list[Tensor], measure: str) -> Tensor:
+    if not columns:
+        return torch.zeros(len(rows), 0)
     if measure == "cca":
         return 1 - cca(rows, columns)
     if measure == "wasserstein":

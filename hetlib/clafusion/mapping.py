@@ -28,7 +28,7 @@ class Alignment:
     Attributes
     ----------
     deep, shallow : tuple of Block
-        The blocks of the group.
+        The blocks of the group; in the shallow network there may be none.
     picks : tuple of int
         The deep block of each shallow one, strictly increasing.
     legal : int
@@ -221,7 +221,7 @@ def described(shortcut: Shortcut | None) -> str:
 
 
 def _legal(deep: Sequence[Block], shallow: Sequence[Block], pins: tuple[int, int]) -> int:
-    count = legal_maps(len(deep), len(shallow), _pins(shallow, pins))
+    count = legal_maps(len(deep), len(shallow), _pins(shallow, pins)) if shallow else 1
     if not count:
         raise ValueError(
             f"{len(shallow)} blocks from {shallow[0].name} on into {len(deep)} from {deep[0].name} on: no map keeps "
@@ -271,7 +271,7 @@ def _picked(
     generator: torch.Generator,
 ) -> list[int]:
     m, n = len(deep), len(shallow)
-    if mapping == "chain" or m == n:
+    if mapping == "chain" or n in (0, m):
         return list(range(n))
     if mapping == "align":
         return align(torch.zeros(m, n) if cost is None else cost, pins)
@@ -289,7 +289,7 @@ def _by_hand(ours: list[list[Block]], theirs: list[list[Block]], mapping: Sequen
     picks, begin, rest = [], 0, list(mapping)
     for a, b in zip(ours, theirs, strict=True):
         mine, rest = [i - begin for i in rest[: len(b)]], rest[len(b) :]
-        if mine != sorted(set(mine)) or mine[0] < 0 or mine[-1] >= len(a):
+        if mine != sorted(set(mine)) or min(mine, default=0) < 0 or max(mine, default=0) >= len(a):
             raise ValueError(
                 f"mapping: {[i + begin for i in mine]} must increase from {begin} to {begin + len(a) - 1} at most, the "
                 f"blocks of the deep network from {a[0].name} on"

@@ -69,8 +69,9 @@ def test_activations_that_differ():
 
 def test_groups_that_differ():
     images = pictures(2, 3, 32, 32)
-    with pytest.raises(ValueError, match=r"5 groups \(1 from conv1.*4 groups \(1 from conv1"):
-        map_layers(plain("resnet34"), plain("resnet8"), images)
+    message = r"5 groups \(1 from conv1.*4 groups \(1 from conv1.* layer4.0, whose shortcut is not bare"
+    with pytest.raises(ValueError, match=message):
+        map_layers(plain("resnet34"), plain("resnet20", shortcut="B"), images)
 
 
 def test_a_group_longer_in_the_shallow_network():
