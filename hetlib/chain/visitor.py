@@ -34,6 +34,7 @@ class Visitor:
         raise NotImplementedError
 
     def visit(self, node: fx.Node) -> Known:
+        """What is known of a node's value; its channels are tied and fixed on the way."""
         if node.op == "placeholder":
             return self.sized(node, Unknown("network input"))
         if node.op == "get_attr":

@@ -168,14 +168,11 @@ def _copy_scales_(balanced: nn.Module, found: CrossMap) -> None:
     """Copy what scales or shifts channels elsewhere than directly behind a layer; it takes equally deep networks."""
     norms = {layer.norm for layer in found.deep.layers}
     given = found.shallow.model.state_dict(keep_vars=True)
-    for owner, key in scaling(found.deep):
+    for owner, key in (each for each in scaling(found.deep) if each[0] not in norms):
         name, module = f"{owner}.{key}".lstrip("."), balanced.get_submodule(owner)
-        if owner in norms:
-            continue
         if name not in given or any(deep != shallow for deep, shallow in found.pairs.items()):
-            what = f"{name} is not directly behind a layer of the deep network"
-            raise ValueError(f"{what}: such networks are fused where both have the same layers, and so the same depth")
-        if any(True for _ in module.children()):
+            raise ValueError(f"{name} is not directly behind a layer: that takes two networks with the same layers")
+        if any(module.children()):
             setattr(module, key, deepcopy(given[name]))
         else:
             _put_(balanced, owner, deepcopy(found.shallow.model.get_submodule(owner)))

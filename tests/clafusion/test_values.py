@@ -195,7 +195,7 @@ def test_norms_elsewhere_take_equal_depth():
 
     deep = network(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
     images = pictures(4, 3, 8, 8)
-    with pytest.raises(ValueError, match=r"4\.weight is not directly behind a layer"):
+    with pytest.raises(ValueError, match=r"4\.weight is not directly behind a layer: that takes"):
         fuse([deep, network()], images)
     perceptrons = [
         nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.PReLU(), *middle, nn.Linear(5, 3))
