@@ -477,8 +477,8 @@ if experiment:
 
 # %% [markdown]
 # **What to notice.** *deep* is the teacher, *shallow* the student. At once (*one-shot*) the fused network is worse
-# than the student. Trained on, it ends on average 4.9 points above *aligned*, which had as much training and the same
-# shape and knows nothing of the teacher; but three seeds disagree, and the interval, ± 8, includes zero. It stays
+# than the student. Trained on, it ends on average 4.8 points above *aligned*, which had as much training and the same
+# shape and knows nothing of the teacher; but three seeds disagree, and the interval, ± 11, includes zero. It stays
 # below the teacher and the ensemble before any further training; its advantage is its size. Distillation, with one
 # alpha and one temperature, gained nothing in so few epochs. What came out on CIFAR-10 is in
 # [papers.md](../papers.md).
