@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
+from hetlib.checks import check_real
 from hetlib.kernels.sinkhorn import Entropic, _check, sinkhorn
 
 
@@ -35,6 +36,7 @@ def sinkhorns(
         As `sinkhorn` does, or if a cost has more than two axes.
     """
     for cost in costs:
+        check_real("the cost", cost)
         if cost.ndim != 2 or not cost.numel():
             raise ValueError(f"a cost of shape {tuple(cost.shape)} is no matrix of n by m units")
         _check(cost.dtype, reg, iterations)

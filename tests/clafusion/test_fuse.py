@@ -297,12 +297,14 @@ def test_weights_and_images_that_are_not_finite(value):
     spoilt[0] = value
     with pytest.raises(ValueError, match=r"the images hold NaN or infinity"):
         fuse(models, spoilt)
-    with pytest.raises(ValueError, match=r"fc1 puts out NaN or infinity"):
+    with pytest.raises(ValueError, match=r"the images hold NaN or infinity"):
         neuron_plans(models[0], models[0], spoilt)
     with torch.no_grad():
         chain(models[1]).layers[1].module.weight[0, 0] = value
     with pytest.raises(ValueError, match=r"fc2.weight of network 2 holds NaN or infinity"):
         fuse(models, images)
+    with pytest.raises(ValueError, match=r"fc2 puts out NaN or infinity"):
+        neuron_plans(models[1], models[1], images)
 
 
 def test_constant_neurons_fuse():

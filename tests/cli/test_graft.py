@@ -96,10 +96,10 @@ def test_rates_and_schedules(hetlib, monkeypatch, options, schedule, rates, mile
     [
         (("--num", "1"), "Invalid value for '--num'"),
         ((), "Missing option '--num'"),
-        (("--num", "2", "--a", "1.5"), "a = 1.5"),
+        (("--num", "2", "--a", "1.5"), "a, the range of coefficients, must be a finite number from 0 to 1, got 1.5"),
         (("--num", "2", "--scion", "extern"), "unknown scion 'extern': did you mean 'external'"),
         (("--num", "2", "--level", "layers"), "unknown level 'layers': did you mean 'layer'"),
-        (("--num", "2", "--every", "0"), "every 0 epochs"),
+        (("--num", "2", "--every", "0"), "every, the epochs from one graft to the next, must be a whole number"),
         (("--num", "2", "--device", "gpu"), "unknown device 'gpu'"),
         (("--num", "2", "--data", "digit"), "unknown data set 'digit': did you mean 'digits'"),
         (("--num", "2", "--data", "digits", "--model", "resnet21"), "unknown model 'resnet21'"),

@@ -330,7 +330,7 @@ def test_stop_keeps_what_there_is_and_run_goes_on(trainer):
 
 
 def test_an_error_while_training_is_red_and_the_controls_come_back(trainer):
-    with pytest.raises(ValueError, match="lr must be positive"):
+    with pytest.raises(ValueError, match="lr must be a finite number above 0"):
         trainer.set(lr=-1.0)
 
     def broken(choice, history):

@@ -412,7 +412,7 @@ def test_fields_that_do_not_go_together_are_refused(fields, error, message):
 
 
 def test_wrong_settings_of_an_objective_are_told_at_once():
-    with pytest.raises(ValueError, match="alpha must be from 0 to 1, got 2"):
+    with pytest.raises(ValueError, match="alpha must be a finite number from 0 to 1, got 2"):
         DistilFrom(plain(1), 2, 2.0)
     with pytest.raises(ValueError, match="unknown mask 'rows'"):
         CrossoverWith(plain(1), mask="rows")
