@@ -164,7 +164,7 @@ def filled(
         As `resize_kernel` and `resize_width`, or if `shuffle` is something else.
     """
     if not isinstance(shuffle, bool):
-        known("shuffle", shuffle, ("True", "False", *SHUFFLES))
+        known("shuffle", shuffle, SHUFFLES)
     size = tuple(out.shape[2:])
     if legacy_random and tuple(weight.shape[2:]) != size:
         torch.randn(*weight.shape[:2], *size, generator=generator)  # drawn there, and not used for padding with zeros

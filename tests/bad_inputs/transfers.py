@@ -7,6 +7,7 @@ from torch import nn
 
 from hetlib import baselines, hmt, tlv
 from hetlib.kernels.fill import Fill
+from hetlib.kernels.resize_by_variance import fill
 from hetlib.transfer import Copy, Cyclic, Overlay, Pair, SameName, Transfer, unpaired
 from tests.bad_inputs.world import COUNTS, NAMES, NETWORKS, NOT_NEGATIVE, SEEDS, SHARES, Case, each, one, w
 
@@ -37,7 +38,8 @@ def of_tlv() -> Iterator[Case]:
     for option in ("standardise", "match", "place", "keep", "drop", "pool", "pad"):
         words = {"standardise": "standardisation", "keep": "choose", "drop": "choose"}.get(option, option)
         yield from each(f"tlv.transfer {option}", words, lambda v, o=option: tlv.transfer(w.b, w.a, **{o: v}), NAMES)
-    yield from each("tlv.transfer shuffle", "shuffle", lambda v: tlv.transfer(w.a, w.b, shuffle=v), NAMES)
+    yield from each("tlv.transfer shuffle", "shuffle", lambda v: tlv.transfer(w.a, w.b, shuffle=v), [*NAMES, "True"])
+    yield from each("fill shuffle", "shuffle", lambda v: fill(WEIGHT, WEIGHT.clone(), shuffle=v), [*NAMES, "True"])
     yield from each("tlv.transfer seed", "seed", lambda v: tlv.transfer(w.a, w.b, seed=v), [*SEEDS, None])
     odd = [w.meta_a, w.lazy, w.deep]
     yield from each("tlv.transfer source", "source", lambda v: tlv.transfer(v, w.b), [*NETWORKS, *odd])
