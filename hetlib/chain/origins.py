@@ -70,7 +70,7 @@ def origins(
     return {node: _value(arrays, flows[node].spread, sizes) for node, arrays in found.items()}
 
 
-def is_shortcut(node: fx.Node, start: str, layers: Container[str]) -> bool:
+def _is_shortcut(node: fx.Node, start: str, layers: Container[str]) -> bool:
     """Whether a branch goes up to the node called `start` without meeting a layer."""
     while node.name != start:
         if (node.op == "call_module" and str(node.target) in layers) or len(node.all_input_nodes) != 1:
@@ -101,7 +101,7 @@ def _carried(
         return _side_by_side([found[operand] for operand in operands])
     start = starts.get(call.node.name)
     if start is not None:
-        above = [source for source in above if not is_shortcut(source, start, layers)] or above[:1]
+        above = [source for source in above if not _is_shortcut(source, start, layers)] or above[:1]
     every = [array for source in above for array in found[source]]
     return tuple({array.tobytes(): array for array in every}.values())
 

@@ -83,6 +83,7 @@ class Transport:
         shapes, names = [tuple(weight.shape) for weight in theirs], [layer.name for layer in target.layers]
         moved = move_weights(ours, shapes, plans, entering, self.input_side, names)
         paired = {pair.target for pair in pairs}
+        held = [dict(net.named_parameters(remove_duplicate=False)) for net in (context.source, context.target)]
         norms = {layer.norm for layer in source.layers}
         for i, (layer, weight) in enumerate(zip(source.layers, moved, strict=True)):
             if layer.name in paired:
@@ -91,19 +92,24 @@ class Transport:
                 keys = per_output(layer.module) | per_output(target.layers[i].module)
                 vectors = [(layer.name, key) for key in keys]
                 vectors += [] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")]
-                yield from _vectors(context, vectors, own, "moved with its layer's outputs")
-        theirs_too = scaling(target)
-        for (owner, key), here in scaling(source).items():
+                yield from _vectors(held, vectors, own, "moved with its layer's outputs")
+        mine, others = scaling(source), scaling(target)
+        for owner, key in mine | others:
             if owner in paired and owner not in norms:
-                came, spread = value_plans(here, theirs_too.get((owner, key)), numbered), here.spread if here else ""
-                yield from _vectors(context, [(owner, key)], came, "moved with the channels that it scales", spread)
+                here, there = mine.get((owner, key)), others.get((owner, key))
+                came, spread = value_plans(here, there, numbered), here.spread if here else ""
+                yield from _vectors(held, [(owner, key)], came, "moved with the channels that it scales", spread)
 
 
 def _vectors(
-    context: Context, names: list[tuple[str, str]], plans: list[Tensor], note: str, spread: str = ""
+    held: list[dict[str, nn.Parameter]],
+    names: list[tuple[str, str]],
+    plans: list[Tensor],
+    note: str,
+    spread: str = "",
 ) -> Iterator[Fill]:
     """Numbers per channel, moved by the mean of some plans; no plan leaves them where they are."""
-    ours, theirs = (dict(net.named_parameters(remove_duplicate=False)) for net in (context.source, context.target))
+    ours, theirs = held
     for owner, key in names:
         name = f"{owner}.{key}".lstrip(".")
         if (name in ours) != (name in theirs):

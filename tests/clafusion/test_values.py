@@ -180,6 +180,18 @@ def test_a_bias_that_one_network_alone_has_is_named():
             transport_neurons(*pair, torch.rand(9, 1, 2, 2))
 
 
+def test_a_scale_that_one_network_alone_has_is_named():
+    def network(affine):
+        return nn.Sequential(
+            *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4, affine=affine)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+        )
+
+    for pair in ((True, False), (False, True)):
+        with pytest.raises(ValueError, match=r"only one of the two networks has 2\.weight"):
+            transport_neurons(*map(network, pair), pictures(9, 3, 6, 6))
+
+
 def test_plans_keep_neurons_in_their_groups():
     a, b, images = net("in groups", 0), net("in groups", 1), pictures(40, 3, 6, 6).double()
     plans = dict(zip([layer.name for layer in eval_chain(a).layers], neuron_plans(a, b, images), strict=False))
