@@ -1,6 +1,7 @@
 """Networks read as ordered chains of layers: their graph, their coupled channels, and what their layers put out."""
 
 from hetlib.chain.channels import Group, Member
+from hetlib.chain.inherited import is_leaf
 from hetlib.chain.layers import Chain, Layer, convolutions, main_path
 from hetlib.chain.origins import Value
 from hetlib.chain.outputs import (
@@ -33,6 +34,7 @@ __all__ = [
     "eval_mode",
     "evaluating",
     "full_precision",
+    "is_leaf",
     "layer_outputs",
     "main_path",
     "neurons",

@@ -70,8 +70,12 @@ class _Rules(Visitor):
                 return rule
         if _BINARY.fullmatch(call.name) or (_CHANNELWISE.fullmatch(call.name) and len(inputs) > 1):
             return self.binary
-        if call.name in JOINS:
+        if call.name in (*JOINS, "stack"):
             return self.joined
+        if call.name == "matmul":
+            return self.weighted
+        if call.name == "conv2d":
+            return self.filtered
         if call.name == "layernorm":
             return self.layer_norm
         if len(inputs) > 1 or isinstance(inputs[0], Held):
@@ -223,18 +227,39 @@ class _Rules(Visitor):
         return True
 
     def joined(self, call: Call, inputs: list[Known]) -> Known:
-        """Concatenation: of channels side by side; along another axis, channel i of all values is one."""
-        joined = moves(call.name)(call, inputs)  # type: ignore[misc]
+        """Concatenation: of channels side by side; along another axis, an old or a new one, channel i of all is one."""
+        new = call.name == "stack"
+        joined = None if new else moves(call.name)(call, inputs)  # type: ignore[misc]
         first, flows = inputs[0], [known for known in inputs if isinstance(known, Flow)]
         if joined is not None or not isinstance(first, Flow) or len(flows) < len(inputs):
             return joined
-        dim = first.from_end(call.given(1, "dim", 0))
         places = {(flow.axis, flow.rank, flow.spread, len(flow.slots)) for flow in flows}
-        if dim in (None, first.axis) or first.spread or len(places) > 1:
+        if first.spread or first.rank is None or len(places) > 1:
+            return None
+        rank = first.rank + new
+        dim = call.given(1, "dim", 0) % rank - rank
+        behind = new and dim > first.axis
+        if not new and dim == first.axis:
             return None
         for flow in flows[1:]:
             self.builder.tie(first.slots, flow.slots)
-        return replace(first, single=False)
+        return replace(first, rank=rank, axis=first.axis - behind, single=False, images=first.images and dim != -rank)
+
+    def weighted(self, call: Call, inputs: list[Known]) -> Known:
+        """A product that adds up places with the weights of one map, as global context does: channels stay apart."""
+        flow, weights = inputs
+        if not (isinstance(flow, Flow) and isinstance(weights, Flow)) or len(weights.slots) > 1 or flow.spread:
+            return None
+        return replace(flow, single=False) if flow.axis == -2 and weights.axis < -2 else None
+
+    def filtered(self, call: Call, inputs: list[Known]) -> Known:
+        """Every map convolved with one and the same filter of the model's, as a blur does."""
+        flow, held = inputs[0], inputs[1] if len(inputs) == 2 else None
+        filters = held.tensor if isinstance(held, Held) else None
+        if filters is None or isinstance(filters, nn.Parameter) or call.given(6, "groups", 1) != len(filters):
+            return None
+        alike = not isinstance(flow, Flow) or len(filters) == len(flow.slots)
+        return self.pixelwise(call, [flow]) if alike and bool((filters == filters[:1]).all()) else None
 
     def padded(self, call: Call, inputs: list[Known]) -> Known:
         """Zeros beside the channels (the shortcut without parameters) are channels that belong to no tensor."""

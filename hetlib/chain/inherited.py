@@ -60,7 +60,7 @@ def _as_inherited(module: Any) -> bool:
     images = torch.randn(shape, generator=generator, dtype=torch.float64)
     groups = getattr(module, "groups", 1)
     mixes = not isinstance(module, NORMS) and (groups == 1 or groups < shape[axis])
-    parts = groups if mixes else 1  # in groups, channels are exchanged within each
+    parts = groups if mixes else getattr(module, "num_groups", 1)  # in groups, channels are exchanged within each
     came = _order(shape[axis], parts, generator)
     try:
         right: Tensor = tried(images)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from hetlib.chain.channels import Group
-from hetlib.chain.flow import Known
+from hetlib.chain.flow import Flow, Known
 from hetlib.chain.follow import coupled_axes
 from hetlib.chain.origins import Value, origins
 from hetlib.chain.residuals import Shortcut
+from hetlib.chain.trace import Call
 
 
 @dataclass(frozen=True)
@@ -156,21 +157,35 @@ class Chain:
         for here in self.nodes[shortcut.end].all_input_nodes:
             names: dict[str, None] = {}
             while here.name != shortcut.start and len(here.all_input_nodes) == 1:
-                names[next(reversed(here.meta.get("nn_module_stack", {})), "")] = None
+                # By value: the keys of modules that are called again have the number of the call behind their name.
+                names[next(reversed(here.meta.get("nn_module_stack", {}).values()), ("",))[0]] = None
                 here = here.all_input_nodes[0]
             if not any([*self.model.get_submodule(name).parameters()] for name in names):
                 return tuple(names)
         return ()
 
+    def joins_channels(self, node: fx.Node) -> bool:
+        """Whether an operation along one axis, such as a softmax, takes more than one channel together."""
+        known = self._followed[1][node.all_input_nodes[0]]
+        if not isinstance(known, Flow):
+            return True
+        dim = known.from_end(Call.of(self.model, node).given(1, "dim", None))
+        return len(known.slots) > 1 and dim in (None, known.axis)
+
     def block_ends(self) -> dict[str, str]:
-        """For every layer that ends a residual block, the node of the graph that adds the shortcut to it."""
-        names = {layer.name for layer in self.layers if layer.kind != "shortcut"}
+        """For every layer that ends a residual block, the node of the graph that adds the shortcut to it.
+
+        Where the shortcut is added to some of a layer's channels alone, the layer ends no block.
+        """
+        counts = {layer.name: len(layer.module.weight) for layer in self.layers if layer.kind != "shortcut"}
         ends: dict[str, str] = {}
         for shortcut in self.shortcuts:
             start = self._origin(self.nodes[shortcut.start])
             operands = self.nodes[shortcut.end].all_input_nodes
-            last = [origin for node in operands if (origin := self._origin(node)) in names]
-            ends |= {name: shortcut.end for name in last if name != start}
+            sum_of = self._followed[1][self.nodes[shortcut.end]]
+            count = sum_of.slots.size if isinstance(sum_of, Flow) else None
+            last = [origin for node in operands if (origin := self._origin(node)) in counts]
+            ends |= {name: shortcut.end for name in last if name != start and count in (None, counts[name])}
         return ends
 
     @cached_property

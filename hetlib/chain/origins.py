@@ -99,6 +99,7 @@ def _carried(
     if call.name in JOINS and made.slots.size > flows[first].slots.size:
         operands: Any = call.given(0, "tensors", ())
         return _side_by_side([found[operand] for operand in operands])
+    above = [source for source in above if flows[source].slots.size == made.slots.size]  # not the weights of places
     start = starts.get(call.node.name)
     if start is not None:
         above = [source for source in above if not _is_shortcut(source, start, layers)] or above[:1]

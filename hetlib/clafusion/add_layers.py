@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetlib.chain import Call, Chain, Layer, evaluating, neurons, set_sizes_
+from hetlib.chain import Call, Chain, Layer, evaluating, is_leaf, neurons, set_sizes_
 from hetlib.clafusion.blocks import Block
 from hetlib.clafusion.mapping import CrossMap, described
 from hetlib.clafusion.values import scaling
@@ -172,10 +172,10 @@ def _copy_scales_(balanced: nn.Module, found: CrossMap) -> None:
         name, module = f"{owner}.{key}".lstrip("."), balanced.get_submodule(owner)
         if name not in given or any(deep != shallow for deep, shallow in found.pairs.items()):
             raise ValueError(f"{name} is not directly behind a layer: that takes two networks with the same layers")
-        if any(module.children()):
-            setattr(module, key, deepcopy(given[name]))
-        else:
+        if is_leaf(module):  # with its statistics
             _put_(balanced, owner, deepcopy(found.shallow.model.get_submodule(owner)))
+        else:
+            setattr(module, key, deepcopy(given[name]))
 
 
 def _check_shortcut(found: Chain, block: Block) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import accumulate, groupby, zip_longest
 
+from torch import Tensor, nn
 from torch.nn.modules import activation
 
 from hetlib.chain import Call, Chain, Layer
@@ -10,7 +11,7 @@ from hetlib.chain.inherited import per_output
 from hetlib.merging.average import check_statistics
 
 POOLS = ("maxpool2d", "avgpool2d", "lppool2d")
-MIXING = ("pixelshuffle", "pixelunshuffle", "softmax")
+MIXING = ("pixelshuffle", "pixelunshuffle")
 ACTIVATIONS = frozenset(name.lower() for name in activation.__all__)
 
 
@@ -28,8 +29,11 @@ class Block:
 
     @property
     def last(self) -> Layer:
-        """The layer whose output stands for the block; `hetlib.chain.layer_outputs` gives a block's sum there."""
-        return [layer for layer in self.layers if layer.kind != "shortcut"][-1]
+        """The layer whose output stands for the block; `hetlib.chain.layer_outputs` gives a block's sum there.
+
+        No shortcut, where there is another: of more than two branches that are added up, one may be a block by itself.
+        """
+        return ([layer for layer in self.layers if layer.kind != "shortcut"] or self.layers)[-1]
 
     @property
     def is_residual(self) -> bool:
@@ -129,7 +133,7 @@ def check_modules(found: Chain) -> None:
     run = [str(node.target) for node in found.graph.nodes if node.op in ("call_module", "get_attr")]
     for name, tensor in (*found.model.named_parameters(), *found.model.named_buffers()):
         runs = any(f"{name}.".startswith(f"{target}.") for target in run)  # what does not, such as a spare head, stays
-        if not runs or tensor.numel() == 1 or name in layers:
+        if not runs or tensor.numel() == 1 or name in layers or _is_one_for_all(tensor):
             continue
         kind = type(found.model.get_submodule(name.rpartition(".")[0])).__name__
         if name not in writes:
@@ -137,12 +141,18 @@ def check_modules(found: Chain) -> None:
         if fixed.get(name) not in (None, "network input", "network output"):
             raise ValueError(f"{name} ({kind}) cannot be moved: {fixed[name]}")
     for node in found.graph.nodes:
-        if Call.of(found.model, node).name in MIXING:
+        name = Call.of(found.model, node).name
+        if name in MIXING or (name == "softmax" and found.joins_channels(node)):
             raise ValueError(f"{node.name} mixes channels ({node.target}): fusion cannot move what it puts out")
     for layer in found.layers[:-1]:
         if why := fixed.get(f"{layer.name}.weight"):
             why = "they meet the network's input, which does not move" if why == "network input" else why
             raise ValueError(f"the channels of {layer.name} cannot be moved: {why}")
+
+
+def _is_one_for_all(tensor: Tensor) -> bool:
+    """Whether a buffer holds the same for every channel, as the filters of a blur do."""
+    return not isinstance(tensor, nn.Parameter) and tensor.ndim > 1 and bool((tensor == tensor[:1]).all())
 
 
 def _between(found: Chain) -> list[str]:
