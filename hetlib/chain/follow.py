@@ -1,9 +1,10 @@
 """Following channels through a traced network, operation by operation, to find which axes carry the same channels.
 
 What is understood: convolutions (plain, grouped, depthwise), Linear, batch, instance, layer and one-group norms,
-whatever acts on each channel alone, sums, products, concatenation, splitting, slicing, zero channels, means, flattening
-and other moves of axes (`hetlib.chain.flow`). Anything else (gathers, attention) fixes the channels that enter
-it, and says so; so does what depends on shapes, as channel shuffles do, unless an example gave them.
+whatever acts on each channel alone, one filter for all maps, sums, products, concatenation, stacking, splitting,
+slicing, zero channels, means, flattening and other moves of axes (`hetlib.chain.flow`). Anything else (gathers,
+attention) fixes the channels that enter it, and says so; so does what depends on shapes, as channel shuffles do, unless
+an example gave them.
 """
 
 import re
@@ -79,7 +80,7 @@ class _Rules(Visitor):
         if call.name == "layernorm":
             return self.layer_norm
         if len(inputs) > 1 or isinstance(inputs[0], Held):
-            return None
+            return self.laid_out if call.name in ("view", "reshape") else None
         if _CHANNELWISE.fullmatch(call.name):
             return self.channelwise
         if _PIXELWISE.fullmatch(call.name):
@@ -225,6 +226,15 @@ class _Rules(Visitor):
             return False
         self.builder.tie(flow.slots, self.axis(tensor, 0))
         return True
+
+    def laid_out(self, call: Call, inputs: list[Known]) -> Known:
+        """A vector of the model's along one axis among others of length 1, as a layer scale beside maps."""
+        held, shape = inputs[0], getattr(call.node.meta.get("value"), "shape", ())
+        tensor = held.tensor if isinstance(held, Held) else None
+        if tensor is None or tensor.ndim != 1 or tensor.numel() == 1 or tensor.numel() not in shape:
+            return None
+        slots = self.axis(tensor, 0)
+        return Flow(slots, shape.index(len(tensor)) - len(shape), len(shape), single=True, images=False)
 
     def joined(self, call: Call, inputs: list[Known]) -> Known:
         """Concatenation: of channels side by side; along another axis, an old or a new one, channel i of all is one."""

@@ -23,8 +23,8 @@ def torch_class(module: nn.Module) -> type:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether a module's class brings a forward that is not torch's."""
-    forward: Any = type(module).forward
+    """Whether a module, or its class, brings a forward that is not torch's."""
+    forward: Any = vars(module).get("forward", type(module).forward)
     return not forward.__module__.startswith(("torch.nn", "torch.ao.nn"))
 
 

@@ -105,7 +105,7 @@ class _Tracer(fx.Tracer):
             raise
 
     def _value(self, node: fx.Node) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
+        args, kwargs = fx.map_arg((node.args, node.kwargs), _shapes_alone if self._meets(node) else _value_of)
         if node.op == "placeholder":
             return next(iter(args), self.example)
         if node.op == "get_attr":
@@ -120,6 +120,21 @@ class _Tracer(fx.Tracer):
             return functional_call(module, state, args, kwargs)
         target: Any = getattr(type(args[0]), str(node.target)) if node.op == "call_method" else node.target
         return target(*args, **kwargs)
+
+    def _meets(self, node: fx.Node) -> bool:
+        """Whether what a node takes in meets tensors that have a shape alone."""
+        taken = map(_value_of, node.all_input_nodes)
+        return node.op == "call_module" or any(isinstance(value, Tensor) and value.is_meta for value in taken)
+
+
+def _value_of(node: fx.Node) -> Any:
+    return node.meta["value"]
+
+
+def _shapes_alone(node: fx.Node) -> Any:
+    """The value of a node; of a tensor that the network made itself, from sizes, its shape alone."""
+    value = _value_of(node)
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 @torch.no_grad()

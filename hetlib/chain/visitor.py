@@ -44,8 +44,10 @@ class Visitor:
         call = Call.of(self.model, node)
         inputs = [self.flows[source] for source in node.all_input_nodes]
         no_tensor = call.name in ("size", "dim") or (call.name == "getattr" and node.args[1] in _NO_TENSOR)
-        if no_tensor or all(known is None for known in inputs):
+        if no_tensor:
             return None
+        if all(known is None for known in inputs):
+            return self.sized(node, Unknown(f"{node.name} is made from sizes alone")) if _gives_tensor(node) else None
         rule = self.rule(call, [known for known in inputs if known is not None])
         known = rule(call, inputs) if rule else None
         return self.sized(node, self.stop(node, f"{node.name} is not followed") if known is None else known)
@@ -106,3 +108,10 @@ class Visitor:
         else:
             self.builder.pin(slots, known.why if isinstance(known, Unknown) else why)
             self.pin(known, why)
+
+
+def _gives_tensor(node: fx.Node) -> bool:
+    """Whether an operation on numbers gives a tensor, as one that makes codes for places does."""
+    if "value" in node.meta:
+        return isinstance(node.meta["value"], Tensor)
+    return node.op == "call_module" or (getattr(node.target, "__module__", None) or "").startswith("torch")

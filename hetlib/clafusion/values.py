@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from hetlib.chain import Call, Chain, Value
 
@@ -48,10 +48,19 @@ def scaling(found: Chain) -> dict[tuple[str, str], Value | None]:
         if node.op == "get_attr":
             owner, _, key = str(node.target).rpartition(".")
             if key in found.model.get_submodule(owner)._parameters:
-                acts[owner, key] = next(filter(None, map(found.values.get, node.users)), None)
+                acts[owner, key] = _met(found, node)
         elif module is not None and str(node.target) not in layers:
             acts |= {(str(node.target), key): found.values.get(node) for key, _ in module.named_parameters()}
     return acts
+
+
+def _met(found: Chain, node: fx.Node) -> Value | None:
+    """The first value that a tensor of the model meets, itself or laid out otherwise before."""
+    for user in node.users:
+        alone = len(user.all_input_nodes) == 1
+        if value := found.values.get(user) or (_met(found, user) if alone else None):
+            return value
+    return None
 
 
 def _plan(here: np.ndarray, there: np.ndarray, plans: Mapping[int, Tensor]) -> Tensor:

@@ -231,6 +231,20 @@ def test_one_number_of_the_network_moves_nothing():
     assert "conv.weight" in free_members(model, torch.randn(6, 3, 4, 4, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("made", [torch.zeros, torch.ones], ids=["zeros", "ones"])
+@pytest.mark.parametrize("given", [True, False], ids=["with an example", "without"])
+def test_codes_of_places_that_are_made_from_sizes_have_channels_of_their_own(made, given):
+    def rule(m, x):
+        h = m.conv(x)
+        codes = made((h.size(0), 2, h.size(2), h.size(3)), dtype=torch.float64)
+        return m.fc((h + m.codes(codes)).relu().mean((2, 3)))
+
+    model = Net(rule, conv=conv(3, 4), codes=conv(2, 4), fc=nn.Linear(4, 3))
+    images = torch.randn(6, 3, 4, 4, dtype=torch.float64)
+    group = next(g for g in assert_groups_are_free(model, images, images if given else None) if len(g.reads) == 1)
+    assert {"conv.weight", "codes.weight"} <= {member.name for member in group.writes}
+
+
 def test_the_size_of_another_axis_counts_no_images():
     def rule(m, x):
         means = m.conv(x).mean((2, 3))
