@@ -244,23 +244,29 @@ class _Rules(Visitor):
         if joined is not None or not isinstance(first, Flow) or len(flows) < len(inputs):
             return joined
         places = {(flow.axis, flow.rank, flow.spread, len(flow.slots)) for flow in flows}
-        if first.spread or first.rank is None or len(places) > 1:
-            return None
-        rank = first.rank + new
-        dim = call.given(1, "dim", 0) % rank - rank
-        behind = new and dim > first.axis
-        if not new and dim == first.axis:
+        dim = call.given(1, "dim", 0)
+        if (
+            first.spread
+            or len(places) > 1
+            or (first.rank is None if new else first.from_end(dim) in (None, first.axis))
+        ):
             return None
         for flow in flows[1:]:
             self.builder.tie(first.slots, flow.slots)
-        return replace(first, rank=rank, axis=first.axis - behind, single=False, images=first.images and dim != -rank)
+        if not new:
+            return replace(first, single=False)
+        rank = first.rank + 1  # type: ignore[operator]
+        behind = dim % rank > rank - 1 + first.axis  # the new axis, behind that of the channels
+        images = first.images and dim % rank > 0
+        return replace(first, rank=rank, axis=first.axis - behind, single=False, images=images)
 
     def weighted(self, call: Call, inputs: list[Known]) -> Known:
         """A product that adds up places with the weights of one map, as global context does: channels stay apart."""
-        flow, weights = inputs
-        if not (isinstance(flow, Flow) and isinstance(weights, Flow)) or len(weights.slots) > 1 or flow.spread:
+        flow, weights = (*inputs, None)[:2]
+        if not (isinstance(flow, Flow) and isinstance(weights, Flow)) or flow.spread or flow.rank != weights.rank:
             return None
-        return replace(flow, single=False) if flow.axis == -2 and weights.axis < -2 else None
+        apart = flow.axis == -2 and weights.axis < -2 and len(weights.slots) == 1
+        return replace(flow, single=False) if apart else None
 
     def filtered(self, call: Call, inputs: list[Known]) -> Known:
         """Every map convolved with one and the same filter of the model's, as a blur does."""

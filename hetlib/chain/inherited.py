@@ -25,7 +25,7 @@ def torch_class(module: nn.Module) -> type:
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a module, or its class, brings a forward that is not torch's."""
     forward: Any = vars(module).get("forward", type(module).forward)
-    return not forward.__module__.startswith(("torch.nn", "torch.ao.nn"))
+    return not (getattr(forward, "__module__", None) or "").startswith(("torch.nn", "torch.ao.nn"))
 
 
 def is_leaf(module: nn.Module) -> bool:

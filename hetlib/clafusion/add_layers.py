@@ -172,7 +172,7 @@ def _copy_scales_(balanced: nn.Module, found: CrossMap) -> None:
         name, module = f"{owner}.{key}".lstrip("."), balanced.get_submodule(owner)
         if name not in given or any(deep != shallow for deep, shallow in found.pairs.items()):
             raise ValueError(f"{name} is not directly behind a layer: that takes two networks with the same layers")
-        if is_leaf(module):  # with its statistics
+        if is_leaf(module) or not any(module.children()):  # with its statistics
             _put_(balanced, owner, deepcopy(found.shallow.model.get_submodule(owner)))
         else:
             setattr(module, key, deepcopy(given[name]))

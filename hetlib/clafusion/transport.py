@@ -117,8 +117,9 @@ def _vectors(
         if name in ours:
             vector = ours[name].detach()
             if plans and vector.numel() > 1:
-                vector = torch.stack([_moved(vector.flatten(), plan, spread) for plan in plans]).mean(0)
-            yield Fill(owner, theirs[name], vector.view(theirs[name].shape), note=note, source=owner)
+                moved = torch.stack([_moved(vector.flatten(), plan, spread) for plan in plans]).mean(0)
+                vector = moved.view(-1, *vector.shape[1:])  # a gain may have axes of length 1 besides
+            yield Fill(owner, theirs[name], vector, note=note, source=owner)
 
 
 def _moved(vector: Tensor, plan: Tensor, spread: str) -> Tensor:

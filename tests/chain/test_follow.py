@@ -49,6 +49,14 @@ OPERATIONS = {
     "softmax in a table": lambda s: table(s, lambda x: x.softmax(2)),
     "mean in a table": lambda s: table(s, lambda x: x - x.mean(1, keepdim=True)),
     "turned in a table": lambda s: table(s, lambda x: x.permute(0, 2, *range(3, len(s) + 1), 1)),
+    "stack ahead": lambda s: lambda x: torch.stack([x.relu(), x.tanh()], 1).amax(1),
+    "stack behind": lambda s: lambda x: torch.stack([x.relu(), x.tanh()], 2).amax(2),
+    "stack last": lambda s: lambda x: torch.stack([x.relu(), x.tanh()], -1).amax(-1),
+    "scale laid out": lambda s: Laid(s[1], (1, -1, *[1] * (len(s) - 2))),
+    "scale on the last": lambda s: Laid(s[-1], (*[1] * (len(s) - 1), -1)),
+    "blur": lambda s: Blur(s[1]) if len(s) == 4 else None,
+    "places weighed": lambda s: Context(s[1]) if len(s) == 4 else None,
+    "codes of places": lambda s: Codes(s),
     "unsqueeze": lambda s: lambda x: x.unsqueeze(-1),
     "pad": lambda s: lambda x: F.pad(x, (1, 0)),
 }
@@ -68,6 +76,51 @@ class Normalised(nn.Module):
 
     def forward(self, x):
         return F.layer_norm(x, self.size, self.weight)
+
+
+class Laid(nn.Module):
+    """A scale laid along one axis before it meets the data."""
+
+    def __init__(self, size, shape):
+        super().__init__()
+        self.scale, self.shape = nn.Parameter(torch.ones(size)), shape
+
+    def forward(self, x):
+        return self.scale.view(self.shape) * x
+
+
+class Blur(nn.Module):
+    """One filter, which the module holds, for every map."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("filters", torch.ones(size, 1, 3, 3) / 9, persistent=False)
+
+    def forward(self, x):
+        return F.conv2d(x, self.filters, padding=1, groups=len(self.filters))
+
+
+class Context(nn.Module):
+    """A sum over all places, by weights that a map of one channel says."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weigh = nn.Conv2d(size, 1, 1)
+
+    def forward(self, x):
+        weights = self.weigh(x).flatten(2).softmax(-1).transpose(1, 2).unsqueeze(1)
+        return x + (x.flatten(2).unsqueeze(1) @ weights).reshape(x.shape[0], x.shape[1], 1, 1)
+
+
+class Codes(nn.Module):
+    """Something added that depends on the sizes of the data alone, and on weights."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.linear, self.between = nn.Linear(2, size[-1]), [1] * (len(size) - 2)
+
+    def forward(self, x):
+        return x + self.linear(torch.ones((x.size(0), *self.between, 2), dtype=self.linear.weight.dtype))
 
 
 def table(size, step):

@@ -200,9 +200,17 @@ NETS = {
         6,
         {"d": conv(), "e": lambda w: nn.Conv2d(w, w, 1)},
     ),
+    "a module called again": (
+        lambda m, a, b: (lambda h: m.d(h) + m.r(h))(m.r(a) + b),
+        6,
+        {"d": conv(), "r": lambda w: nn.ReLU()},
+    ),
     "a sum with some": (some_added, 12, {"d": conv(1, 2)}),
     "padded": (lambda m, a, b: F.pad(torch.cat([a, b], 1), (0, 0, 0, 0, 2, 1)), 15, {}),
 }
+
+
+SHORTCUTS = ("a sum with a part", "a sum with some", "a module called again", "three branches")
 
 
 def net(kind, seed, width=6):
@@ -215,7 +223,7 @@ def net(kind, seed, width=6):
 @pytest.mark.parametrize("options", [{}, {"tie": True}, {"by": "weights"}, {"last": True}], ids=str)
 @pytest.mark.parametrize("kind", NETS)
 def test_a_moved_network_computes_what_it_did(kind, options):
-    if kind in ("a sum with a part", "a sum with some", "three branches") and "tie" not in options:
+    if kind in SHORTCUTS and "tie" not in options:
         pytest.skip("a shortcut, at which untied neurons may meet others")
     a, b, images = net(kind, 0), net(kind, 1), pictures(40, 3, 6, 6).double()
     wanted = copy.deepcopy(a)
