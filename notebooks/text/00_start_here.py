@@ -93,9 +93,9 @@ for ax, model, name, colour in zip(
     ax.grid(visible=False)
 
 # %% [markdown]
-# **What to notice.** The two networks differ in length and in almost every width. Even bars of equal length do not
-# fit: the second convolutions both have 64 outputs, but 32 inputs here and 64 there. "Which layer goes where, and how
-# do I make it fit?" has no obvious answer. It is the question that all five papers answer.
+# **What to notice.** The two networks differ in length, and in three of the first seven widths. Even bars of equal
+# length do not fit: the second convolutions both have 64 outputs, but 32 inputs here and 64 there. "Which layer goes
+# where, and how do I make it fit?" has no obvious answer. It is the question that all five papers answer.
 
 # %% [markdown]
 # ## Five papers, one mechanism
@@ -462,9 +462,12 @@ lab.check("wrap", wrap)
 # <details><summary>Suppose a table shows 25 ± 4 % for one start and 18 ± 4 % for another, three seeds each. Which is
 # better?</summary>
 #
-# The intervals overlap, so these two cells do not decide it. If both starts were trained on the same seeds, look at
-# the difference seed by seed: it may be far steadier than either column. Otherwise, run more seeds. "No difference
-# shown" is an honest verdict, and it is not the same as "no difference".
+# The first one, although the intervals overlap. Three seeds and an interval of ± 4 mean a standard error of 0.93 (4 is
+# 4.30 times that, Student's t for two degrees of freedom). The difference of the two means is 7, and its standard error
+# 0.93 times the square root of 2, which is 1.31. With four degrees of freedom its interval is 2.78 times that: 7 ± 3.7,
+# which leaves out 0. Intervals that overlap decide nothing, in either direction; the interval of the difference does.
+# If both starts were trained on the same seeds, take the differences seed by seed: they may be far steadier still. And
+# where 0 is inside, "no difference shown" is an honest verdict; it is not the same as "no difference".
 # </details>
 
 # %%
