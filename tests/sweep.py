@@ -41,7 +41,7 @@ TIMM = (
     "cs3darknet_s",
 )  # fmt: skip
 NAMES = (*TORCHVISION, *(f"timm/{name}" for name in TIMM))
-SIZES = {"inception_v3": 299, "maxvit_t": 224, "vit_b_16": 224}
+SIZES = {"inception_v3": 299, "timm/inception_v4": 96, "maxvit_t": 224, "vit_b_16": 224}
 TABLE = Path(__file__).parents[1] / "docs" / "networks.md"
 HEAD = """# Which network can do what
 
