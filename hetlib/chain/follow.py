@@ -203,7 +203,9 @@ class _Rules(Visitor):
     def binary(self, call: Call, inputs: list[Known]) -> Known:
         """A sum, product or the like: channel i meets channel i, which makes the two one. Numbers are passed over."""
         values = [known for known in inputs if known is not None]
-        first: Any = next((known for known in values if isinstance(known, Flow)), None)
+        flows = [known for known in values if isinstance(known, Flow)]
+        # Of values rather than of scales that meet them: what comes of it has the value's channels.
+        first: Any = next((flow for flow in flows if flow.images), flows[0] if flows else None)
         others = [known for known in values if not (isinstance(known, Held) and self.meets(known.tensor, first))]
         for known in others:
             if not isinstance(known, Flow):
@@ -262,7 +264,8 @@ class _Rules(Visitor):
 
     def weighted(self, call: Call, inputs: list[Known]) -> Known:
         """A product that adds up places with the weights of one map, as global context does: channels stay apart."""
-        flow, weights = (*inputs, None)[:2]
+        known_of = dict(zip(call.node.all_input_nodes, inputs, strict=True))
+        flow, weights = (known_of.get(call.given(place, key, None)) for place, key in enumerate(("input", "other")))
         if not (isinstance(flow, Flow) and isinstance(weights, Flow)) or flow.spread or flow.rank != weights.rank:
             return None
         apart = flow.axis == -2 and weights.axis < -2 and len(weights.slots) == 1
@@ -272,7 +275,9 @@ class _Rules(Visitor):
         """Every map convolved with one and the same filter of the model's, as a blur does."""
         flow, held = inputs[0], inputs[1] if len(inputs) == 2 else None
         filters = held.tensor if isinstance(held, Held) else None
-        if filters is None or isinstance(filters, nn.Parameter) or call.given(6, "groups", 1) != len(filters):
+        if filters is None or filters.is_meta or isinstance(filters, nn.Parameter):
+            return None
+        if call.given(6, "groups", 1) != len(filters):
             return None
         alike = not isinstance(flow, Flow) or len(filters) == len(flow.slots)
         return self.pixelwise(call, [flow]) if alike and bool((filters == filters[:1]).all()) else None

@@ -24,8 +24,19 @@ def torch_class(module: nn.Module) -> type:
 
 def has_own_forward(module: nn.Module) -> bool:
     """Whether a module, or its class, brings a forward that is not torch's."""
-    forward: Any = vars(module).get("forward", type(module).forward)
-    return not (getattr(forward, "__module__", None) or "").startswith(("torch.nn", "torch.ao.nn"))
+    if replaced_forward(module):
+        return True
+    forward: Any = type(module).forward
+    return not forward.__module__.startswith(("torch.nn", "torch.ao.nn"))
+
+
+def replaced_forward(module: nn.Module) -> bool:
+    """Whether a module itself holds a forward, in place of its class's."""
+    own: Any = vars(module).get("forward")
+    return own is not None and (getattr(own, "__func__", None), getattr(own, "__self__", None)) != (
+        type(module).forward,
+        module,
+    )
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -60,12 +71,15 @@ def _as_inherited(module: Any) -> bool:
     images = torch.randn(shape, generator=generator, dtype=torch.float64)
     groups = getattr(module, "groups", 1)
     mixes = not isinstance(module, NORMS) and (groups == 1 or groups < shape[axis])
-    parts = groups if mixes else getattr(module, "num_groups", 1)  # in groups, channels are exchanged within each
-    came = _order(shape[axis], parts, generator)
+    own_groups = getattr(module, "num_groups", 1)
+    # In groups, channels are exchanged within each; of a norm that takes each channel alone, among all.
+    parts = groups if mixes else own_groups if own_groups < shape[axis] else 1
+    came = _order(torch.arange(shape[axis]), parts, generator)
     try:
         right: Tensor = tried(images)
         outputs = len(tried.weight) if mixes else right.shape[axis] // len(came) * len(came)
-        went = _order(outputs, parts, generator) if mixes else _each(came, outputs // len(came))
+        before = came if outputs == len(came) else torch.arange(outputs)
+        went = _order(before, parts, generator) if mixes else _each(came, outputs // len(came))
         own = {"weight": getattr(tried, "weight", None), **per_output(tried)}
         for name, tensor in own.items():
             if tensor is not None:
@@ -94,10 +108,13 @@ def _trial_shape(module: Any) -> tuple[tuple[int, ...], int]:
     return (2, module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features, *[3] * pixels), 1
 
 
-def _order(count: int, parts: int, generator: torch.Generator) -> Tensor:
-    """A random order of channels that stay within as many equal parts."""
-    each = count // parts
-    return torch.cat([torch.randperm(each, generator=generator) + each * part for part in range(parts)])
+def _order(unlike: Tensor, parts: int, generator: torch.Generator) -> Tensor:
+    """A random order of channels that stay within as many equal parts, in no part the given one."""
+    orders = []
+    for old in unlike.chunk(parts):
+        new = old.sort().values[torch.randperm(len(old), generator=generator)]
+        orders.append(new.roll(1) if torch.equal(new, old) else new)
+    return torch.cat(orders)
 
 
 def _each(order: Tensor, times: int) -> Tensor:

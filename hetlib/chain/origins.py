@@ -98,7 +98,8 @@ def _carried(
         return _taken(found[first], flows[first].slots, made.slots)
     if call.name in JOINS and made.slots.size > flows[first].slots.size:
         operands: Any = call.given(0, "tensors", ())
-        return _side_by_side([found[operand] for operand in operands])
+        none = {operand: (np.full((2, flows[operand].slots.size), -1),) for operand in operands}
+        return _side_by_side([found.get(operand, none[operand]) for operand in operands])
     above = [source for source in above if flows[source].slots.size == made.slots.size]  # not the weights of places
     start = starts.get(call.node.name)
     if start is not None:

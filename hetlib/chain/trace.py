@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
 from torch.optim.swa_utils import AveragedModel
 
-from hetlib.chain.inherited import is_leaf, torch_class
+from hetlib.chain.inherited import is_leaf, replaced_forward, torch_class
 
 IMAGES = 2
 """In a trace, because a batch norm in train mode refuses a single value per channel."""
@@ -172,6 +172,11 @@ def _check_plain(model: nn.Module) -> None:
         if inner:
             path = ".".join(part for part in ("model", name, inner) if part)
             raise ValueError(f"{name or 'the network'} is wrapped in {type(module).__name__}: pass {path}")
+        if not name and replaced_forward(module):
+            raise ValueError(
+                f"the forward of {type(module).__name__} was replaced after it was made, which a trace does not see: "
+                "pass torch.nn.Sequential(model)"
+            )
         if any(isinstance(tensor, UninitializedParameter) for tensor in module.parameters(recurse=False)):
             raise ValueError(f"{name or 'the network'} ({type(module).__name__}) has no weights yet: run it once")
 

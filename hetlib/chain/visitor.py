@@ -10,6 +10,8 @@ from hetlib.chain.channels import GroupBuilder, Slots
 from hetlib.chain.flow import Flow, Held, Known, Unknown
 from hetlib.chain.trace import Call
 
+_NUMBERS = ("_operator", "builtins", "math")
+"""Modules whose functions of numbers give numbers."""
 _NO_TENSOR = ("shape", "dtype", "device", "ndim")
 
 
@@ -114,4 +116,6 @@ def _gives_tensor(node: fx.Node) -> bool:
     """Whether an operation on numbers gives a tensor, as one that makes codes for places does."""
     if "value" in node.meta:
         return isinstance(node.meta["value"], Tensor)
-    return node.op == "call_module" or (getattr(node.target, "__module__", None) or "").startswith("torch")
+    return node.op == "call_module" or (
+        node.op == "call_function" and getattr(node.target, "__module__", None) not in _NUMBERS
+    )

@@ -8,6 +8,7 @@ from torch.nn.modules import activation
 
 from hetlib.chain import Call, Chain, Layer
 from hetlib.chain.inherited import per_output
+from hetlib.clafusion.values import scaling
 from hetlib.merging.average import check_statistics
 
 POOLS = ("maxpool2d", "avgpool2d", "lppool2d")
@@ -140,6 +141,10 @@ def check_modules(found: Chain) -> None:
             raise ValueError(f"{name} belongs to a {kind}, which is neither a layer nor has a number for each channel")
         if fixed.get(name) not in (None, "network input", "network output"):
             raise ValueError(f"{name} ({kind}) cannot be moved: {fixed[name]}")
+    for (owner, key), value in scaling(found).items():
+        name = f"{owner}.{key}".lstrip(".")
+        if value is None and name in writes and name not in fixed and len(found.model.get_parameter(name)) > 1:
+            raise ValueError(f"{name} meets no value with as many channels directly: fusion cannot move it")
     for node in found.graph.nodes:
         name = Call.of(found.model, node).name
         if name in MIXING or (name == "softmax" and found.joins_channels(node)):
@@ -152,7 +157,9 @@ def check_modules(found: Chain) -> None:
 
 def _is_one_for_all(tensor: Tensor) -> bool:
     """Whether a buffer holds the same for every channel, as the filters of a blur do."""
-    return not isinstance(tensor, nn.Parameter) and tensor.ndim > 1 and bool((tensor == tensor[:1]).all())
+    if isinstance(tensor, nn.Parameter) or tensor.ndim < 2 or tensor.is_meta:
+        return False
+    return bool((tensor == tensor[:1]).all())
 
 
 def _between(found: Chain) -> list[str]:

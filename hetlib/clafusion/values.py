@@ -47,18 +47,24 @@ def scaling(found: Chain) -> dict[tuple[str, str], Value | None]:
         module = Call.of(found.model, node).module
         if node.op == "get_attr":
             owner, _, key = str(node.target).rpartition(".")
-            if key in found.model.get_submodule(owner)._parameters:
-                acts[owner, key] = _met(found, node)
+            tensor = found.model.get_submodule(owner)._parameters.get(key)
+            if tensor is not None:
+                acts[owner, key] = _met(found, node, tensor.numel())
         elif module is not None and str(node.target) not in layers:
             acts |= {(str(node.target), key): found.values.get(node) for key, _ in module.named_parameters()}
     return acts
 
 
-def _met(found: Chain, node: fx.Node) -> Value | None:
-    """The first value that a tensor of the model meets, itself or laid out otherwise before."""
+def _met(found: Chain, node: fx.Node, count: int) -> Value | None:
+    """The first value that a tensor of so many numbers meets channel by channel, itself or laid out before."""
     for user in node.users:
-        alone = len(user.all_input_nodes) == 1
-        if value := found.values.get(user) or (_met(found, user) if alone else None):
+        if user.op == "call_module":
+            continue
+        value = found.values.get(user)
+        if value is None and len(user.all_input_nodes) == 1:
+            value = _met(found, user, count)
+        channels = value.origins[0].shape[1] if value is not None else 0
+        if count == channels or (value is not None and value.spread and count % channels == 0):
             return value
     return None
 

@@ -298,6 +298,47 @@ def test_codes_of_places_that_are_made_from_sizes_have_channels_of_their_own(mad
     assert {"conv.weight", "codes.weight"} <= {member.name for member in group.writes}
 
 
+class Mixing(nn.GroupNorm):
+    """A norm whose forward sees channels in their order besides."""
+
+    def forward(self, x):
+        return super().forward(x) + x.cumsum(1)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_norms_that_see_the_order_of_channels_fix_it(groups):
+    model = Net(lambda m, x: m.fc(m.n(m.a(x)).mean((2, 3))), a=conv(3, 4), n=Mixing(groups, 4), fc=nn.Linear(4, 3))
+    assert "a.weight" not in free_members(model, images := torch.randn(6, 3, 4, 4, dtype=torch.float64), images)
+
+
+def test_a_product_with_its_operands_by_name_is_read_by_name():
+    def rule(m, x):
+        square = m.one(x).flatten(2).reshape(x.size(0), 1, 4, 4)
+        return m.fc(torch.matmul(other=m.a(x).flatten(2).unsqueeze(1)[..., :4, :], input=square).mean((1, 3)))
+
+    model = Net(rule, a=conv(3, 4), one=conv(3, 1), fc=nn.Linear(4, 3))
+    assert "a.weight" not in free_members(model, images := torch.randn(6, 3, 4, 4, dtype=torch.float64), images)
+
+
+@pytest.mark.parametrize(
+    "forward", [nn.ChannelShuffle(2).forward, nn.LocalResponseNorm(3).forward, nn.Identity().forward]
+)
+def test_a_forward_put_in_place_of_another_is_read(forward):
+    model = Net(lambda m, x: m.fc(m.c(m.a(x)).mean((2, 3))), a=conv(3, 4), c=conv(4, 4), fc=nn.Linear(4, 3))
+    model.c.forward = forward
+    names = free_members(model, images := torch.randn(6, 3, 4, 4, dtype=torch.float64), images)
+    assert ("a.weight" in names) == (not isinstance(forward.__self__, nn.LocalResponseNorm))
+    model.forward = nn.Identity().forward
+    with pytest.raises(ValueError, match="the forward of Net was replaced"):
+        chain(model)
+
+
+def test_a_blur_without_values_is_fixed():
+    with torch.device("meta"):
+        model = Net(lambda m, x: m.fc(m.f(m.a(x)).mean((2, 3))), a=conv(3, 4), f=Blur(4), fc=nn.Linear(4, 3))
+    assert all(group.fixed for group in chain(model, torch.randn(6, 3, 4, 4)).axes)
+
+
 def test_the_size_of_another_axis_counts_no_images():
     def rule(m, x):
         means = m.conv(x).mean((2, 3))

@@ -49,14 +49,15 @@ class Turned(nn.Module):
 
 
 class Laid(nn.Module):
-    """A layer scale that is laid along the channels of maps before it meets them."""
+    """A layer scale that is laid along the channels of maps before it meets them, on their left or their right."""
 
-    def __init__(self, width):
+    def __init__(self, width, first=False):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
+        self.scale, self.first = nn.Parameter(torch.ones(width)), first
 
     def forward(self, x):
-        return x * self.scale.reshape(1, -1, 1, 1)
+        scale = self.scale.reshape(1, -1, 1, 1)
+        return scale * x if self.first else x * scale
 
 
 class NormAct(nn.BatchNorm2d):
@@ -188,6 +189,7 @@ NETS = {
     "scales": (lambda m, a, b: m.s(a - b), 6, {"s": Scaled}),
     "crossed": (lambda m, a, b: torch.cat([a, b], 1) * torch.cat([b, a], 1), 12, {}),
     "scales on maps": (lambda m, a, b: m.s(torch.cat([a, b], 1)), 12, {"s": lambda w: Laid(2 * w)}),
+    "scales before maps": (lambda m, a, b: m.s(torch.cat([a, b], 1)), 12, {"s": lambda w: Laid(2 * w, first=True)}),
     "a norm that activates": (lambda m, a, b: m.n(torch.cat([a, b], 1)), 12, {"n": lambda w: NormAct(2 * w)}),
     "a norm in groups that activates": (lambda m, a, b: m.n(a - b), 6, {"n": GroupNormAct}),
     "blurred": (lambda m, a, b: m.f(a - b), 6, {"f": Blur}),
@@ -256,6 +258,38 @@ def test_networks_of_other_widths_move_too(kind):
         moved = transport_neurons(*pair, images)
         assert [p.shape for p in moved.parameters()] == [p.shape for p in pair[1].parameters()]
         assert moved(images).isfinite().all()
+
+
+def laid(vector):
+    return vector.view(1, -1, 1, 1)
+
+
+UNMET = {
+    "two scales multiplied": (lambda m, h: h * (laid(m.g) * laid(m.h)), 6),
+    "two scales side by side": (lambda m, h: h * torch.cat([laid(m.g), laid(m.h)], 1), 3),
+    "the mean of two scales": (lambda m, h: h * torch.stack([laid(m.g), laid(m.h)]).mean(0), 6),
+    "half of a scale": (lambda m, h: h * laid(m.g).chunk(2, 1)[1] * m.h.sum(), 12),
+    "a scale by a layer": (lambda m, h: h * laid(m.c(m.g.view(1, -1)).sigmoid().flatten()) * m.h.sum(), 6),
+}
+
+
+@pytest.mark.parametrize("kind", UNMET)
+def test_vectors_that_meet_no_channels_themselves_are_named(kind):
+    """Their channels may be free, but which plan they follow is not known."""
+    rule, count = UNMET[kind]
+
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6, 6), nn.Linear(6, 4)
+            self.g, self.h = nn.Parameter(torch.ones(count)), nn.Parameter(torch.ones(count))
+
+        def forward(self, x):
+            return self.fc(self.b(rule(self, self.a(x))).relu().mean((2, 3)))
+
+    nets = [redraw(Scales().double(), torch.Generator().manual_seed(seed)).eval() for seed in (0, 1)]
+    with pytest.raises(ValueError, match=r"^[gh]( \(Scales\))? (meets no value|cannot be moved)"):
+        fuse(nets, pictures(9, 3, 8, 8).double())
 
 
 @pytest.mark.parametrize("last", [False, True])
