@@ -275,7 +275,7 @@ class _Rules(Visitor):
         """Every map convolved with one and the same filter of the model's, as a blur does."""
         flow, held = inputs[0], inputs[1] if len(inputs) == 2 else None
         filters = held.tensor if isinstance(held, Held) else None
-        if filters is None or filters.is_meta or isinstance(filters, nn.Parameter):
+        if filters is None or filters.is_meta or not any(filters is buffer for buffer in self.model.buffers()):
             return None
         if call.given(6, "groups", 1) != len(filters):
             return None

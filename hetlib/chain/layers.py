@@ -164,13 +164,18 @@ class Chain:
                 return tuple(names)
         return ()
 
+    def flow_of(self, node: fx.Node) -> Flow | None:
+        """Where the channels of a node's value stand; None if they are not followed."""
+        known = self._followed[1][node]
+        return known if isinstance(known, Flow) else None
+
     def joins_channels(self, node: fx.Node) -> bool:
         """Whether an operation along one axis, such as a softmax, takes more than one channel together."""
-        known = self._followed[1][node.all_input_nodes[0]]
-        if not isinstance(known, Flow):
+        flow = self.flow_of(node.all_input_nodes[0])
+        if flow is None:
             return True
-        dim = known.from_end(Call.of(self.model, node).given(1, "dim", None))
-        return len(known.slots) > 1 and dim in (None, known.axis)
+        dim = flow.from_end(Call.of(self.model, node).given(1, "dim", None))
+        return len(flow.slots) > 1 and dim in (None, flow.axis)
 
     def block_ends(self) -> dict[str, str]:
         """For every layer that ends a residual block, the node of the graph that adds the shortcut to it.
@@ -182,8 +187,8 @@ class Chain:
         for shortcut in self.shortcuts:
             start = self._origin(self.nodes[shortcut.start])
             operands = self.nodes[shortcut.end].all_input_nodes
-            sum_of = self._followed[1][self.nodes[shortcut.end]]
-            count = sum_of.slots.size if isinstance(sum_of, Flow) else None
+            sum_of = self.flow_of(self.nodes[shortcut.end])
+            count = None if sum_of is None else sum_of.slots.size
             last = [origin for node in operands if (origin := self._origin(node)) in counts]
             ends |= {name: shortcut.end for name in last if name != start and count in (None, counts[name])}
         return ends

@@ -94,6 +94,8 @@ def _carried(
 ) -> tuple[np.ndarray, ...]:
     """The origins of what an operation makes of one or several values."""
     made, first = flows[call.node], above[0]
+    if len(above) == 1 and call.name not in JOINS and any(node in flows for node in call.node.all_input_nodes[1:]):
+        return found[first]  # a scale of the model's meets the value, channel by channel
     if len(above) == 1:
         return _taken(found[first], flows[first].slots, made.slots)
     if call.name in JOINS and made.slots.size > flows[first].slots.size:

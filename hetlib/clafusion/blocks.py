@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules import activation
 
 from hetlib.chain import Call, Chain, Layer
-from hetlib.chain.inherited import per_output
+from hetlib.chain.inherited import NORMS, per_output
 from hetlib.clafusion.values import scaling
 from hetlib.merging.average import check_statistics
 
@@ -134,15 +134,26 @@ def check_modules(found: Chain) -> None:
     run = [str(node.target) for node in found.graph.nodes if node.op in ("call_module", "get_attr")]
     for name, tensor in (*found.model.named_parameters(), *found.model.named_buffers()):
         runs = any(f"{name}.".startswith(f"{target}.") for target in run)  # what does not, such as a spare head, stays
-        if not runs or tensor.numel() == 1 or name in layers or _is_one_for_all(tensor):
+        owner = found.model.get_submodule(name.rpartition(".")[0])
+        kind = type(owner).__name__
+        if runs and name in writes and not isinstance(tensor, nn.Parameter) and not isinstance(owner, NORMS):
+            raise ValueError(
+                f"{name} ({kind}) is a buffer with a number for each channel: fusion moves parameters alone"
+            )
+        if not runs or tensor.numel() == 1 or name in layers or is_one_for_all(tensor):
             continue
-        kind = type(found.model.get_submodule(name.rpartition(".")[0])).__name__
         if name not in writes:
             raise ValueError(f"{name} belongs to a {kind}, which is neither a layer nor has a number for each channel")
         if fixed.get(name) not in (None, "network input", "network output"):
             raise ValueError(f"{name} ({kind}) cannot be moved: {fixed[name]}")
-    for (owner, key), value in scaling(found).items():
-        name = f"{owner}.{key}".lstrip(".")
+    for norm in filter(None, (layer.norm for layer in found.layers)):
+        for key, _ in found.model.get_submodule(norm).named_parameters():
+            if key not in ("weight", "bias"):
+                raise ValueError(
+                    f"{norm}.{key} is in a norm directly behind a layer, and neither its gain nor its shift"
+                )
+    for (place, key), value in scaling(found).items():
+        name = f"{place}.{key}".lstrip(".")
         if value is None and name in writes and name not in fixed and len(found.model.get_parameter(name)) > 1:
             raise ValueError(f"{name} meets no value with as many channels directly: fusion cannot move it")
     for node in found.graph.nodes:
@@ -155,9 +166,9 @@ def check_modules(found: Chain) -> None:
             raise ValueError(f"the channels of {layer.name} cannot be moved: {why}")
 
 
-def _is_one_for_all(tensor: Tensor) -> bool:
-    """Whether a buffer holds the same for every channel, as the filters of a blur do."""
-    if isinstance(tensor, nn.Parameter) or tensor.ndim < 2 or tensor.is_meta:
+def is_one_for_all(tensor: Tensor) -> bool:
+    """Whether a buffer holds one filter for all of several channels, as that of a blur does."""
+    if isinstance(tensor, nn.Parameter) or tensor.ndim != 4 or len(tensor) == 1 or tensor.is_meta:
         return False
     return bool((tensor == tensor[:1]).all())
 

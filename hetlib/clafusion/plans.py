@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hetlib.chain import Chain, Network, evaluating, layer_outputs, neurons
-from hetlib.clafusion.blocks import check_modules
+from hetlib.clafusion.blocks import check_modules, is_one_for_all
 from hetlib.clafusion.costs import chains_of
 from hetlib.clafusion.streams import Block, streams
 from hetlib.clafusion.values import value_plans
@@ -87,6 +87,7 @@ def neuron_plans(
     chains = chains_of(source, target, images, ("source", "target"))
     for found in chains:
         check_modules(found)
+    _check_filters(*chains)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
         raise ValueError("plans need two networks with the same layers: balance them first")
     if by == "activations" and images is None:
@@ -98,6 +99,15 @@ def neuron_plans(
     costs = _by_activations(*chains, images, moving, metric, after_relu)  # type: ignore[arg-type]
     solved = dict(zip(costs, _solved([*costs.values()], reg), strict=True))
     return [_assembled(chains, number, blocks, solved) for number, blocks in enumerate(moving)]
+
+
+def _check_filters(source: Chain, target: Chain) -> None:
+    """Raise unless what both hold as one filter for all channels, and no plan moves, is the same."""
+    ours, theirs = (dict(found.model.named_buffers()) for found in (source, target))
+    for name, tensor in ours.items():
+        other = theirs.get(name)
+        if other is not None and is_one_for_all(tensor) and not torch.equal(tensor[0], other[0]):
+            raise ValueError(f"{name} is another filter in the source than in the target: neither can stand for both")
 
 
 def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:

@@ -89,7 +89,7 @@ class Transport:
             if layer.name in paired:
                 yield Fill(layer.name, theirs[i], weight, note="moved by transport", source=layer.name)
                 own = [plans[i]] if i < len(plans) else []
-                keys = per_output(layer.module) | per_output(target.layers[i].module)
+                keys = per_output(layer.module) | per_output(target.layers[i].module) | _numbers(layer.module)
                 vectors = [(layer.name, key) for key in keys]
                 vectors += [] if layer.norm is None else [(layer.norm, "weight"), (layer.norm, "bias")]
                 yield from _vectors(held, vectors, own, "moved with its layer's outputs")
@@ -99,6 +99,11 @@ class Transport:
                 here, there = mine.get((owner, key)), others.get((owner, key))
                 came, spread = value_plans(here, there, numbered), here.spread if here else ""
                 yield from _vectors(held, [(owner, key)], came, "moved with the channels that it scales", spread)
+
+
+def _numbers(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a layer that are one number, such as a gain for all of its channels."""
+    return {key: tensor for key, tensor in module.named_parameters() if tensor.numel() == 1 and key != "weight"}
 
 
 def _vectors(

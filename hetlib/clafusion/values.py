@@ -60,8 +60,9 @@ def _met(found: Chain, node: fx.Node, count: int) -> Value | None:
     for user in node.users:
         if user.op == "call_module":
             continue
-        value = found.values.get(user)
-        if value is None and len(user.all_input_nodes) == 1:
+        value, before, after = found.values.get(user), found.flow_of(node), found.flow_of(user)
+        same = before is None or (after is not None and np.array_equal(before.slots, after.slots))
+        if value is None and len(user.all_input_nodes) == 1 and same:
             value = _met(found, user, count)
         channels = value.origins[0].shape[1] if value is not None else 0
         if count == channels or (value is not None and value.spread and count % channels == 0):

@@ -105,6 +105,39 @@ class Gained(nn.Conv2d):
         return F.conv2d(x, self.weight * self.gain, self.bias, padding=1)
 
 
+class OneGain(nn.Conv2d):
+    """A convolution with one gain for all filters."""
+
+    def __init__(self, width):
+        super().__init__(width, width, 3, padding=1)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return super().forward(x) * self.gain
+
+
+class Masked(nn.Conv2d):
+    """A convolution with a number for each filter that is no parameter."""
+
+    def __init__(self, width):
+        super().__init__(width, width, 3, padding=1)
+        self.register_buffer("mask", torch.ones(width, 1, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=1)
+
+
+class Shifted(nn.BatchNorm2d):
+    """A batch norm with a second shift of its own."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.shift = nn.Parameter(torch.zeros(width, 1, 1))
+
+    def forward(self, x):
+        return (super().forward(x) + self.shift).relu()
+
+
 class Chosen(nn.Module):
     """A module that chooses its forward when it is made, as in timm."""
 
@@ -190,6 +223,12 @@ NETS = {
     "crossed": (lambda m, a, b: torch.cat([a, b], 1) * torch.cat([b, a], 1), 12, {}),
     "scales on maps": (lambda m, a, b: m.s(torch.cat([a, b], 1)), 12, {"s": lambda w: Laid(2 * w)}),
     "scales before maps": (lambda m, a, b: m.s(torch.cat([a, b], 1)), 12, {"s": lambda w: Laid(2 * w, first=True)}),
+    "scales before a stack": (
+        lambda m, a, b: m.s(torch.stack([a, b]).amax(0)),
+        6,
+        {"s": lambda w: Laid(w, first=True)},
+    ),
+    "one gain for all": (lambda m, a, b: m.d(a - b).relu(), 6, {"d": OneGain}),
     "a norm that activates": (lambda m, a, b: m.n(torch.cat([a, b], 1)), 12, {"n": lambda w: NormAct(2 * w)}),
     "a norm in groups that activates": (lambda m, a, b: m.n(a - b), 6, {"n": GroupNormAct}),
     "blurred": (lambda m, a, b: m.f(a - b), 6, {"f": Blur}),
@@ -268,6 +307,8 @@ UNMET = {
     "two scales multiplied": (lambda m, h: h * (laid(m.g) * laid(m.h)), 6),
     "two scales side by side": (lambda m, h: h * torch.cat([laid(m.g), laid(m.h)], 1), 3),
     "the mean of two scales": (lambda m, h: h * torch.stack([laid(m.g), laid(m.h)]).mean(0), 6),
+    "a scale out of order": (lambda m, h: h * F.channel_shuffle(laid(m.g), 2) * m.h.sum(), 6),
+    "a scale moved along": (lambda m, h: h * F.pad(laid(m.g), (0, 0, 0, 0, 1, 0))[:, :6] * m.h.sum(), 6),
     "half of a scale": (lambda m, h: h * laid(m.g).chunk(2, 1)[1] * m.h.sum(), 12),
     "a scale by a layer": (lambda m, h: h * laid(m.c(m.g.view(1, -1)).sigmoid().flatten()) * m.h.sum(), 6),
 }
@@ -290,6 +331,26 @@ def test_vectors_that_meet_no_channels_themselves_are_named(kind):
     nets = [redraw(Scales().double(), torch.Generator().manual_seed(seed)).eval() for seed in (0, 1)]
     with pytest.raises(ValueError, match=r"^[gh]( \(Scales\))? (meets no value|cannot be moved)"):
         fuse(nets, pictures(9, 3, 8, 8).double())
+
+
+UNMOVED = {
+    "another filter": (lambda m, a, b: m.d(a - b), Blur, r"d\.filters is another filter in the source"),
+    "a mask": (lambda m, a, b: m.d(a - b), Masked, r"d\.mask \(Masked\) is a buffer with a number for each channel"),
+    "a shift": (lambda m, a, b: m.d(m.o(a - b)), Shifted, r"d\.shift is in a norm directly behind a layer"),
+}
+
+
+@pytest.mark.parametrize("kind", UNMOVED)
+def test_what_no_plan_moves_is_named(kind):
+    rule, module, why = UNMOVED[kind]
+    nets = []
+    for seed in (0, 1):
+        made = Net(rule, 6, d=module, o=conv()).double()
+        nets.append(redraw(made, torch.Generator().manual_seed(seed)).eval())
+    if kind == "another filter":
+        nets[0].d.filters.mul_(torch.arange(9).view(3, 3))
+    with pytest.raises(ValueError, match=why):
+        transport_neurons(*nets, pictures(9, 3, 6, 6).double())
 
 
 @pytest.mark.parametrize("last", [False, True])
