@@ -16,15 +16,15 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from hetlib.chain.channels import Group, Slots
+from hetlib.chain.channels import GroupBuilder, Slots
 from hetlib.chain.flow import JOINS, Flow, Held, Known, Unknown, moves
 from hetlib.chain.inherited import NORMS, has_own_forward, per_output
 from hetlib.chain.trace import Call
 from hetlib.chain.visitor import Visitor
 
 
-def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[tuple[Group, ...], dict[fx.Node, Known]]:
-    """Group the channels of all tensors of `model` that move together.
+def followed(model: nn.Module, graph: fx.Graph) -> tuple[GroupBuilder, dict[fx.Node, Known]]:
+    """Follow the channels of all tensors of `model`, and note which of them move together.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[tuple[Group, ...], 
 
     Returns
     -------
-    groups : tuple of Group
-        In execution order. Each channel of each axis that the data passes is in exactly one group.
+    builder : GroupBuilder
+        Its `groups` come in execution order. Each channel of each axis that the data passes is in exactly one group.
     flows : dict of Node to Known
         What is known of the channels of each node's value.
     """
@@ -44,7 +44,7 @@ def coupled_axes(model: nn.Module, graph: fx.Graph) -> tuple[tuple[Group, ...], 
     for node in graph.nodes:
         reader.flows[node] = known = reader.visit(node)
         node.meta["images"] = node.op == "placeholder" or (isinstance(known, Flow) and known.images)
-    return reader.builder.groups(), reader.flows
+    return reader.builder, reader.flows
 
 
 _BINARY = re.compile("i?(add|sub|mul|truediv)|div|maximum|minimum")

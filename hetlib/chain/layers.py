@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from hetlib.chain.channels import Group
+from hetlib.chain.channels import Group, GroupBuilder
 from hetlib.chain.flow import Flow, Known
-from hetlib.chain.follow import coupled_axes
+from hetlib.chain.follow import followed
 from hetlib.chain.origins import Value, origins
 from hetlib.chain.residuals import Shortcut
 from hetlib.chain.trace import Call
@@ -111,11 +111,11 @@ class Chain:
     @cached_property
     def axes(self) -> tuple[Group, ...]:
         """Groups of channel axes that must be permuted together, fixed ones included."""
-        return self._followed[0]
+        return self._followed[0].groups()
 
     @cached_property
-    def _followed(self) -> tuple[tuple[Group, ...], dict[fx.Node, Known]]:
-        return coupled_axes(self.model, self.graph)
+    def _followed(self) -> tuple[GroupBuilder, dict[fx.Node, Known]]:
+        return followed(self.model, self.graph)
 
     def channel_axis(self, node: fx.Node) -> int | None:
         """The axis, counted from the last, on which a node's value has its channels; None if that is not known."""

@@ -46,7 +46,7 @@ def origins(
     model : nn.Module
         The network.
     known_of : mapping of Node to Known
-        What `coupled_axes` knows of each node's value, in order of execution.
+        What `hetlib.chain.follow.followed` knows of each node's value, in order of execution.
     outputs : mapping of str to int
         How many channels each layer puts out, by name, in order.
     shortcuts : sequence of Shortcut

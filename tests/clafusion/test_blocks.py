@@ -19,7 +19,7 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.rand(8))
 
     def forward(self, x):
-        return x * self.scale.view(-1, 1, 1)
+        return x * self.scale.roll(1).view(-1, 1, 1)
 
 
 STRANGERS = {
