@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hetlib.chain import Chain, Network, evaluating, layer_outputs, neurons
+from hetlib.chain.inherited import NORMS
 from hetlib.clafusion.blocks import check_modules, is_one_for_all
 from hetlib.clafusion.costs import chains_of
 from hetlib.clafusion.streams import Block, streams
@@ -87,7 +88,7 @@ def neuron_plans(
     chains = chains_of(source, target, images, ("source", "target"))
     for found in chains:
         check_modules(found)
-    _check_filters(*chains)
+    _check_constants(*chains)
     if [layer.name for layer in chains[0].layers] != [layer.name for layer in chains[1].layers]:
         raise ValueError("plans need two networks with the same layers: balance them first")
     if by == "activations" and images is None:
@@ -101,13 +102,17 @@ def neuron_plans(
     return [_assembled(chains, number, blocks, solved) for number, blocks in enumerate(moving)]
 
 
-def _check_filters(source: Chain, target: Chain) -> None:
-    """Raise unless what both hold as one filter for all channels, and no plan moves, is the same."""
-    ours, theirs = (dict(found.model.named_buffers()) for found in (source, target))
-    for name, tensor in ours.items():
+def _check_constants(source: Chain, target: Chain) -> None:
+    """Raise if the two hold other constants, which no plan moves; a norm's statistics are taken anew and may differ."""
+    theirs = dict(target.model.named_buffers())
+    for name, tensor in source.model.named_buffers():
         other = theirs.get(name)
-        if other is not None and is_one_for_all(tensor) and not torch.equal(tensor[0], other[0]):
-            raise ValueError(f"{name} is another filter in the source than in the target: neither can stand for both")
+        norm = isinstance(source.model.get_submodule(name.rpartition(".")[0]), NORMS)
+        if other is None or norm or not tensor.is_floating_point():
+            continue
+        ours, others = (tensor[:1], other[:1]) if is_one_for_all(tensor) else (tensor, other)
+        if ours.shape == others.shape and not torch.equal(ours, others):
+            raise ValueError(f"{name} is another constant in the source than in the target: neither can stand for both")
 
 
 def _solved(costs: list[Tensor], reg: float | None) -> list[Tensor]:

@@ -138,6 +138,17 @@ class Shifted(nn.BatchNorm2d):
         return (super().forward(x) + self.shift).relu()
 
 
+class Factor(nn.Module):
+    """A product with a number that is no parameter."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.register_buffer("factor", torch.ones(()))
+
+    def forward(self, x):
+        return x * self.factor
+
+
 class Chosen(nn.Module):
     """A module that chooses its forward when it is made, as in timm."""
 
@@ -334,7 +345,8 @@ def test_vectors_that_meet_no_channels_themselves_are_named(kind):
 
 
 UNMOVED = {
-    "another filter": (lambda m, a, b: m.d(a - b), Blur, r"d\.filters is another filter in the source"),
+    "another filter": (lambda m, a, b: m.d(a - b), Blur, r"d\.filters is another constant in the source"),
+    "another number": (lambda m, a, b: m.d(a - b), Factor, r"d\.factor is another constant in the source"),
     "a mask": (lambda m, a, b: m.d(a - b), Masked, r"d\.mask \(Masked\) is a buffer with a number for each channel"),
     "a shift": (lambda m, a, b: m.d(m.o(a - b)), Shifted, r"d\.shift is in a norm directly behind a layer"),
 }
@@ -349,6 +361,8 @@ def test_what_no_plan_moves_is_named(kind):
         nets.append(redraw(made, torch.Generator().manual_seed(seed)).eval())
     if kind == "another filter":
         nets[0].d.filters.mul_(torch.arange(9).view(3, 3))
+    if kind == "another number":
+        nets[0].d.factor.fill_(2)
     with pytest.raises(ValueError, match=why):
         transport_neurons(*nets, pictures(9, 3, 6, 6).double())
 
