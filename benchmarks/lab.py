@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Bar, within
+from hetlib import clone
 from hetlib.cli import runner
 from hetlib.cli.report import write_page
 from hetlib.lab import Explorer, notebooks, records
@@ -45,7 +46,7 @@ def toggles(folder: Path) -> Bar:
         "HETLIB_RUN_DIR": str(folder / "run"),
         "HETLIB_PROCESSES": "1",
     }
-    explorers = list(executed(notebooks.read(notebooks.find("01")), {"PRESET": "smoke"}))
+    explorers = list(executed(notebooks.read(clone.find("01")), {"PRESET": "smoke"}))
     assert len(explorers) >= 4
     times = [seconds(partial(made.set, **change)) for made in explorers for change in changes(made)]
     name = f"a toggle, median of {len(times)} in notebook 01"
@@ -107,7 +108,7 @@ def papermill(task: runner.Task) -> None:
 
 def report(folder: Path) -> Bar:
     """The report over many records, half of them runs with a notebook of figures."""
-    published_notebook = (notebooks.folder() / "01_hmt.ipynb").read_text(encoding="utf-8")
+    published_notebook = (clone.folder() / "01_hmt.ipynb").read_text(encoding="utf-8")
     for number, record in enumerate(records()):
         if number % 2:
             records.write(record, folder / "results")

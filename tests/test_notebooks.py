@@ -16,7 +16,7 @@ from hetlib.cli import authors, outputs, runner
 from hetlib.lab import notebooks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
-NAMES = notebooks.names(FOLDER)
+NAMES = clone.names(FOLDER)
 TEXT = """\
 # %% [markdown]
 # # Title
@@ -102,7 +102,7 @@ def test_every_notebook_runs_at_smoke(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_toggle_of_an_explorer_is_a_parameter(name):
-    notebook = notebooks.read(notebooks.find(name, FOLDER))
+    notebook = notebooks.read(clone.find(name, FOLDER))
     declared = notebooks.parameters(notebook)
     assert {"PRESET", "ZOOM"} <= declared.keys()
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.source[:1] != "%")

@@ -8,7 +8,8 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from hetlib.cli.outputs import faults
-from hetlib.lab.notebooks import find, names, read, save, tagged
+from hetlib.clone import find, names
+from hetlib.lab.notebooks import read, save, tagged
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

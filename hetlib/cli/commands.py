@@ -162,7 +162,7 @@ def update(jobs: Jobs = 1, notebook: Names = None, runs: Runs = Path("runs")) ->
     _run(tasks, jobs)
     for task in tasks:
         done = authors.publish(notebooks.read(task.source), notebooks.read(task.output))
-        path = notebooks.save(notebooks.folder() / task.output.name, done)
+        path = notebooks.save(clone.folder() / task.output.name, done)
         if image := picture(done):
             write(path.parents[1] / "docs" / f"{path.stem}.png", image)
         for complaint in authors.check(task.source, path):

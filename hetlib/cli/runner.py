@@ -22,6 +22,7 @@ from hetlib import files
 from hetlib.cli.kernel import manager
 from hetlib.cli.outputs import faults
 from hetlib.cli.turns import WAITING, alone
+from hetlib.clone import find
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
 from hetlib.lab.cache import Cache
@@ -97,7 +98,7 @@ def plan(
     Parameters
     ----------
     name : str or Path
-        As `hetlib.lab.notebooks.find`.
+        As `hetlib.clone.find`.
     preset : str, optional
         Value of the notebook's parameter PRESET; by default what the notebook says.
     parameters : mapping, optional
@@ -113,7 +114,7 @@ def plan(
         If the notebook or the preset does not exist, a parameter is not declared, a value has the wrong type or is
         none that the parameter can have, or a preset is given twice.
     """
-    source = notebooks.find(name, where)
+    source = find(name, where)
     notebook = notebooks.read(source)
     given = dict(parameters or {})
     if preset and "PRESET" in given:
@@ -239,7 +240,7 @@ def _prepared(task: Task) -> Path:
     """
     unfinished = task.folder / ".part" / task.output.name
     unfinished.parent.mkdir(exist_ok=True)
-    for stale in (task.output, unfinished, records.path(task.folder), records.note(task.folder)):
+    for stale in (task.output, unfinished, records.path(task.folder), task.folder / records.ESTIMATE):
         stale.unlink(missing_ok=True)
     return unfinished
 
@@ -256,7 +257,7 @@ def _papermill(task: Task, say: Callable[[Step], None], cores: int) -> str | Non
         nonlocal heading
         titles = [line.strip("# ") for line in cell.source.splitlines() if line[:1] == "#"]
         heading = titles[0] if titles and cell.cell_type == "markdown" else heading
-        note = records.note(task.folder)
+        note = task.folder / records.ESTIMATE
         say(Step(task, cell_index + 1, total, heading, note.read_text(encoding="utf-8") if note.exists() else ""))
 
     try:

@@ -67,7 +67,7 @@ def estimate(jobs: Sequence[Work], run: Run) -> Estimate | None:
     if run.preset in ("smoke", "classroom"):
         return None
     found = measure(jobs, run.cache, run.device)
-    write(records.note(run.folder), str(found))
+    write(run.folder / records.ESTIMATE, str(found))
     return found
 
 

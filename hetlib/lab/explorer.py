@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from functools import cached_property, partial
 from typing import Any
 
+from hetlib.clone import find
 from hetlib.errors import unknown
 from hetlib.lab import notebooks
 from hetlib.lab.panel import BUTTONS, Panel
@@ -164,7 +165,7 @@ class Explorer:
     @cached_property
     def _declared(self) -> dict[str, Any]:
         """The notebook's own defaults, by parameter."""
-        return notebooks.parameters(notebooks.read(notebooks.find(self.run.notebook))) if self.run else {}
+        return notebooks.parameters(notebooks.read(find(self.run.notebook))) if self.run else {}
 
     def _found(self, settings: Any) -> History | None:
         if self.job is None or self.run is None:

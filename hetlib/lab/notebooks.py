@@ -6,9 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetlib.clone import find as find
-from hetlib.clone import folder as folder
-from hetlib.clone import names as names
 from hetlib.files import write
 
 if TYPE_CHECKING:  # nbformat takes longer to import than the rest of lab, and processes that train need none of it

@@ -167,7 +167,6 @@ def start(
     figures.style(zoom)
     kept = cache if isinstance(cache, Cache) else Cache(cache)
     folder = Path(os.environ.get("HETLIB_RUN_DIR") or f"runs/{notebook}-{preset}")
-    threads = torch.get_num_threads()
-    run = Run(notebook, preset, data, chosen, parameters, device, precision, threads, kept, folder)
+    run = Run(notebook, preset, data, chosen, parameters, device, precision, torch.get_num_threads(), kept, folder)
     display(run)
     return run

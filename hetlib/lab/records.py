@@ -20,6 +20,7 @@ from hetlib.clone import folder
 
 PACKAGES = ("torch", "torchvision", "hetlib", "numpy")
 LARGEST = 1e150  # larger values overflow where they are squared
+ESTIMATE = "estimate.txt"  # what a run that makes one leaves in its folder
 BYTES = 2**20  # the most in a file: the largest record so far has 50 kB
 
 
@@ -162,11 +163,6 @@ class Record:
 def path(folder: str | os.PathLike) -> Path:
     """Where a run that writes into `folder` leaves its record."""
     return Path(folder) / "record.json"
-
-
-def note(folder: str | os.PathLike) -> Path:
-    """Where a run that writes into `folder` leaves its estimate, if it makes one."""
-    return Path(folder) / "estimate.txt"
 
 
 def write(record: Record, folder: str | os.PathLike) -> Path:

@@ -8,6 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from hetlib import clone
 from hetlib.cli import runner
 from hetlib.cli.follow import follow
 from hetlib.cli.turns import WAITING, alone
@@ -62,7 +63,7 @@ def test_wrong_parameters_are_refused_before_anything_runs(tiny, parameters, say
 @pytest.mark.parametrize("name", ["7", "07", "07_tiny", "tiny"])
 def test_notebooks_are_found_by_number_and_by_name(tiny, name):
     where = tiny("pass")
-    assert notebooks.find(name, where) == where / "text" / "07_tiny.py"
+    assert clone.find(name, where) == where / "text" / "07_tiny.py"
 
 
 def test_an_unknown_notebook_names_the_nearest(tiny):

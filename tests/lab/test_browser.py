@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hetlib import clone
 from hetlib.cli import outputs
 from hetlib.cli.report import write_page
 from hetlib.lab import notebooks
@@ -230,7 +231,7 @@ def test_run_draws_while_it_trains_and_stop_stops(page):
 def test_a_notebook_runs_in_jupyterlab(browser, server):
     """One of them; every one runs, without a browser, in `test_notebooks`."""
     name = "01_hmt"
-    notebook = notebooks.read(notebooks.find(name))
+    notebook = notebooks.read(clone.find(name))
     (parameters,) = notebooks.tagged(notebook, "parameters")
     parameters.source = parameters.source.replace('PRESET: str = "classroom"', 'PRESET: str = "smoke"')
     page = run_all(browser, server, name, notebook)
@@ -264,11 +265,11 @@ def drawn(page):
     return len(sizes)
 
 
-@pytest.mark.parametrize("name", notebooks.names())
+@pytest.mark.parametrize("name", clone.names())
 def test_the_static_page_shows_every_figure_without_a_network(offline, name, tmp_path):
     from nbconvert import HTMLExporter
 
-    published = notebooks.read(notebooks.folder() / f"{name}.ipynb")
+    published = notebooks.read(clone.folder() / f"{name}.ipynb")
     html = tmp_path / f"{name}.html"
     html.write_text(HTMLExporter().from_notebook_node(published)[0], encoding="utf-8")
     figures = [output for _, output in outputs.outputs(published) if "image/png" in output.get("data", {})]

@@ -83,4 +83,4 @@ def test_only_runs_of_hours_are_estimated_and_the_runner_finds_it(known_costs, m
     assert ESTIMATE.estimate(JOBS, start("01_hmt", "classroom", cache=tmp_path)) is None
     assert not (tmp_path / "run").exists()
     found = ESTIMATE.estimate(JOBS, start("01_hmt", preset, cache=tmp_path))
-    assert records.note(tmp_path / "run").read_text() == str(found)
+    assert (tmp_path / "run" / records.ESTIMATE).read_text() == str(found)
