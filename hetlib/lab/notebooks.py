@@ -20,7 +20,7 @@ METADATA = {
 def read(path: str | Path) -> "NotebookNode":
     """Read a notebook in format 4.5, or the text of one.
 
-    Cells of a text get ids made of their content, so that unchanged cells keep theirs.
+    Cells of a text get ids made of their content, so unchanged ones keep theirs; those tagged `hide-input` are folded.
     """
     import jupytext
     import nbformat
@@ -36,7 +36,8 @@ def read(path: str | Path) -> "NotebookNode":
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        folded = {"jupyter": {"source_hidden": True}} if "hide-input" in tags else {}
+        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | folded)
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[digest] += 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
