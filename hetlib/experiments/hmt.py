@@ -27,6 +27,7 @@ TARGETS = {"plainnet5": tuple(ARMS), "resnet8": tuple(ARMS)[:4]}
 """The arms of each target."""
 RELEASED = Recipe(epochs=350, schedule="steps", milestones=(149, 249), evaluate_every=10)
 REAL = ("reduced", "paper")
+RATES = (0.1, 0.03, 0.01)
 
 
 def source(preset: str, data: str = "", width: float = 0.0, seed: int = 0) -> Job:
@@ -62,28 +63,28 @@ def job(preset: str, target: str, arm: str, seed: int, data: str = "", width: fl
     Parameters
     ----------
     preset, data, width
-        As for `source`. At the presets with photographs every seed has a source of its own.
+        As for `source`.
     target : {"plainnet5", "resnet8"}
         Which network.
     arm : str
         One of `ARMS`.
     seed : int
-        Of the target's training.
+        Of everything: the source's training, which images are drawn or rendered, the target's weights and data order.
+        CIFAR's subset of a class is the released one for every seed.
     epochs : int
         Instead of the preset's own number, if not 0.
     """
     real = preset in REAL or "cifar" in data
     sentence = ARMS[arm]
     size = 1.0 if real else {"plainnet5": 0.5, "resnet8": 0.25}[target]
-    teacher = source(preset, data, width, seed if preset in REAL else 0)
     return Job(
         model=target,
         data=data or ("sub-cifar100" if preset in REAL else "shapes-target"),
         recipe=recipe(preset, epochs),
         seed=seed,
         options={"width": width or size},
-        data_options={} if real else {"count": 96 if preset == "smoke" else 240},
-        sources=() if sentence is None else (teacher,),
+        data_options={} if real else {"count": 96 if preset == "smoke" else 960, "seed": seed},
+        sources=() if sentence is None else (source(preset, data, width, seed),),
         transfer=sentence,
     )
 
@@ -92,7 +93,18 @@ def recipe(preset: str, epochs: int = 0) -> Recipe:
     """How targets are trained: by the released steps at the paper's preset, shorter and by a cosine elsewhere."""
     if preset == "paper" and not epochs:
         return RELEASED
-    return Recipe(epochs=epochs or (1 if preset == "smoke" else 50), schedule="cosine", evaluate_every=10)
+    own, every = {"smoke": (1, 1), "classroom": (20, 5)}.get(preset, (50, 10))
+    return Recipe(epochs=epochs or own, schedule="cosine", evaluate_every=every)
+
+
+def rates(preset: str, seeds: Sequence[int]) -> dict[tuple[str, float, int], Job]:
+    """Trainings of PlainNet5, from random weights and by HMT, by start, highest learning rate and seed."""
+    return {
+        (arm, lr, seed): replace(job(preset, "plainnet5", arm, seed), recipe=recipe(preset).changed(lr=lr))
+        for arm in ("none", "chain")
+        for lr in RATES
+        for seed in seeds
+    }
 
 
 def widening(preset: str) -> dict[float, Job]:

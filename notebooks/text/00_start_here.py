@@ -13,10 +13,9 @@
 # %% [markdown]
 # # 0 · Start here: what a network has learned, in another shape
 #
-# **The claim of this collection.** Neural networks learn the same things in different shapes.
-# What one network has learned can be moved into another of a different depth, width, kernel
-# size or topology. Five papers say how, each in its own words. Here all five are written in
-# one mechanism, stand side by side, and can be tried.
+# **The claim of this collection.** What one neural network has learned can be of use to another
+# of a different depth, width, kernel size or topology. Five papers say how, each in its own
+# words. Here all five are written in one mechanism, stand side by side, and can be tried.
 #
 # **You will be able to** move a trained network into another shape in three lines, and say
 # what that was worth; read a difference between trainings with its interval; exchange a step
@@ -47,8 +46,8 @@
 # %% [markdown]
 # ## How to read a page here
 #
-# * **The page is complete without a kernel.** Pictures and numbers are outputs of the cells
-#   above them. Code that only draws is folded in JupyterLab; click on its three dots.
+# * **You can read the page without running Python.** Pictures and numbers are outputs of the
+#   cells above them. Code that only draws is folded in JupyterLab; click on its three dots.
 # * **An `assert` is a promise.** It stands where you would otherwise have to believe us. If
 #   one fails, the notebook stops.
 # * **± is a 95 % interval** of a mean, by Student's t over *n* seeds. A seed is one repetition
@@ -58,8 +57,9 @@
 # * **`PRESET`** sets how big everything is. `smoke` proves that it runs, `classroom` fits a
 #   lesson and is what you see here, `reduced` and `paper` use the paper's data. This notebook
 #   is at most as big as `classroom`.
-# * **A trained network is kept** under everything that it depends on, its code included. Run a
-#   notebook again and it is found; change one setting and only what that touches is trained.
+# * **Trained networks are kept.** Each is stored with all the settings and code it depends on.
+#   Run a notebook again and it is found; change one setting and only what that touches is
+#   trained anew.
 
 # %% tags=["parameters"]
 PRESET: str = "classroom"  # smoke, classroom, reduced or paper; the last two are as classroom here
@@ -75,11 +75,12 @@ from math import isnan
 from typing import Literal
 
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from matplotlib import pyplot as plt
 
 from hetlib import data, hmt, lab, match, tlv, zoo
 from hetlib.chain import chain, convolutions
+from hetlib.experiments import hmt_figures as pictures
 from hetlib.experiments import mixed
 from hetlib.lab import figures
 from hetlib.lab.statistics import interval
@@ -112,7 +113,7 @@ def gain(arm, baseline="HMT"):
 
 
 # %% tags=["hide-input"]
-few = first.load("train")
+few, test = first.load("train"), first.load("test")
 chance, n = 100 / few.num_classes, len(run.seeds)
 none, fed = (sum(final(arm)) / n for arm in ("none", "HMT"))
 task = f"{len(few)} rendered images of {few.num_classes} classes"
@@ -122,13 +123,13 @@ Markdown(f"""**What we found** at `{PRESET}`, on {task}, {n} trainings each:
   difference on the same seed is {gain("HMT", "none")}.
 * TLV's way to fit layers in place of HMT's: {gain("HMT's match, TLV's fit")}. TLV's way to match
   layers in place of HMT's: {gain("TLV's match, HMT's fit")}.
-* Renumbering all free channels of a trained network changes none of its answers.""")
+* Renumbering the channels of a trained ResNet-8 changes none of its {len(test):,} answers.""")
 
 # %% [markdown]
 # ## The problem in one picture
 #
-# We have a VGG11 that somebody trained, and want a ResNet-8: shorter, narrower, and with
-# shortcuts. (Both are a quarter as wide as usual, so that they train in a minute.) PyTorch
+# We have a VGG11 that somebody trained, and want a ResNet-8: narrower, with fewer layers one
+# after another, and with shortcuts. (Both are a quarter as wide as usual, to train fast.) PyTorch
 # moves weights by name, so the first attempt ends with a list of names. Real messages are
 # longer; we cut every line.
 
@@ -151,25 +152,11 @@ for number, ((_, ours), (_, theirs)) in enumerate(pairs, 1):
 
 
 # %% tags=["hide-input"]
-def silhouette(ax, model, colour, title):
-    widths = [layer.out_channels for _, layer in convolutions(model)]
-    places = range(1, len(widths) + 1)
-    left = [-width / 2 for width in widths]
-    ax.barh(places, widths, left=left, color=figures.PALETTE[colour])
-    for place, width in zip(places, widths, strict=True):
-        ax.text(72, place, width, va="center", size=9)
-    ax.set(xlim=(-70, 92), ylim=(8.6, 0.4), xticks=[], yticks=places)
-    ax.set(title=title, xlabel="output channels", ylabel="convolution")
-    ax.grid(visible=False)
-
-
-fig, axes = plt.subplots(1, 2, figsize=(7, 3))
-silhouette(axes[0], source, "blue", "VGG11: what we have")
-silhouette(axes[1], target, "orange", "ResNet-8: what we want")
+pictures.silhouettes({"VGG11: what we have": source, "ResNet-8: what we want": target})
 
 # %% [markdown]
 # **What to notice.** One network is longer and wider than the other, and only the first layers
-# have one shape. Even bars of equal length need not fit, for a convolution has inputs, too.
+# have the same shape. Even bars of equal length need not fit, for a convolution has inputs, too.
 # (ResNet-8 has three more convolutions, on its shortcuts, which are not drawn.) *Which layer
 # goes where, and how is it made to fit?* Each of the five papers has an answer, or a way round.
 
@@ -178,33 +165,27 @@ silhouette(axes[1], target, "orange", "ResNet-8: what we want")
 #
 # No download is needed: images are rendered here. A class is a texture on a shape; place,
 # size, rotation, colours, clutter and noise vary. The source was trained on plenty of images
-# of one set, the target gets few of the other. No shape and no texture occurs in both sets, so
-# a network can carry over only what it has learned about edges, curves and patterns.
+# of one set, the target gets few of the other. No shape and no texture occurs in both sets. What
+# can be carried over is what images have in common: edges, curves, patterns, colours, noise.
 
 # %%
-many, test = first.sources[0].load("train"), first.load("test")
+many = first.sources[0].load("train")
 assert not set(many.classes) & set(few.classes)
 print(f"source: {len(many):,} images of {many.num_classes} classes")
 print(f"target: {len(few):,} images of {few.num_classes} others, {len(test):,} to test on")
-print(f"who guesses is right in {chance:.1f} % of the cases")
+print(f"guessing is right {chance:.1f} % of the time")
 
 # %% tags=["hide-input"]
-fig, axes = plt.subplots(4, 6, figsize=(7.4, 5.7))
-title = "One training image of every class, above for the source, below for the target"
-fig.suptitle(title, x=0.01, ha="left", weight="bold")
-sets = {"source": many, "target": few}
-for rows, (name, images) in zip((axes[:2], axes[2:]), sets.items(), strict=True):
-    for label, ax in enumerate(rows.flat):
-        ax.imshow(images.images[images.labels == label][0].permute(1, 2, 0))
-        ax.set_title(images.classes[label], size=9, weight="normal", loc="center")
-        ax.set(xticks=[], yticks=[])
-    rows[0, 0].set_ylabel(name)
+pictures.tasks({"source": many, "target": few})
 
 # %% [markdown]
 # ## A transfer in three lines
 #
-# Now with the *trained* VGG11. `hmt.transfer` changes its target in place, by the method of
-# notebook 01, and reports what it did with every layer.
+# Now with the *trained* VGG11. `hmt.transfer` changes its target in place and reports what it did
+# with every layer. It is HMT, the method of notebook 01 (Wang et al., *Heterogeneous Model
+# Transfer*): convolutions go in order; a kernel of another size is resized like an image;
+# channels are repeated where the target is wider and cropped where it is narrower. Biases, batch
+# norms, shortcuts and the classifier of the target stay as they are.
 
 # %%
 source = lab.train(first.sources[0], run.cache, run.device).model
@@ -213,12 +194,12 @@ report = hmt.transfer(source, target)
 report
 
 # %% tags=["picture"]
-report.plot("A trained VGG11 into ResNet-8: seven of its eight convolutions find a place")
+report.plot("Seven of VGG11's eight convolutions find a place in ResNet-8")
 
 # %% [markdown]
 # **What to notice.** The first seven convolutions of VGG11 go into the seven of ResNet-8's main
 # path, and the eighth is left over. Nearly all are *cropped*: ResNet-8 is narrower, and what
-# VGG11 knew in the other filters is lost. What no arrow touches keeps its random initial
+# VGG11 knew in the other filters is lost. What is grey is not used, or keeps its random initial
 # weights. The report can be checked against the weights themselves:
 
 # %%
@@ -232,44 +213,42 @@ print(f"{row.source} {row.source_shape} -> {row.target} {row.target_shape}: {row
 # ## What it is worth
 #
 # That a transfer runs does not mean that it helps. So ResNet-8 was trained on its few images
-# twice, from random weights and from the transferred ones, and both again with other seeds. A
-# seed draws everything: the training of the source, the images, the target's random weights
-# and the order of its images.
+# twice, from random weights and from the transferred ones, and this pair was repeated with other
+# seeds. A seed draws everything but the test images: the training of the source, the images to
+# learn from, the target's random weights and the order of its images.
 
 # %% tags=["hide-input"]
 lines = {"random weights": history("none"), "weights of VGG11, by HMT": history("HMT")}
 curves = {name: [each.top1 for each in found] for name, found in lines.items()}
-ax = figures.axes()
-ax.axhline(chance, color="grey", linestyle=":", label="guessing")
-epochs, finding = history("none")[0].evaluated, "A transferred start stays ahead to the end"
-fig = figures.curves(ax, curves, epochs, title=finding)
-ax.set_ylim(bottom=0)
-fig
+finding = "After 20 epochs the transferred start is ahead"
+pictures.over_time(None, curves, history("none")[0].evaluated, chance, finding)
 
 # %% [markdown]
-# **What to notice.** Bands are 95 % intervals over seeds. Early on they overlap, for three seeds
-# differ widely then; after the last epoch they are apart, and the difference on the same seed,
-# printed at the top of this page, is clear. These images are made for a lesson and say nothing
-# about photographs; what came out there is in [papers.md](../papers.md), paper by paper.
+# **What to notice.** Bands are 95 % intervals over seeds, measured every five epochs. Early on they
+# overlap, because the seeds still differ widely; after the last epoch they are apart. Both
+# curves still rise, so this is a statement about 20 epochs. These images are made for a lesson
+# and say nothing about photographs; what came out there is in [papers.md](../papers.md). Whether
+# any trained weights would do as well, in any order, is what notebook 01 asks next.
 
 # %% [markdown]
 # ## Five papers, one mechanism
 #
 # Every method of this collection is a sentence with three parts. A **match** says which layer
 # of the source feeds which layer of the target. A **fit** says what each tensor of the target
-# becomes. A **blend** says how much the target keeps of its own values. Then the target is
-# trained.
+# becomes. A **blend** says how much the target keeps of its own values. Before it, layers are
+# read from the networks; after it, the target is trained.
 #
 # | paper | claims, in one sentence | notebook |
 # |---|---|---|
 # | **HMT** | convolutions, put in order into another shape, are a better start than random weights | 01 |
-# | **CLAFusion** | two trained networks of different depth can be aligned, balanced, averaged into one | 02 |
+# | **CLAFusion** | two trained networks of different depth can be brought to one depth and averaged | 02 |
 # | **Grafting** | networks trained side by side improve when each takes up weights of its neighbour | 03 |
 # | **Amalgamation** | one student can be customised from several teachers without any human label | 04 |
 # | **TLV** | filters are best chosen by their variance, and features crossed over in training | 05 |
 #
-# These are *their* claims. What of them could be confirmed, and what could not, is in
-# [papers.md](../papers.md).
+# These are *their* claims. Which of them could be confirmed, and which could not, is in
+# [papers.md](../papers.md), with titles and authors. The picture names the parts of each method;
+# the notebooks explain them.
 
 # %% tags=["hide-input"]
 WORDS = ["read", "match", "fit", "blend", "train"]
@@ -295,8 +274,8 @@ ax.axis("off")
 ax.grid(visible=False)
 
 # %% [markdown]
-# **What to notice.** A column lists the alternatives for one step; a row shows what a paper
-# leaves out. The rows differ in kind as well. HMT and TLV write a network's first weights.
+# **What to notice.** A column lists the alternatives for one step; where a cell is empty, the paper
+# has no such step. The rows differ in kind as well. HMT and TLV write a network's first weights.
 # CLAFusion makes one trained network of two. Grafting changes weights while they are trained.
 # In amalgamation no weight moves: a student imitates features. So the numbers of two papers can
 # hardly ever be compared directly, and each notebook repeats its own paper's comparison first.
@@ -304,10 +283,12 @@ ax.grid(visible=False)
 # %% [markdown]
 # ## Exchange one step
 #
-# HMT and TLV write both steps differently, and any match goes with any fit. HMT matches
-# convolutions in order and repeats or crops channels. TLV matches by ratio, which means that
-# layer *j* of *m* takes the source layer at the same share of the depth; it keeps filters by
-# their variance, and shuffles them. This is TLV's match with HMT's fit, in one line:
+# HMT and TLV differ in both steps, and any match goes with any fit. HMT matches convolutions in
+# order and repeats or crops channels. TLV (Duong et al., *Variance-based Mapping*) matches by
+# ratio: every layer of the target takes the source layer at the same share of the depth. It
+# ranks filters by their variance, keeps some of the most and some of the least varied, and
+# shuffles them. (Feature crossover, TLV's third part, is left out here.) This is TLV's match with
+# HMT's fit, in one line:
 
 # %%
 mix = Transfer(tlv.ByRatio(), (hmt.Cyclic(),))
@@ -319,17 +300,22 @@ found = {arm: final(arm) for arm in mixed.ARMS}
 ax = figures.axes(height=3.4)
 ax.axvline(chance, color="grey", linestyle=":")
 ax.text(chance + 0.5, 0.5, "guessing", va="center", size=8, color="grey")
-figures.bars_with_intervals(ax, found, title="Two matches, two fits, and no transfer")
+figures.bars_with_intervals(ax, found, title="Both fits help here; HMT's helps more")
 
 # %%
-lab.paired_differences(found, baseline="HMT")
+display(lab.paired_differences(found, baseline="HMT"))
+Markdown(f"""With TLV's match, HMT's fit in place of TLV's gives
+{gain("TLV's match, HMT's fit", "TLV")}. With TLV's fit, TLV's match in place of HMT's gives
+{gain("TLV", "HMT's match, TLV's fit")}.""")
 
 # %% [markdown]
-# **What to notice.** Compare the rows of the table in pairs. *TLV's match, HMT's fit* differs
-# from HMT in the match alone, *HMT's match, TLV's fit* in the fit alone. Here the fit is what
-# counts. One reason can be read off the method: TLV's fit shuffles filters and their inputs, so
-# that a filter no longer meets the inputs for which it was trained. Notebook 05 takes this
-# apart. *Try* other pairs below; a click draws which layer feeds which and trains nothing.
+# **What to notice.** Bars are means, brackets 95 % intervals, dots seeds. *TLV's match, HMT's fit*
+# differs from HMT in the match alone, *HMT's match, TLV's fit* in the fit alone. With either
+# match the fit makes a difference; for the match none is shown, though by ratio all ten
+# convolutions are fed and in order only seven. A reason may be that TLV's fit shuffles filters
+# and their inputs, so that a filter no longer meets the inputs for which it was trained;
+# notebook 05 tests that. *Try* other pairs below: a click draws which layer feeds which, and
+# trains nothing.
 
 
 # %%
@@ -349,15 +335,18 @@ class Sentence:
 
 
 def sentence(choice):
-    return Transfer(MATCHES[choice.match], (FITS[choice.fit],))(source, first.build()).plot()
+    made = Transfer(MATCHES[choice.match], (FITS[choice.fit],))
+    report = made(source, first.build())
+    fed = sum(row.fed for row in report.rows)
+    return report.plot(f"Matched {choice.match}, fitted {choice.fit}: {fed} layers fed")
 
 
 lab.Explorer(sentence, Sentence(), run)
 
 # %% [markdown]
 # **What to notice.** By ratio, every convolution of ResNet-8 is fed, those on its shortcuts
-# included, and some layers of VGG11 feed two. *Copy as command* gives the line that runs this
-# notebook with the settings you see. Every control is also a parameter of the first code cell.
+# included, and some layers of VGG11 feed two. The fit moves no arrow; it decides what arrives. In
+# JupyterLab, *Copy as command* gives the line that runs this notebook with the settings you see.
 
 # %% [markdown]
 # ## A network as a chain
@@ -383,7 +372,7 @@ for layer in read.layers:
 #
 # $$W_2 P^{\top}\,\sigma(P\,W_1\,x) = W_2\,\sigma(W_1\,x)$$
 #
-# In plain loops:
+# In one loop:
 
 # %%
 torch.manual_seed(0)
@@ -397,13 +386,14 @@ moved = moved_after @ torch.relu(moved_before @ x)
 torch.testing.assert_close(moved, after @ torch.relu(before @ x))
 
 # %% [markdown]
-# In a residual network more hangs together: batch norms, and every layer whose output is added
-# to the same sum. `chain(model).axes` lists these groups. We renumber the channels of every
-# group at once; only the colours of the image and the order of the classes have to stay:
+# In a residual network more channels depend on each other: batch norms, and every layer whose
+# output is added to the same sum. `chain(model).axes` lists these groups. We renumber the
+# channels of every group at once, in a trained ResNet-8; only the colours of the image and the
+# order of the classes have to stay:
 
 # %%
 model = lab.train(first, run.cache, run.device).model.double()
-pixels = test.images[:8].double() / 255
+pixels = test.images.double() / 255
 logits, state = model(pixels).detach(), model.state_dict()
 free = [group for group in chain(model).axes if not group.fixed]
 for group in free:
@@ -411,13 +401,13 @@ for group in free:
 model.load_state_dict(state)
 torch.testing.assert_close(model(pixels).detach(), logits)
 largest = max(free, key=lambda group: len(group.members))
-print(f"{len(free)} groups renumbered, the largest in {len(largest.members)} places")
-print("the same function")
+print(f"{len(free)} groups renumbered: the same logits. The largest group stands in")
+print(*(f"  {member.name}, axis {member.axis}" for member in largest.members), sep="\n")
 
 # %% [markdown]
-# **What to notice.** *The same function* is a strong statement: a single wrong place would have
-# changed the logits, and `assert_close` would have stopped the notebook. It is also why matching
-# is hard. Two networks can compute the same function and agree in no filter's position.
+# **What to notice.** All these tensors were renumbered together, and `assert_close` found the same
+# logits for all test images. Two networks can compute the same function and agree in no filter's
+# position. That is why CLAFusion has to align neurons before it averages them.
 
 # %% [markdown]
 # ## The zoo
@@ -447,8 +437,9 @@ ax.legend(loc="upper right")
 ax.grid(visible=False)
 
 # %% [markdown]
-# **What to notice.** A bar is a layer; its height is the square root of its output channels.
-# The label counts parameters in millions, and convolutions with those on shortcuts. Depth and
+# **What to notice.** A bar is a layer; its height is the square root of its output channels. The
+# label counts parameters in millions, and convolutions with those on shortcuts. All are drawn at
+# full width; ResNet-20 to 110 are narrow, and their shortcuts have no weights. Depth and
 # size are different things: ResNet-110 has the longest row and 1.7 million parameters, VGG11
 # eight convolutions and 9.2 million. MobileNetV2 swings between wide and narrow in every block.
 
@@ -479,9 +470,9 @@ except data.DataMissing as error:
 # | 10 | why names and shapes do not match; the class says what it would try | this page, *The problem* |
 # | 10 | a transfer, live; what is cropped, what keeps its random weights | *A transfer in three lines* |
 # | 10 | what it is worth; what ± means; why the same seed | *What it is worth* |
-# | 25 | one kernel in another size, one layer in another width, by hand | notebook 01, rounds 2 and 3 |
-# | 20 | exercises 1 and 2 of notebook 01, in pairs | `build/exercises/01_hmt.ipynb` |
-# | 10 | which step counts? The class bets before the picture is shown | *Exchange one step* |
+# | 25 | one kernel in another size, one layer in another width, by hand | notebook 01, *Round 2*, *Round 3* |
+# | 20 | the first two exercises of notebook 01, in pairs | `build/exercises/01_hmt.ipynb` |
+# | 10 | which step counts? The class bets, then sees the picture | *Exchange one step* |
 # | 5 | the three questions below | |
 
 # %% [markdown]
@@ -492,7 +483,8 @@ except data.DataMissing as error:
 # them to `build/exercises`.
 #
 # **1.** `by_ratio(n, m)`: TLV's match. Of *m* target layers, counted from 0, layer *j* takes the
-# source layer nearest to $j\,n/m$, and the last of the *n* at most. Return a list of *m* numbers.
+# source layer $j\,n/m$, rounded as Python's `round` does, but never one beyond the last of the
+# *n*. Return a list of *m* numbers.
 
 
 # %%
