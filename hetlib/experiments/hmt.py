@@ -27,7 +27,8 @@ TARGETS = {"plainnet5": tuple(ARMS), "resnet8": tuple(ARMS)[:4]}
 """The arms of each target."""
 RELEASED = Recipe(epochs=350, schedule="steps", milestones=(149, 249), evaluate_every=10)
 REAL = ("reduced", "paper")
-RATES = (0.1, 0.03, 0.01)
+RATES = {f"{arm}, rate 0.01": (arm, 0.01) for arm in ("none", "chain")}
+"""Arms that are trained with another highest learning rate than 0.1, in PlainNet5 and where no photographs are."""
 
 
 def source(preset: str, data: str = "", width: float = 0.0, seed: int = 0) -> Job:
@@ -76,13 +77,12 @@ def job(preset: str, target: str, arm: str, seed: int, data: str = "", width: fl
     """
     real = preset in REAL or "cifar" in data
     sentence = ARMS[arm]
-    size = 1.0 if real else {"plainnet5": 0.5, "resnet8": 0.25}[target]
     return Job(
         model=target,
         data=data or ("sub-cifar100" if preset in REAL else "shapes-target"),
         recipe=recipe(preset, epochs),
         seed=seed,
-        options={"width": width or size},
+        options={"width": width or (1.0 if real else 0.25)},
         data_options={} if real else {"count": 96 if preset == "smoke" else 960, "seed": seed},
         sources=() if sentence is None else (source(preset, data, width, seed),),
         transfer=sentence,
@@ -95,16 +95,6 @@ def recipe(preset: str, epochs: int = 0) -> Recipe:
         return RELEASED
     own, every = {"smoke": (1, 1), "classroom": (20, 5)}.get(preset, (50, 10))
     return Recipe(epochs=epochs or own, schedule="cosine", evaluate_every=every)
-
-
-def rates(preset: str, seeds: Sequence[int]) -> dict[tuple[str, float, int], Job]:
-    """Trainings of PlainNet5, from random weights and by HMT, by start, highest learning rate and seed."""
-    return {
-        (arm, lr, seed): replace(job(preset, "plainnet5", arm, seed), recipe=recipe(preset).changed(lr=lr))
-        for arm in ("none", "chain")
-        for lr in RATES
-        for seed in seeds
-    }
 
 
 def widening(preset: str) -> dict[float, Job]:
@@ -126,9 +116,14 @@ def jobs(
 ) -> dict[tuple[str, str, int], Job]:
     """All trainings by target, arm and seed; parameters as for `job`, seeds by default the preset's own."""
     chosen = range(SEEDS[preset]) if seeds is None else seeds
-    return {
+    found = {
         (target, arm, seed): job(preset, target, arm, seed, data, width, epochs)
         for target, arms in TARGETS.items()
         for arm in arms
         for seed in chosen
     }
+    for name, (arm, lr) in {} if preset in REAL else RATES.items():
+        for seed in chosen:
+            like = found["plainnet5", arm, seed]
+            found["plainnet5", name, seed] = replace(like, recipe=like.recipe.changed(lr=lr))
+    return found

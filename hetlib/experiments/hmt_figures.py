@@ -84,26 +84,37 @@ def orders(pairs: Mapping[str, Mapping[str, Sequence[int]]], sources: int) -> "F
     return figure
 
 
-def alike(filters: Mapping[str, Mapping[str, Tensor]]) -> "Figure":
-    """Draw the distances between the filters of every layer, a row for each network; black is 0.
+def alike(filters: Mapping[str, Tensor]) -> "Figure":
+    """Draw the distances between the filters of every layer; black is 0.
 
-    `filters` holds, by network and layer, a row for each filter. The title is the rank: how many singular values are
-    above 1 % of the largest.
+    `filters` holds, by layer, a row for each filter. The title is the rank: how many singular values are above 1 % of
+    the largest.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.4, 2.3 * len(filters) + 0.4), layout="constrained")
-    spots = figure.subplots(len(filters), max(map(len, filters.values())), squeeze=False)
-    for line, (network, layers) in zip(spots, filters.items(), strict=True):
-        for ax, (layer, rows) in zip(line, layers.items(), strict=True):
-            apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-            picture = ax.imshow((apart / apart.max()).numpy(), cmap="magma", vmin=0, vmax=1)
-            rank = int(torch.linalg.matrix_rank(rows, rtol=1e-2))
-            ax.set(title=f"rank {rank} of {len(rows)}", xlabel=layer if line is spots[-1] else "")
-            ax.grid(visible=False)
-        line[0].set_ylabel(network)
-    figure.colorbar(picture, ax=spots, label="distance of two filters, relative")
+    figure = Figure(figsize=(7.4, 2.5), layout="constrained")
+    spots = figure.subplots(1, len(filters), squeeze=False)
+    for ax, (layer, rows) in zip(spots[0], filters.items(), strict=True):
+        apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+        picture = ax.imshow((apart / apart.max()).numpy(), cmap="magma", vmin=0, vmax=1)
+        rank = int(torch.linalg.matrix_rank(rows, rtol=1e-2))
+        ax.set_title(f"rank {rank} of {len(rows)}", size=9)
+        ax.set(xlabel=layer, xticks=[0, len(rows) // 2], yticks=[0, len(rows) // 2])
+        ax.grid(visible=False)
+    figure.colorbar(picture, ax=spots, label="distance, relative", shrink=0.8)
     return figure
+
+
+def apart(gaps: Mapping[str, Sequence[float]], levels: Sequence[float]) -> "Figure":
+    """Draw how far a filter is from its copy, as a part of its length: a line for each layer over levels of noise."""
+    ax = figures.axes(6.4, 2.8)
+    for (layer, values), dash in zip(gaps.items(), figures.DASHES, strict=False):
+        ax.plot(range(len(levels)), [100 * value for value in values], linestyle=dash, marker="o", label=layer)
+    ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+    ax.set(yscale="log", xlabel="noise on copies, in standard deviations", ylabel="apart after training (%)")
+    ax.set_title("How far the most different of all copies has come")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return cast("Figure", ax.figure)
 
 
 def accuracies(values: Mapping[str, Mapping[str, Sequence[float]]], chance: float) -> "Figure":

@@ -63,10 +63,18 @@ class Table:
         return Environment(autoescape=True).from_string(HTML).render(lines=self.lines, notes=self.notes)
 
 
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
+    """The mean difference on the same seed with its 95 % interval, and a verdict: whether that leaves out 0."""
+    gains = [one - other for one, other in zip(ours, theirs, strict=True)]
+    mean, half = interval(gains)
+    verdict = "better" if mean > half else "worse" if mean < -half else "no difference shown"
+    return measured(gains, "points").partition(",")[0], "one seed: no verdict" if math.isnan(half) else verdict
+
+
 def paired_differences(
     values: Mapping[str, Sequence[float]], baseline: str, unit: str = "%", title: str = "start"
 ) -> Table:
-    """Compare ways of doing one thing with a baseline, seed by seed.
+    """Compare ways of doing one thing with a baseline, seed by seed: means, differences and verdicts.
 
     Parameters
     ----------
@@ -76,20 +84,11 @@ def paired_differences(
         The way that the others are compared with.
     unit, title : str
         Of the values, and over the column of ways.
-
-    Returns
-    -------
-    Table
-        Per way its mean, the mean difference from the baseline on the same seed with its 95 % interval, and whether
-        that interval excludes zero.
     """
     if baseline not in values:
         raise unknown("baseline", baseline, values)
     lines = [(title, "ours (mean ± 95 % CI, n)", f"minus {baseline!r}, same seed", "verdict")]
     for way, found in values.items():
-        gains = [ours - theirs for ours, theirs in zip(found, values[baseline], strict=True)]
-        mean, half = interval(gains)
-        verdict = "better" if mean > half else "worse" if mean < -half else "no difference shown"
-        cells = (measured(gains, "points").partition(",")[0], "one seed: no verdict" if math.isnan(half) else verdict)
-        lines.append((way, measured(list(found), unit), *(("", "baseline") if way == baseline else cells)))
+        cells = ("", "baseline") if way == baseline else difference(found, values[baseline])
+        lines.append((way, measured(list(found), unit), *cells))
     return Table(tuple(lines))
