@@ -99,7 +99,7 @@ def alike(filters: Mapping[str, Tensor]) -> "Figure":
         picture = ax.imshow((apart / apart.max()).numpy(), cmap="magma", vmin=0, vmax=1)
         rank = int(torch.linalg.matrix_rank(rows, rtol=1e-2))
         ax.set_title(f"rank {rank} of {len(rows)}", size=9)
-        ax.set(xlabel=layer, xticks=[0, len(rows) // 2], yticks=[0, len(rows) // 2])
+        ax.set(xlabel=f"filter of {layer}", xticks=[0, len(rows) // 2], yticks=[0, len(rows) // 2])
         ax.grid(visible=False)
     figure.colorbar(picture, ax=spots, label="distance, relative", shrink=0.8)
     return figure
@@ -108,11 +108,14 @@ def alike(filters: Mapping[str, Tensor]) -> "Figure":
 def apart(gaps: Mapping[str, Sequence[float]], levels: Sequence[float]) -> "Figure":
     """Draw how far a filter is from its copy, as a part of its length: a line for each layer over levels of noise."""
     ax = figures.axes(6.4, 2.8)
-    for (layer, values), dash in zip(gaps.items(), figures.DASHES, strict=False):
-        ax.plot(range(len(levels)), [100 * value for value in values], linestyle=dash, marker="o", label=layer)
+    for (layer, values), dash, colour in zip(
+        gaps.items(), figures.DASHES, (*figures.COLOURS[:4], "grey"), strict=False
+    ):
+        shown = [100 * value or torch.nan for value in values]  # 0 has no place on this axis
+        ax.plot(range(len(levels)), shown, linestyle=dash, marker="o", color=colour, label=layer)
     ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
-    ax.set(yscale="log", xlabel="noise on copies, in standard deviations", ylabel="apart after training (%)")
-    ax.set_title("How far the most different of all copies has come")
+    ax.set(yscale="log", xlabel="noise on copies, in standard deviations", ylabel="apart (% of a filter's length)")
+    ax.set_title("Copies end about as far apart as noise put them")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return cast("Figure", ax.figure)
 

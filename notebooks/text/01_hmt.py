@@ -65,6 +65,7 @@ from hetlib.experiments import hmt as experiments
 from hetlib.experiments import hmt_figures as pictures
 from hetlib.lab import figures, records
 from hetlib.lab.statistics import Table, difference
+from hetlib.lab.train import start
 from hetlib.training import evaluate
 
 run = lab.start("01_hmt", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
@@ -109,15 +110,16 @@ Markdown(f"""**What we found**, as mean differences on the same seed (± is thei
 * On 1,000 photographs of CIFAR-100, at the paper's size: {real_gain("plainnet5", "chain")} and
   {real_gain("resnet8", "chain")}; shuffled {real_gain("plainnet5", "shuffle")} and
   {real_gain("resnet8", "shuffle")}.
-* Filters that start as copies of one another stay within 1 % of one another, in all layers but the
-  last. Noise sets them free.""")
+* Where HMT makes a layer wider it copies filters, and copies stay within 1 % of one another in
+  training (one training at a rate of 0.01), in all layers but the last.""")
 
 # %% [markdown]
 # ## The problem in one picture
 #
 # VGG11 has eight convolutions with 3x3 kernels, PlainNet5 four with 5x5 kernels, ResNet-8 seven
-# on its main path. Hardly a layer of one has the shape of a layer of another. So what VGG11 knows
-# is usually thrown away. These are the networks of this run:
+# on its main path (and three 1x1 ones on its shortcuts, which HMT leaves alone). Hardly a layer of
+# one has the shape of a layer of another. So what VGG11 knows is usually thrown away. These are the
+# networks of this run:
 
 # %%
 source = lab.train(first.sources[0], run.cache, run.device)
@@ -138,26 +140,41 @@ print(f"guessing is right {chance:.1f} % of the time")
 pictures.tasks({"source": many, "target": few})
 
 # %% [markdown]
-# HMT is one sentence of the mechanism that all five papers share:
+# hetlib writes each of its five papers as a match of layers and a fit of tensors; HMT is
 # `Transfer(ByPosition("chain"), (Cyclic(),))`. The *match* pairs convolutions in order. The *fit*
-# resizes kernels bilinearly and channels cyclically. Nothing of the target's own values is kept in
-# a layer that is fed. Then the target is trained.
+# resizes kernels bilinearly and channels cyclically. A layer that receives source weights keeps
+# nothing of its own. Then the target is trained.
+
 
 # %% tags=["picture"]
-report = hmt.transfer(source.model, target)
-report.plot("VGG11 into PlainNet5: four of its eight convolutions find a place")
+@dataclass(frozen=True)
+class Pairing:
+    target: Literal["plainnet5", "resnet8"] = TARGET
+    order: Literal["chain", "shuffle", "interval"] = ORDER
+
+
+def pairing(choice):
+    report = hmt.transfer(source.model, plan[choice.target, "none", seed].build(), choice.order)
+    fed = f"{len(report.matched)} of VGG11's eight convolutions"
+    return report.plot(f"{choice.target}, {choice.order}: {fed} find a place")
+
+
+lab.Explorer(pairing, Pairing(), run)
 
 # %% [markdown]
-# **What to notice.** The arrows stop where the shorter chain ends, so half of VGG11 is never used.
-# Every arrow changes the kernel size, and every arrow crops outputs, inputs or both. All networks are a quarter as wide as the paper's, whose shapes differ in the same way.
-# The next rounds build what happens on one arrow.
+# **What to notice.** Shapes are outputs x inputs x height x width. The arrows stop where the shorter
+# chain ends, so half of VGG11 is never used.
+# Every arrow changes the kernel size, and every arrow crops outputs, inputs or both. All networks
+# are a quarter as wide as the paper's, whose shapes differ in the same way. The next rounds build
+# what happens on one arrow; *try* the other target and the orders of round 1.
 
 # %% [markdown]
 # ## Round 1: which layers, and in which order
 #
 # The abstract speaks of the *longest chain* of a network. The release takes something simpler:
-# every 2-D convolution in the order in which modules were registered, except those under a module
-# called `downsample`, which is where torchvision keeps its projection shortcuts.
+# every 2-D convolution in the order in which modules were registered, that is, assigned in the
+# network's `__init__`, except those under a module called `downsample`. There torchvision keeps its
+# projection shortcuts, 1x1 convolutions beside a block.
 
 
 # %%
@@ -199,9 +216,10 @@ pictures.orders(pairs, sources=8)
 
 # %% [markdown]
 # **What to notice.** An order also decides *which* layers arrive. Into PlainNet5, shuffle brings
-# layers 3, 1, 0, 7 instead of 0, 1, 2, 3: another order and another layer. Into ResNet-8 it brings
-# layer 7 but not layer 5; the other six are those of the chain. Interval has only four layers to
-# give, so three of ResNet-8 are not fed.
+# layers 3, 1, 0, 7 instead of 0, 1, 2, 3: another order and another layer. It also has to repeat
+# channels, which the chain never does here: layer 0, made for three colours, fills a layer of 16
+# inputs. Into ResNet-8 shuffle brings layer 7 but not layer 5; the other six are those of the chain.
+# Interval has only four layers to give, so three of ResNet-8 are not fed.
 
 # %% [markdown]
 # ## Round 2: one kernel in another size
@@ -325,16 +343,17 @@ for ax, (name, grid) in zip(axes, grids.items(), strict=True):
 #
 # Biases, batch norms, projection shortcuts and the classifier of the target keep their initial
 # values. So even between equal architectures the *function* is not preserved: HMT moves the
-# convolutions and nothing else.
+# convolutions and nothing else. We move all convolutions of the trained VGG11 into a new one, whose
+# classifier is still random:
 
 # %%
 untouched = first.build().state_dict()
+report = hmt.transfer(source.model, target)
 fed = {f"{row.target}.weight" for row in report.matched}
 for name, value in target.state_dict().items():
     assert name in fed or torch.equal(value, untouched[name])
-report
+display(report)
 
-# %%
 twin = first.sources[0].build()
 assert {row.done for row in hmt.transfer(source.model, twin).matched} == {"copied"}
 theirs = first.sources[0].load("test")
@@ -344,14 +363,14 @@ for name, model in {"VGG11": source.model, "a VGG11 with all its convolutions": 
 # %% [markdown]
 # ## Round 5: filters that training hardly separates
 #
-# Make a network wider, and HMT fills the new filters with copies. Two copies see the same input;
-# because the next layer's inputs are copies too, they receive the same gradient. Their biases
+# Make a network wider, and HMT fills the new filters with copies. Two copies see the same input. The
+# next layer weighs both equally, so they receive the same gradient, too. Their biases
 # differ, but the batch norm behind subtracts any bias again, and batch norms start equal. Only the
 # last convolution escapes, because the classifier behind it starts at random.
 #
 # We train a small PlainNet5, widen it to twice the channels, train again, and look at the distance
 # between every two filters of a layer. The control adds noise to the copies before training. Rate
-# and arithmetic (0.01, float32) are chosen so that rounding does not hide the tie.
+# and arithmetic (0.01, float32) are chosen so that rounding does not hide that copies stay equal.
 
 
 # %%
@@ -368,26 +387,31 @@ def gap(rows):
     return float(((rows[:half] - rows[half:]).norm(dim=1) / rows[:half].norm(dim=1)).max())
 
 
-gaps = {name: [gap(filters(results[level].model)[name]) for level in wide] for name in filters(target)}
+ends = [filters(results[level].model) for level in wide]
+starts = [filters(start(job, run.cache)) for job in wide.values()]
+gaps = {name: [gap(layers[name]) for layers in ends] for name in ends[0]}
 assert run.preset == "smoke" or [each[0] < 1e-2 for each in gaps.values()] == [True] * 3 + [False]
-pictures.apart(gaps, list(wide))
+before = [max(map(gap, layers.values())) for layers in starts]
+pictures.apart(gaps | {"before training": before}, list(wide))
 
 # %% [markdown]
 # **What to notice.** In the first picture, without noise, the two black diagonals beside the main one
-# are pairs of filters that training could not tell apart. *Rank*, the number of singular values above
-# 1 % of the largest, says it in one number: the first three layers hold no more directions than the
-# narrow network had. Twice the width, no more capacity. In the second picture copies of these layers
-# stay within 1 % of one another, and in the last layer they part. Noise of a hundredth stays about
-# what it was; noise of a tenth or more gives every filter a direction of its own.
+# are pairs of copies. *Rank*, the number of singular values above 1 % of the largest, counts the
+# directions that filters span: in the first three layers as many as the narrow network had. Twice the
+# width, and no more capacity there. In the last layer, whose diagonals look as dark, copies are a
+# tenth apart, as the second picture shows, and the rank has grown.
 #
-# In exact arithmetic the copies would be equal for ever. In float32 two sums in different order
-# round differently, and training amplifies any difference that it finds.
+# The second picture also says what noise does: copies end about as far apart as noise put them
+# (dotted grey), so training did not separate them; but a tenth is enough to count as a direction.
+# In exact arithmetic copies without noise would be equal for ever; float32 rounds two sums in
+# different order differently. In chain order no layer below is widened, so this concerns targets that
+# are wider than their source.
 
 # %% [markdown]
 # ## The experiment
 #
 # Both experiments of the release, VGG11 into PlainNet5 and into ResNet-8, and variants that the
-# paper does not have:
+# release does not have. An *arm* is one way of starting:
 #
 # | arm | layers | order | kernels | outputs and inputs | batch norms |
 # |---|---|---|---|---|---|
@@ -397,7 +421,7 @@ pictures.apart(gaps, list(wide))
 # | interval | every second | kept | stretched | ✓ | |
 # | corners | the first ones | kept | stretched, corners pinned | ✓ | |
 # | zero padding | the first ones | kept | padded with zeros | ✓ | |
-# | gain corrected | the first ones | kept | stretched, divided by the growth in size | ✓ | |
+# | gain corrected | the first ones | kept | stretched, times old inputs x taps / new ones | ✓ | |
 # | batch norms too | the first ones | kept | stretched | ✓ | ✓ |
 #
 # Variants run in PlainNet5 only. A seed draws the source's training, the images, the target's
@@ -421,13 +445,13 @@ for name, title in TARGETS.items():
 # **What to notice.** Each dot is one seed, each bracket a 95 % interval of the mean; the tables have
 # the differences, which are what decides. HMT is better than random weights in ResNet-8; in
 # PlainNet5 three seeds do not show it, for they differ widely. Against the shuffled weights HMT is
-# better in both. Those are trained weights, too, but each meets inputs that it was not trained on.
-# Between *chain* and *shuffle* more than the order differs, as round 1 showed.
+# better in both. Shuffled weights are trained, too, but each layer meets inputs that it was not
+# trained on. More than the order differs between *chain* and *shuffle*, as round 1 showed.
 
 # %% [markdown]
 # ### The same on photographs
 #
-# These images are made for a lesson. The evidence is the run at the paper's size: VGG11 of full
+# These images are made for a lesson. The evidence is the run at the release's size: VGG11 of full
 # width, trained on CIFAR-10, into targets of full width on 1,000 images of CIFAR-100 for 350 epochs.
 # There are 100 classes, so guessing is right 1 % of the time.
 
@@ -441,9 +465,9 @@ for name, title in TARGETS.items():
 
 # %% [markdown]
 # **What to notice.** One source, of seed 0, started all of these, and all seeds have the same 1,000
-# images. So the intervals say nothing about other sources or other images, and the true ones are
-# wider. In ResNet-8 the shuffled start is not shown to be below random weights on photographs: bad
-# places cost less there than they do on the shapes.
+# images; a seed draws the target's first weights and the order and augmentation of its images. So
+# the intervals say nothing about other sources or images, and the true ones are wider. Trained
+# weights in wrong places are no better than random ones, and in PlainNet5 worse.
 
 # %% [markdown]
 # ## Ablations over time
@@ -478,9 +502,9 @@ def comparison(choice):
 lab.Explorer(comparison, Comparison(), run)
 
 # %% [markdown]
-# **What to notice.** Compare the first points with the last. If two curves part early and meet
-# again, the transfer bought time, not accuracy. If they are apart in the last epoch, it bought
-# accuracy, as far as these epochs go.
+# **What to notice.** Bands are 95 % intervals. In PlainNet5 the means of *chain* and *none* are far
+# apart at the first point and close at the last: the transfer bought time, not accuracy. *Try*
+# ResNet-8: there the lead stays, as far as these epochs go.
 #
 # Do the variants differ from plain HMT? That is another baseline, and another table:
 
@@ -489,9 +513,9 @@ variants = {way: scores("plainnet5", way) for way in GROUPS["variants"][1:]}
 lab.paired_differences(variants, baseline="chain")
 
 # %% [markdown]
-# The surprise is *gain corrected*. Its weights are those of HMT, divided in every layer by how much
-# larger the filter has become. A batch norm divides that away again, so both networks compute the
-# same before they are trained:
+# The surprise is *gain corrected*. Its weights are those of HMT, divided by the number of entries of
+# a filter, inputs times taps, in the target's layer over that in the source's. A batch norm divides
+# that away again, so both networks compute the same before they are trained:
 
 # %%
 one, other = first.build().train(), first.build().train()
@@ -510,7 +534,7 @@ for (name, large), (_, small) in zip(convolutions(one), convolutions(other), str
 # weight by *c* acts like a learning rate $c^2$ times as high (van Laarhoven 2017). So a part of what
 # stretching seems to cost may be that stretched kernels are large.
 #
-# *Zero padding* gives small kernels as well, and keeps the three-pixel patterns for which they were
+# *Zero padding* does not make kernels larger, and keeps the three-pixel patterns for which they were
 # trained; it is best here. How much of its lead is size and how much is pattern was not tested. The
 # other two variants change about a point.
 
@@ -531,9 +555,9 @@ for lr in (0.1, 0.01):
 Table(tuple(lines))
 
 # %% [markdown]
-# **What to notice.** The suspicion was wrong. With a tenth of the rate both learn less in these 20
-# epochs, and HMT falls behind random weights. That fits what was said above: stretched kernels are
-# large, and behind a batch norm a large weight turns slowly.
+# **What to notice.** The suspicion is not confirmed. With a tenth of the rate both learn little in
+# these 20 epochs, and HMT falls behind random weights. A reason may be the one above: stretched
+# kernels are large, and behind a batch norm a large weight turns slowly. It was not tested.
 
 # %% [markdown]
 # ## Train one yourself
@@ -566,8 +590,8 @@ lab.Explorer(learning, Trial(), run, trial)
 # %% [markdown]
 # ## Claim, what we saw, verdict
 #
-# The paper's text is known to us by its abstract only. What it says, and what its ablations are made
-# to show:
+# The paper's text is known to us by its abstract only. What it says, and what the release's ablations
+# are meant to show:
 
 # %% tags=["hide-input"]
 metrics = {
@@ -593,8 +617,8 @@ rows = [
     ("the paper", "what we saw", "verdict"),
     ("weights can move between unlike networks", "all main paths are fed", "seen"),
     ("the target then learns better", f"{there('chain')}; here {here}", "seen, with our sources"),
-    ("order matters (shuffle)", there("shuffle"), "seen: no help"),
-    ("neighbours matter (interval)", f"against chain, {there('interval', 'chain')}", "seen"),
+    ("order (shuffle)", f"against chain, {there('shuffle', 'chain')}", "seen; other layers, too"),
+    ("neighbours (interval)", f"against chain, {there('interval', 'chain')}", "seen; fewer layers"),
     ("the longest chain is used", "the release takes registration order", "not tested"),
     ("it helps in re-identification", "the release has no code for it", "could not be tested"),
 ]
@@ -602,9 +626,9 @@ Table(tuple(rows))
 
 # %% [markdown]
 # **Known deviations.** The release starts from an ImageNet VGG11 and trains one seed; we train the
-# source ourselves and give intervals. The release reports the best test epoch, which chooses on the
-# test set; we report the last epoch, and the record has the best beside it. `classroom` replaces the
-# data, narrows the networks and shortens the schedule.
+# source ourselves, on CIFAR-10 or on rendered shapes, and give intervals. The release reports the
+# best test epoch, which chooses on the test set; we report the last epoch, and the record has the
+# best beside it. `classroom` replaces the data, narrows the networks and shortens the schedule.
 
 # %% [markdown]
 # ## Exercises
