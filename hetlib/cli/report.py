@@ -5,11 +5,12 @@ import re
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from hetlib import files
+from hetlib.cli import claims
+from hetlib.cli.markdown import plain, table
 from hetlib.cli.outputs import outputs
 from hetlib.errors import unknown
 from hetlib.lab import notebooks, records
@@ -198,7 +199,8 @@ def _strips(record: Record) -> tuple[list[dict[str, Any]], str]:
 def update_tables(papers: str | Path, results: str | Path, force: bool = False) -> bool:
     """Bring the tables of a Markdown file up to date with a folder of records, and say whether it changed.
 
-    A table stands between ``<!-- table: 01_hmt -->`` and ``<!-- end of table -->``; all else stays as it is.
+    A table stands between ``<!-- table: 01_hmt -->`` and ``<!-- end of table -->``, and claims as `claims.written`
+    says; all else stays as it is.
 
     Raises
     ------
@@ -208,7 +210,7 @@ def update_tables(papers: str | Path, results: str | Path, force: bool = False) 
     """
     known, (every, _) = published(), committed(results)
 
-    def table(match: re.Match) -> str:
+    def numbers(match: re.Match) -> str:
         name = match[2]
         if name not in known:
             raise unknown("table", name, known)
@@ -216,7 +218,8 @@ def update_tables(papers: str | Path, results: str | Path, force: bool = False) 
         return f"{match[1]}{markdown(*compare(known[name], mine))}{match[3]}"
 
     before = Path(papers).read_text(encoding="utf-8")
-    after, replaced = TABLE.subn(table, before)
+    after, replaced = TABLE.subn(numbers, before)
+    after = claims.written(after, every)
     if replaced != before.count(START):
         raise ValueError(f"{papers}: {before.count(START)} tables begin and {replaced} end; nothing was written")
     if (lost := _numbers(before) - _numbers(after)) and not force:
@@ -230,21 +233,21 @@ def update_tables(papers: str | Path, results: str | Path, force: bool = False) 
 def _numbers(text: str) -> Counter[tuple[str, str]]:
     """The experiments in each table that have a number of ours; their notes are counted anew with every record."""
     found: Counter[tuple[str, str]] = Counter()
-    for table in TABLE.finditer(text):
-        rows = [line.strip("| ").split(" | ") for line in table[0].splitlines() if line.startswith("|")]
+    for block in TABLE.finditer(text):
+        rows = [line.strip("| ").split(" | ") for line in block[0].splitlines() if line.startswith("|")]
         answered = [row for row in rows if len(row) == len(HEAD) and row[3] not in (NOT_RUN, HEAD[3], "---")]
-        found.update((table[2], NOTED.sub("", row[0])) for row in answered)
+        found.update((block[2], NOTED.sub("", row[0])) for row in answered)
     return found
 
 
 def markdown(rows: Sequence[Row], sources: Sequence[str]) -> str:
     """Rows as a Markdown table with its sources below; many rows that were not run are folded."""
     shown, folded = fold(rows)
-    text = _lines(shown) if shown else ""
+    text = table(HEAD, shown) if shown else ""
     if folded:
-        text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{_lines(folded)}\n</details>\n"
+        text += f"\n<details><summary>{len(folded)} more rows, not run</summary>\n\n{table(HEAD, folded)}\n</details>\n"
     if sources:
-        listed = "".join(f"{number}. {_plain(source)}\n" for number, source in enumerate(sources, 1))
+        listed = "".join(f"{number}. {plain(source)}\n" for number, source in enumerate(sources, 1))
         text += f"\n<details><summary>{NOTES}</summary>\n\n{listed}\n</details>\n"
     return text
 
@@ -255,13 +258,3 @@ def fold(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     if len(waiting) <= FOLDED:
         return list(rows), []
     return [row for row in rows if row.run], waiting
-
-
-def _lines(rows: Iterable[Row]) -> str:
-    lines = [HEAD, ("---",) * len(HEAD), *rows]
-    return "".join(f"| {' | '.join(_plain(cell).replace('|', '/') for cell in line)} |\n" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """A text on one line that holds no tag, and so no marker of a table either."""
-    return " ".join(escape(text, quote=False).split())

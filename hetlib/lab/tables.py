@@ -70,7 +70,7 @@ def compare(section: Mapping[str, Any], records: Iterable[Record]) -> tuple[list
 
 def _setting(record: Record) -> str:
     """Data set and preset, as text."""
-    return f"{record.data['name']}, {record.preset} preset"
+    return f"{record.data['name']}, {record.preset} preset{', reduced' if record.facts.get('reductions') else ''}"
 
 
 def _departures(record: Record) -> str:

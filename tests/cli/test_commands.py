@@ -184,7 +184,7 @@ def test_only_the_papers_own_protocol_confirms_or_contradicts():
     assert rows_of("smoke")[0][0].verdict == "another protocol"
     rows, notes = rows_of("paper", reductions=["4 epochs of 200"])
     assert rows[0].verdict == "another protocol"
-    assert rows[0].experiment == "A (shapes, paper preset [2])"
+    assert rows[0].experiment == "A (shapes, paper preset, reduced [2])"
     assert notes == ["Table 1", "ours: 4 epochs of 200"]
     rows, notes = rows_of("smoke", {"rows": [SECTION["rows"][0] | {"anywhere": True}]}, reductions=["4 epochs of 200"])
     assert (rows[0].experiment, rows[0].verdict) == ("A", "agrees")
