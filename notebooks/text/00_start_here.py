@@ -318,7 +318,7 @@ Markdown(f"""With TLV's match, HMT's fit in place of TLV's gives
 # trains nothing.
 
 
-# %%
+# %% tags=["hide-input"]
 MATCHES = {
     "in order": hmt.ByPosition(),
     "shuffled": hmt.ByPosition("shuffle"),

@@ -146,7 +146,7 @@ pictures.tasks({"source": many, "target": few})
 # nothing of its own. Then the target is trained.
 
 
-# %% tags=["picture"]
+# %% tags=["picture", "hide-input"]
 @dataclass(frozen=True)
 class Pairing:
     target: Literal["plainnet5", "resnet8"] = TARGET
@@ -256,9 +256,9 @@ WAYS = {
     "nearest": {"resizer": "nearest"},
     "zero padding": {"resizer": "zero"},
 }
-four = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(3))
-rows = {name: hmt.resize(four, (4, 1, 5, 5), **how)[:, 0] for name, how in WAYS.items()}
-figures.kernel_strip({"3x3": four[:, 0], **rows}, "Four kernels, and four ways to make them 5x5")
+kernels = torch.randn(5, 1, 3, 3, generator=torch.Generator().manual_seed(3))
+rows = {name: hmt.resize(kernels, (5, 1, 5, 5), **how)[:, 0] for name, how in WAYS.items()}
+figures.kernel_strip({"3x3": kernels[:, 0], **rows}, "Five kernels, and four ways to make them 5x5")
 
 # %%
 flat, peak = torch.ones(1, 1, 3, 3), torch.zeros(1, 1, 3, 3)
@@ -277,7 +277,7 @@ for name, how in WAYS.items():
 # convention it takes the first one, top left.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Resizing:
     size: Literal[1, 3, 5, 7] = SIZE
@@ -289,9 +289,9 @@ class Resizing:
 def resizing(choice):
     shape = choice.size, choice.size
     how = {"resizer": choice.resizer, "antialias": choice.antialias}
-    result = hmt.resize(four, (4, 1, *shape), choice.align_corners, **how)
+    result = hmt.resize(kernels, (5, 1, *shape), choice.align_corners, **how)
     constant = hmt.resize(flat, (1, 1, *shape), choice.align_corners, **how).sum() / 9
-    rows = {"3x3": four[:, 0], f"{choice.size}x{choice.size}": result[:, 0]}
+    rows = {"3x3": kernels[:, 0], f"{choice.size}x{choice.size}": result[:, 0]}
     title = f"{choice.resizer}: a constant kernel's response grows {constant:.2f} times"
     return figures.kernel_strip(rows, title)
 
@@ -475,7 +475,7 @@ for name, title in TARGETS.items():
 # The last epoch is one moment. A transfer may help early and fade, or start badly and recover.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Comparison:
     target: Literal["plainnet5", "resnet8"] = TARGET
@@ -567,7 +567,7 @@ Table(tuple(lines))
 # experiment.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Trial:
     start: Literal["none", "chain", "shuffle", "interval", "zero padding"] = START

@@ -94,7 +94,7 @@ experiment = experiments.at_preset(EXPERIMENT, run.preset, WIDTH, EPOCHS)
 # equally deep; the *fit* moves neurons by optimal transport (`Transport`); the *blend* averages; then the result is
 # finetuned.
 
-# %%
+# %% tags=["hide-input"]
 plan = perceptrons.perceptrons(run.preset, run.seeds, DATA)
 task = plan["deep", run.seeds[0]].data
 inputs, DEEP, SHALLOW = perceptrons.PIXELS[task], perceptrons.DEEP, perceptrons.SHALLOW
@@ -173,7 +173,7 @@ cost = torch.rand(7, 4, dtype=torch.float64, generator=torch.Generator().manual_
 assert list(plain_map(cost)) == match.align(cost, pins=(0, 0))
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Alignment:
     measure: Literal["cka", "debiased", "neurons", "wasserstein", "cca", "index"] = MEASURE
@@ -276,7 +276,7 @@ for plain, ready in zip(plain_move(ours, plans), clafusion.fuse_weights(ours, th
     torch.testing.assert_close(plain, ready, rtol=1e-4, atol=1e-5)
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Neurons:
     layer: int = lab.slider(LAYER, 1, 3, 1, "hidden layer")
@@ -335,7 +335,7 @@ for name, path in paths.items():
     print(f"{name:20} barrier {interpolate.barrier([point['loss'] for point in path]):5.2f} nats")
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Path:
     score: Literal["top1", "loss"] = SCORE
@@ -503,7 +503,7 @@ lab.beside_published(record)
 # of a plan are scaled to 1 before the next layer takes it in (the second of the three questions), `mend` is REPAIR.
 
 
-# %%
+# %% tags=["hide-input"]
 def switches(choice):
     made, found = one_shot.switched(deep, shallow, school, choice)
     shown = {name: [top1(net)] for name, net in ({"deep": deep, "shallow": shallow} | made).items()}

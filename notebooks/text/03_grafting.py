@@ -135,7 +135,7 @@ print(f"two bins: 3 weights in the first, none in the second: H = {plain_entropy
 # Four numbers and two bins: 0, 0.1 and 0.3 lie below 0.5, and the largest, 1, is not counted. So $p = (3/4, 0)$ and $H
 # = -\tfrac34 \ln \tfrac34 = 0.216$. Now a real layer, the sixth convolution of a network that trained alone.
 
-# %%
+# %% tags=["hide-input"]
 alone = lab.train(plan["ensemble4", run.seeds[0]], run.cache, run.device)
 
 
@@ -182,7 +182,7 @@ def plain_coefficient(own, donor, a=0.4, c=500.0):
 for difference in (-0.2, -0.004, 0.0, 0.001, 0.05):
     assert plain_coefficient(difference, 0.0) == float(grafting.coefficient(difference, 0.0))
 
-# %%
+# %% tags=["hide-input"]
 pair = lab.train(plan["dlr", run.seeds[0]], run.cache, run.device)
 differences = [own - donor for fact in pair.facts for own, donor in fact["entropy"].values()]
 
@@ -491,7 +491,7 @@ for start in range(0, len(ablations), 15):
 # itself.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Ring:
     k: Literal[2, 3, 4] = K

@@ -185,7 +185,7 @@ pictures.won(tested.images, entropies, [each.name for each in sources])
 # though none of its answers has changed.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Choice:
     rule: Literal["entropy", "batch", "random", "oracle", "average"] = RULE
@@ -505,7 +505,7 @@ pictures.accuracies(few, sum(majority.values()) / len(majority), f"Seed {seed} o
 # of other settings have other terms, so compare the accuracies in the legend.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Component:
     rule: Literal["entropy", "batch", "random", "oracle", "average"] = RULE

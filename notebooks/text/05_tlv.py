@@ -81,7 +81,7 @@ run = lab.start("05_tlv", PRESET, DATA or None, SEEDS or None, zoom=ZOOM)
 # is kept; then the target is trained, with feature crossover.
 
 
-# %% tags=["picture"]
+# %% tags=["picture", "hide-input"]
 @dataclass(frozen=True)
 class Pairing:
     n_source: int = lab.slider(N_SOURCE, 1, 24, 1, "layers of the source")
@@ -160,7 +160,7 @@ trained = [layer.weight.detach() for layer in learned.model.modules() if isinsta
 print(f"the source scores {learned.history.final:.1f} % on the test images of its own task, {teacher.data}")
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Choice:
     how: Literal["interleaved", "max", "min", "two_tailed", "random"] = HOW
@@ -231,7 +231,7 @@ CASES |= {"more filters": (4, 4, 7, 4), "more inputs": (5, 3, 5, 6), "more of bo
 CASES |= {"fewer filters, more inputs": (8, 3, 5, 6), "more filters, fewer inputs": (4, 6, 7, 4)}
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Width:
     case: Literal[tuple(CASES)] = CASE
@@ -271,7 +271,7 @@ lab.Explorer(blocks, Width(), run)
 # channel a slice reads does not.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Order:
     shuffle: Literal["both", "filters", "inputs", "off"] = SHUFFLE
@@ -462,7 +462,7 @@ figures.bars_with_intervals(None, {arm: scores(arm) for arm in shown}, title=f"{
 # zeros; `choice` puts other filters in place of the interleaved ones.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Comparison:
     compare: Literal[tuple(GROUPS)] = COMPARE
@@ -500,7 +500,7 @@ for name, baseline in {"choice": "keep random", "shuffle": "base_unshuffled", "r
 # and what is mixed in, and press *Run*; the grey curves are seed 0 of the experiment.
 
 
-# %%
+# %% tags=["hide-input"]
 @dataclass(frozen=True)
 class Trial:
     p: Literal[0.0, 0.05, 0.1, 0.2, 0.5] = P
