@@ -107,7 +107,7 @@ Markdown(f"""**What we found**, as mean differences on the same seed (± is thei
 * At `{PRESET}`, on {len(few)} rendered images, HMT against random weights: in PlainNet5
   {gain("plainnet5", "chain")}; in ResNet-8 {gain("resnet8", "chain")}. The same source in shuffled
   order: {gain("plainnet5", "shuffle")}; {gain("resnet8", "shuffle")}.
-* On 1,000 photographs of CIFAR-100, at the paper's size: {real_gain("plainnet5", "chain")} and
+* On 1,000 photographs of CIFAR-100, at the release's size: {real_gain("plainnet5", "chain")} and
   {real_gain("resnet8", "chain")}; shuffled {real_gain("plainnet5", "shuffle")} and
   {real_gain("resnet8", "shuffle")}.
 * Where HMT makes a layer wider it copies filters, and copies stay within 1 % of one another in
@@ -165,7 +165,7 @@ lab.Explorer(pairing, Pairing(), run)
 # **What to notice.** Shapes are outputs x inputs x height x width. The arrows stop where the shorter
 # chain ends, so half of VGG11 is never used.
 # Every arrow changes the kernel size, and every arrow crops outputs, inputs or both. All networks
-# are a quarter as wide as the paper's, whose shapes differ in the same way. The next rounds build
+# are a quarter as wide as the release's, whose shapes differ in the same way. The next rounds build
 # what happens on one arrow; *try* the other target and the orders of round 1.
 
 # %% [markdown]
@@ -402,7 +402,7 @@ pictures.apart(gaps | {"before training": before}, list(wide))
 # tenth apart, as the second picture shows, and the rank has grown.
 #
 # The second picture also says what noise does: copies end about as far apart as noise put them
-# (dotted grey), so training did not separate them; but a tenth is enough to count as a direction.
+# (grey), so training did not separate them; but a tenth is enough to count as a direction.
 # In exact arithmetic copies without noise would be equal for ever; float32 rounds two sums in
 # different order differently. In chain order no layer below is widened, so this concerns targets that
 # are wider than their source.
