@@ -163,6 +163,13 @@ def test_unchanged_cells_keep_their_ids(text):
     nbformat.validate(after)
 
 
+def test_cells_that_only_draw_are_folded(text):
+    text.write_text('# %% tags=["hide-input"]\n1\n\n# %%\n2\n')
+    folded, shown = notebooks.read(text).cells
+    assert folded.metadata == {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
+    assert shown.metadata == {}
+
+
 def test_equal_cells_get_different_ids(text):
     text.write_text("# %%\n1\n\n# %%\n1\n")
     assert len({cell.id for cell in notebooks.read(text).cells}) == 2

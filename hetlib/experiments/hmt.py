@@ -71,7 +71,7 @@ def job(preset: str, target: str, arm: str, seed: int, data: str = "", width: fl
         One of `ARMS`.
     seed : int
         Of everything: the source's training, which images are drawn or rendered, the target's weights and data order.
-        CIFAR's subset of a class is the released one for every seed.
+        The 1,000 images of `sub-cifar100` are the released ones for every seed.
     epochs : int
         Instead of the preset's own number, if not 0.
     """
