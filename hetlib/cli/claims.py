@@ -9,7 +9,7 @@ from pathlib import Path
 from hetlib.cli.markdown import plain, table
 from hetlib.errors import unknown
 from hetlib.lab.records import Record
-from hetlib.lab.statistics import difference
+from hetlib.lab.statistics import difference, interval
 from hetlib.lab.tables import NOT_RUN, SCRIPT, published
 
 BLOCK = re.compile(r"(<!-- claims: (\S+) -->\n).*?(<!-- end of claims -->)", re.DOTALL)
@@ -21,7 +21,8 @@ HEAD = ("claim", "published difference", "ours, same seed", "data and preset", "
 class Answer:
     """What is known of one claim: texts for the columns of `HEAD`, and whether it was tested as the paper does.
 
-    `verdict` is "better", "worse", "no difference shown", "one seed: no verdict" or "not run".
+    `verdict` is "better", "worse", "no difference shown", "one seed: no verdict" or "not run"; `span` has the mean
+    difference and the half width of its interval, as numbers, where it was run.
     """
 
     claim: str
@@ -31,6 +32,7 @@ class Answer:
     verdict: str
     full: bool = False
     command: str = ""
+    span: tuple[float, float] | None = None
 
 
 def claims() -> dict[str, list[dict[str, str]]]:
@@ -55,11 +57,13 @@ def answers(name: str, records: Iterable[Record]) -> list[Answer]:
             continue
         record = fitting[-1]
         values = [record.metrics[metric]["values"] for metric in (ours, than)]
+        span = interval([one - other for one, other in zip(*values, strict=True)])
         text, verdict = difference(*values)
         words = record.data["name"], record.preset, record.preset if _full(record) else "reduced"
         setting = ", ".join(dict.fromkeys(words))
         text = f"{text}, n = {len(record.seeds)}"
-        found.append(Answer(claim["claim"], known, text, setting, verdict, _full(record), record.command or SCRIPT))
+        command = record.command or SCRIPT
+        found.append(Answer(claim["claim"], known, text, setting, verdict, _full(record), command, span))
     return found
 
 
@@ -80,7 +84,7 @@ def state(found: Sequence[Answer]) -> str:
 
 
 RULE = (
-    "*Better* and *worse*: the 95 % interval (Student's t) of the difference on the same seed leaves out 0. CONFIRMED: "
+    "Better and worse: the 95 % interval (Student's t) of the difference on the same seed leaves out 0. CONFIRMED: "
     "better in every comparison, at the paper's protocol but for the deviations named below. PARTLY: better in some, "
     "or with reductions. NOT SHOWN: better in none. NOT RUN: none was run on the paper's data. Comparisons are not "
     "corrected for their number."

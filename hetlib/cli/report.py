@@ -76,6 +76,9 @@ def write_page(runs: str | Path, results: str | Path, tell: Callable[[str], Any]
         notes_title=NOTES,
         fold=fold,
         width=WIDTH,
+        claims_head=claims.HEAD,
+        rule=claims.RULE,
+        bar=_bar,
     )
     return files.write(Path(runs) / "report.html", content)
 
@@ -146,6 +149,8 @@ def _paper(name: str, section: dict[str, Any], on_record: list[Record], here: li
         "name": name,
         "title": section["title"],
         "note": section.get("note", ""),
+        "answers": (found := claims.answers(name, on_record)),
+        "state": claims.state(found),
         "on_record": compare(section, committed),
         "here": compare(section | {"rows": rows}, mine) if mine else None,
     }
@@ -194,6 +199,14 @@ def _strips(record: Record) -> tuple[list[dict[str, Any]], str]:
         text = measured(metric["values"], metric["unit"])
         strips.append({"name": name, "text": text, "bar": bar, "dots": [at(value) for value in metric["values"]]})
     return strips, "; ".join(f"{low:.4g} to {high:.4g} {unit}" for unit, (low, high) in ends.items())
+
+
+def _bar(answer: claims.Answer) -> str:
+    """An answer's difference and interval as the path of a small picture, 1 point being 4 pixels, 0 in the middle."""
+    mean, half = answer.span or (0.0, 0.0)
+    at = lambda points: min(max(WIDTH / 2 + 4 * points, 3), WIDTH - 3)
+    half = 0.0 if math.isnan(half) else half
+    return f"M{at(mean - half):.1f} 8H{at(mean + half):.1f}M{at(mean):.1f} 4V12" if answer.span else ""
 
 
 def update_tables(papers: str | Path, results: str | Path, force: bool = False) -> bool:

@@ -83,6 +83,14 @@ def test_blocks_are_written_and_what_records_hold_is_escaped():
         claims.written(text.replace("01_hmt", "01_hmm"), [])
 
 
+def test_the_report_opens_with_every_paper_s_state_and_draws_what_was_run(tmp_path):
+    records.write(record(), tmp_path / "results")
+    page = report.write_page(tmp_path / "runs", tmp_path / "results").read_text(encoding="utf-8")
+    assert page.index("CONFIRMED") < page.index('<h2 id="01_hmt">HMT: CONFIRMED</h2>')
+    assert "Knowledge amalgamation: NOT RUN" in page
+    assert page.count('d="M146.5 8H152.2M149.3 4V12"') == 7, "six claims, the main one twice"
+
+
 def test_the_project_s_papers_are_in_step_with_its_records(tmp_path):
     copy = tmp_path / "papers.md"
     copy.write_text((PROJECT / "papers.md").read_text(encoding="utf-8"), encoding="utf-8")
