@@ -296,12 +296,12 @@ lab.Explorer(blocks, Width(), run)
 
 # %% [markdown]
 # **What to notice.** One colour is one source filter, one number one of its slices; grey are the
-# target's own random weights. Source filter $f$ goes to the $f$-th *chosen* place, and places
-# come in order of variance: hence the disorder, though nothing is shuffled yet. Slices are chosen
-# by each filter for itself: in *fewer inputs*, a column of the result does not hold one and the
-# same input channel. But in a convolution, column $i$ of *every* filter reads the same channel,
-# so where a layer changes width this already takes the wiring apart. In *more filters, fewer
-# inputs* the grey is a fresh draw.
+# target's own random weights. Source filter $f$ goes to the $f$-th *chosen* place. Places are drawn
+# at random here; with *min* or *max* they come in order of variance. Hence the disorder, though
+# nothing is shuffled yet. Slices are placed by each filter for itself: a column of the result does
+# not hold one and the same input channel. But in a convolution, column $i$ of *every* filter reads
+# the same channel, so where a layer changes width this already takes the wiring apart. *Try* the
+# other cases; in *more filters, fewer inputs* the grey is a fresh draw.
 #
 # Kernels come first: a larger one is average-pooled with stride 1, a smaller one padded with zeros, so 3x3 → 1x1 is
 # the mean of nine taps. A 1x1 slice has no variance at all; ties keep their order, because hetlib's sort is stable.
@@ -558,7 +558,7 @@ lab.Explorer(learning, Trial(), run, trial)
 # %% [markdown]
 # ## Claim, what we saw, verdict
 #
-# The chapter's text is not available to us; the claims are those of its abstract and its README.
+# The chapter's text is not available to us; the claims are those of its README and its code.
 
 # %% tags=["hide-input"]
 rows = [
