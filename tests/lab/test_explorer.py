@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from hetlib import lab
 from hetlib.cli import runner
-from hetlib.lab import Explorer, Job, figures, notebooks, panel, slider
+from hetlib.lab import Explorer, Job, figures, panel, slider
 from hetlib.lab.panel import Panel
 from hetlib.lab.train import Stopped
 from hetlib.training import Recipe
@@ -207,7 +207,7 @@ def test_the_copy_button_holds_the_command(run, monkeypatch):
     made.panel.controls["order"].value = "shuffle"
     assert "-p ORDER shuffle" in made.panel.controls["copy"].value
     assert "copy" not in show(Explorer(view, Toggles())).panel.controls
-    monkeypatch.setattr(notebooks, "find", lambda name: Path("nowhere").read_text())
+    monkeypatch.setattr("hetlib.lab.explorer.find", lambda name: Path("nowhere").read_text())
     assert "copy" not in show(Explorer(view, Toggles(), run)).panel.controls, "hetlib runs notebooks in a clone only"
 
 
