@@ -36,8 +36,8 @@
 #
 # | notebook | the question it asks | first run, two cores |
 # |---|---|---|
-# | 00 · this one | what is there, and is it worth anything? | 3 minutes |
-# | [01 · HMT](01_hmt.ipynb) | do a VGG's convolutions help a network of another shape? | 5 minutes |
+# | 00 · this one | what is there, and is it worth anything? | 7 minutes |
+# | [01 · HMT](01_hmt.ipynb) | do a VGG's convolutions help a network of another shape? | 6 minutes |
 # | [02 · CLAFusion](02_clafusion.ipynb) | can two networks of different depth become one? | 3 minutes |
 # | [03 · Grafting](03_grafting.ipynb) | do networks improve by exchanging weights while they train? | 6 minutes |
 # | [04 · Amalgamation](04_amalgamation.ipynb) | can one student learn from many teachers, unlabelled? | 15 minutes |
