@@ -28,7 +28,7 @@
 # | preset | time on two cores | data |
 # |---|---|---|
 # | `smoke` | under a minute | rendered shapes, far too little of them to learn much |
-# | `classroom` | six minutes after notebook 00, ten without | 960 rendered images, narrow networks, 20 epochs, 3 seeds |
+# | `classroom` | six minutes after notebook 00, ten without | 960 rendered images, small networks, 20 epochs, 3 seeds |
 # | `reduced` | hours, estimated first | 1,000 images of CIFAR-100, 50 epochs, 3 seeds |
 # | `paper` | hours; take a GPU | 1,000 images of CIFAR-100, 350 epochs, 5 seeds |
 
