@@ -12,7 +12,8 @@ from hetlib.lab.records import Record
 from hetlib.lab.statistics import difference, interval
 from hetlib.lab.tables import NOT_RUN, SCRIPT, published
 
-BLOCK = re.compile(r"(<!-- claims: (\S+) -->\n).*?(<!-- end of claims -->)", re.DOTALL)
+START = "<!-- claims: "
+BLOCK = re.compile(rf"({START}(\S+) -->\n)(?:(?!{START}).)*?(<!-- end of claims -->)", re.DOTALL)
 ALL = "all"
 HEAD = ("claim", "published difference", "ours, same seed", "data and preset", "verdict")
 
@@ -52,6 +53,7 @@ def answers(name: str, records: Iterable[Record]) -> list[Answer]:
         ours, than = claim["ours"], claim["than"]
         known = f"{rows[ours] - rows[than]:+.2f}" if ours in rows and than in rows else "not known"
         fitting = [record for record in mine if {ours, than} <= record.metrics.keys()]
+        fitting = [record for record in fitting if record.data["name"] == claim.get("data", record.data["name"])]
         if not fitting:
             found.append(Answer(claim["claim"], known, NOT_RUN, NOT_RUN, NOT_RUN))
             continue
@@ -95,7 +97,7 @@ def written(text: str, records: Sequence[Record]) -> str:
     """A Markdown text with its blocks of claims brought up to date.
 
     A block stands between ``<!-- claims: 01_hmt -->``, or ``<!-- claims: all -->``, and ``<!-- end of claims -->``.
-    A block for anything else is a ValueError.
+    A block for anything else, or without its end, is a ValueError.
     """
 
     def block(match: re.Match) -> str:
@@ -104,7 +106,10 @@ def written(text: str, records: Sequence[Record]) -> str:
             raise unknown("claims", name, known)
         return f"{match[1]}{_summary(records) if name == ALL else _table(answers(name, records))}{match[3]}"
 
-    return BLOCK.sub(block, text)
+    after, replaced = BLOCK.subn(block, text)
+    if replaced != text.count(START):
+        raise ValueError(f"{text.count(START)} blocks of claims begin and {replaced} end; nothing was written")
+    return after
 
 
 def _summary(records: Sequence[Record]) -> str:

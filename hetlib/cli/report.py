@@ -203,10 +203,12 @@ def _strips(record: Record) -> tuple[list[dict[str, Any]], str]:
 
 def _bar(answer: claims.Answer) -> str:
     """An answer's difference and interval as the path of a small picture, 1 point being 4 pixels, 0 in the middle."""
-    mean, half = answer.span or (0.0, 0.0)
-    at = lambda points: min(max(WIDTH / 2 + 4 * points, 3), WIDTH - 3)
+    if answer.span is None:
+        return ""
+    mean, half = answer.span
     half = 0.0 if math.isnan(half) else half
-    return f"M{at(mean - half):.1f} 8H{at(mean + half):.1f}M{at(mean):.1f} 4V12" if answer.span else ""
+    at = lambda points: min(max(WIDTH / 2 + 4 * points, 3), WIDTH - 3)
+    return f"M{at(mean - half):.1f} 8H{at(mean + half):.1f}M{at(mean):.1f} 4V12"
 
 
 def update_tables(papers: str | Path, results: str | Path, force: bool = False) -> bool:

@@ -22,14 +22,8 @@ def record(chain=(30.0, 31.0, 32.0), **changes):
         for target in ("plainnet5", "resnet8")
         for arm, found in values.items()
     }
-    whole = {
-        "notebook": "01_hmt",
-        "preset": "paper",
-        "seeds": [0, 1, 2],
-        "metrics": metrics,
-        "parameters": {},
-        "facts": {},
-    }
+    whole = {"notebook": "01_hmt", "preset": "paper", "seeds": [0, 1, 2], "metrics": metrics, "parameters": {}}
+    whole |= {"facts": {}, "data": RECORD.data | {"name": "sub-cifar100"}}
     return replace(RECORD, **(whole | changes))
 
 
@@ -41,7 +35,7 @@ def test_every_paper_has_one_to_six_claims_whose_metrics_its_notebook_knows():
     assert claims.claims().keys() == published().keys()
     for name, found in claims.claims().items():
         assert 1 <= len(found) <= 6
-        assert all(claim.keys() == {"claim", "ours", "than"} for claim in found)
+        assert all(claim.keys() - {"data"} == {"claim", "ours", "than"} for claim in found)
         assert len(claims.answers(name, [])) == len(found)
 
 
@@ -50,6 +44,7 @@ def test_a_paper_is_confirmed_only_by_its_own_protocol():
     assert state(record()) == "CONFIRMED"
     assert state(record(chain=(20.0, 21.0, 22.5))) == "NOT SHOWN"
     assert state(record(preset="reduced")) == "PARTLY"
+    assert state(record(data=RECORD.data)) == "NOT RUN", "on rendered shapes"
     assert state(record(facts={"reductions": ["half the width"]})) == "PARTLY"
     assert state(record(parameters={"WIDTH": 0.5})) == "PARTLY"
     assert state(record(parameters={"WIDTH": 0.0, "SEEDS": 3})) == "CONFIRMED"
@@ -60,7 +55,7 @@ def test_a_paper_is_confirmed_only_by_its_own_protocol():
 def test_the_paper_s_own_protocol_counts_before_a_newer_reduced_run():
     newer = record(chain=(0.0, 0.0, 0.0), preset="classroom", date="2026-03-01T00:00:00+00:00")
     first = claims.answers("01_hmt", [record(), newer])[0]
-    assert (first.ours, first.setting, first.verdict) == ("9.83 ± 0.72 points, n = 3", "shapes, paper", "better")
+    assert (first.ours, first.setting, first.verdict) == ("9.83 ± 0.72 points, n = 3", "sub-cifar100, paper", "better")
     assert claims.answers("01_hmt", [newer])[0].verdict == "worse"
 
 
@@ -81,6 +76,8 @@ def test_blocks_are_written_and_what_records_hold_is_escaped():
     assert "[HMT](notebooks/01_hmt.ipynb) | CONFIRMED" in claims.written(text.replace("01_hmt", "all"), [record()])
     with pytest.raises(ValueError, match="01_hmm"):
         claims.written(text.replace("01_hmt", "01_hmm"), [])
+    with pytest.raises(ValueError, match="2 blocks of claims begin and 1 end"):
+        claims.written("<!-- claims: all -->\nprose that matters\n" + text, [])
 
 
 def test_the_report_opens_with_every_paper_s_state_and_draws_what_was_run(tmp_path):
