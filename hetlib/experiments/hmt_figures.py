@@ -134,10 +134,10 @@ def accuracies(values: Mapping[str, Mapping[str, Sequence[float]]], chance: floa
     return figure
 
 
-def over_time(ax, lines: Mapping[str, Sequence], epochs: Sequence[int], chance: float, title: str) -> "Figure":
+def over_time(lines: Mapping[str, Sequence], epochs: Sequence[int], chance: float, title: str) -> "Figure":
     """Draw accuracies over epochs with their bands, from 0 on, with a line where guessing is."""
-    ax = ax or figures.axes()
+    ax = figures.axes()
     ax.axhline(chance, color="grey", linestyle=":", label="guessing")
     figure = figures.curves(ax, lines, epochs, title=title)
     ax.set_ylim(bottom=0)
-    return cast("Figure", figure)
+    return figure

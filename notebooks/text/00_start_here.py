@@ -71,7 +71,6 @@ FIT: str = "cyclic"  # explorer: cyclic or by variance
 # %%
 # %matplotlib inline
 from dataclasses import dataclass
-from math import isnan
 from typing import Literal
 
 import torch
@@ -83,7 +82,7 @@ from hetlib.chain import chain, convolutions
 from hetlib.experiments import hmt_figures as pictures
 from hetlib.experiments import mixed
 from hetlib.lab import figures
-from hetlib.lab.statistics import interval
+from hetlib.lab.statistics import difference
 from hetlib.transfer import Transfer
 
 run = lab.start("00_start_here", PRESET, seeds=SEEDS or None, zoom=ZOOM)
@@ -105,11 +104,7 @@ def final(arm):
 
 
 def gain(arm, baseline="HMT"):
-    mean, half = interval([a - b for a, b in zip(final(arm), final(baseline), strict=True)])
-    if isnan(half):
-        return f"{mean:+.1f} points, one seed, no verdict"
-    rule = "better" if mean > half else "worse" if mean < -half else "no difference shown"
-    return f"{mean:+.1f} ± {half:.1f} points, {rule}"
+    return ", ".join(difference(final(arm), final(baseline)))
 
 
 # %% tags=["hide-input"]
@@ -221,7 +216,7 @@ print(f"{row.source} {row.source_shape} -> {row.target} {row.target_shape}: {row
 lines = {"random weights": history("none"), "weights of VGG11, by HMT": history("HMT")}
 curves = {name: [each.top1 for each in found] for name, found in lines.items()}
 finding = "After 20 epochs the transferred start is ahead"
-pictures.over_time(None, curves, history("none")[0].evaluated, chance, finding)
+pictures.over_time(curves, history("none")[0].evaluated, chance, finding)
 
 # %% [markdown]
 # **What to notice.** Bands are 95 % intervals over seeds, measured every five epochs. Early on they

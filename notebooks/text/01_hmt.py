@@ -93,8 +93,11 @@ def gain(name, way, baseline="none"):
 
 
 # %% tags=["hide-input"]
-kept = records.read_all(clone.folder().parent / "results")
-kept = [each for each in kept if (each.notebook, each.data["name"]) == ("01_hmt", "sub-cifar100")]
+kept = [
+    each
+    for each in records.read_all(clone.folder().parent / "results")
+    if (each.notebook, each.preset, each.data["name"]) == ("01_hmt", "paper", "sub-cifar100")
+]
 real = {name: found["values"] for each in kept for name, found in each.metrics.items()}
 
 
@@ -493,7 +496,7 @@ def comparison(choice):
     lines = {way: [getattr(one, choice.measure) for one in each] for way, each in found.items()}
     epochs = found["none"][0].evaluated
     if choice.measure == "top1":
-        return pictures.over_time(None, lines, epochs, chance, TARGETS[choice.target])
+        return pictures.over_time(lines, epochs, chance, TARGETS[choice.target])
     unit = "nats" if choice.measure == "test_loss" else "%"
     ylabel = f"{choice.measure} on test images ({unit})"
     return figures.curves(None, lines, epochs, ylabel=ylabel, title=TARGETS[choice.target])

@@ -87,7 +87,8 @@ settings = lab.checked(
 experiment = experiments.at_preset(EXPERIMENT, run.preset, WIDTH, EPOCHS)
 
 # %% tags=["hide-input"]
-kept = [each for each in records.read_all(clone.folder().parent / "results") if each.notebook == "02_clafusion"]
+kept = records.read_all(clone.folder().parent / "results")
+kept = [each for each in kept if (each.notebook, each.preset) == ("02_clafusion", "paper")]
 real = {name: found["values"] for each in kept for name, found in each.metrics.items()}
 
 

@@ -94,7 +94,8 @@ def gain(arm, baseline="he"):
     return ", ".join(difference(scores(arm), scores(baseline)))
 
 
-kept = [each for each in records.read_all(clone.folder().parent / "results") if each.notebook == "05_tlv"]
+kept = records.read_all(clone.folder().parent / "results")
+kept = [each for each in kept if (each.notebook, each.preset) == ("05_tlv", "paper")]
 real = {name: found["values"] for each in kept for name, found in each.metrics.items()}
 
 
